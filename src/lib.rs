@@ -1,0 +1,13 @@
+//! narvana turns a handful of Linux machines into one place to run applications.
+//!
+//! One binary. Every node serves the API, builds source, runs containers and routes traffic; one Raft group holds what
+//! the cluster should be. The modules below are listed from the outside inwards: a module may use only what stands
+//! below it in this list, never what stands above (`tests/it/layering.rs` holds this). `docs/architecture.md` is the
+//! map.
+
+pub mod model;
+
+// Leaves that all but the pure modules may use.
+pub mod clock;
+pub mod random;
+pub mod task;

@@ -1,0 +1,53 @@
+//! Nodes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cpu, Incarnation, Memory, NodeId, Timestamp};
+
+/// A member of the cluster, as it described itself at its last start. Samples of load never come here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Identity.
+    pub id: NodeId,
+    /// Name for people; the host name unless chosen.
+    pub name: String,
+    /// Address that other nodes and users reach it at, without port.
+    pub address: String,
+    /// Port of the API.
+    pub api_port: u16,
+    /// Port between nodes.
+    pub grpc_port: u16,
+    /// Port of the plain HTTP ingress; 0 when off.
+    pub ingress_http_port: u16,
+    /// Processor architecture as container images name it: `amd64`, `arm64`.
+    pub arch: String,
+    /// Version of the program.
+    pub version: String,
+    /// The container engine that was found (`podman 4.3.1`), or why there is none.
+    pub engine: Result<String, String>,
+    /// What it has in all.
+    pub resources: NodeResources,
+    /// Free labels, for constraints.
+    pub labels: BTreeMap<String, String>,
+    /// Takes no new instances when set.
+    pub cordoned: bool,
+    /// Which run of its process this is. Work leased to an older one is lost.
+    pub incarnation: Incarnation,
+    /// When it became a member.
+    pub joined_at: Timestamp,
+    /// When this run began.
+    pub started_at: Timestamp,
+}
+
+/// What a machine has in all, before reservations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeResources {
+    /// Cores.
+    pub cpu: Cpu,
+    /// Memory.
+    pub memory: Memory,
+    /// Disk under the data folder.
+    pub disk: Memory,
+}
