@@ -6,6 +6,7 @@
 //! map.
 
 pub mod model;
+pub mod state;
 
 // Leaves that all but the pure modules may use.
 pub mod clock;

@@ -1,0 +1,180 @@
+//! Commands about builds.
+
+use crate::model::{
+    AppId, Build, BuildCode, BuildFailure, BuildId, BuildStatus, Deployment, DeploymentId, DeploymentStatus, Lease,
+    ServiceId, SourceId,
+};
+use crate::state::{BuildResult, Key, Outcome, Rejection};
+
+use super::{Answer, Draft, not_found};
+
+/// A build that was lost is run once more; one that was lost twice has failed.
+const ATTEMPTS_MAX: u32 = 2;
+
+impl Draft {
+    fn build(&self, id: BuildId) -> Result<Build, Rejection> {
+        self.state.build(id).map(|build| Build::clone(build)).ok_or_else(|| not_found("build", id))
+    }
+
+    pub(super) fn queue_build(
+        &mut self,
+        id: BuildId,
+        deployment: DeploymentId,
+        app: AppId,
+        service: ServiceId,
+        attempt: u32,
+    ) {
+        self.put(Build {
+            id,
+            deployment,
+            app,
+            service,
+            status: BuildStatus::Queued,
+            lease: None,
+            attempt,
+            cancel_requested: false,
+            artifact: None,
+            failure: None,
+            created_at: self.now,
+            started_at: None,
+            finished_at: None,
+        });
+    }
+
+    pub(super) fn lease_build(&mut self, id: BuildId, lease: Lease) -> Answer {
+        let mut build = self.build(id)?;
+        if build.status != BuildStatus::Queued {
+            return Err(Rejection::Conflict(format!("build {id} is {}, not queued", build.status)));
+        }
+        let node = self.state.node(lease.node).ok_or_else(|| not_found("node", lease.node))?;
+        if node.incarnation != lease.incarnation {
+            return Err(Rejection::Conflict(format!("node {} was restarted meanwhile", node.name)));
+        }
+        build.status = BuildStatus::Running;
+        build.lease = Some(lease);
+        build.started_at = Some(self.now);
+        let deployment = build.deployment;
+        self.put(build);
+        self.change_deployment(deployment, |deployment| {
+            if deployment.status == DeploymentStatus::Pending {
+                deployment.status = DeploymentStatus::Building;
+            }
+        });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn lose_build(&mut self, id: BuildId, reason: &str, retry: BuildId) -> Answer {
+        let mut build = self.build(id)?;
+        if build.status != BuildStatus::Running {
+            return Err(Rejection::Conflict(format!("build {id} is {}, not running", build.status)));
+        }
+        build.status = BuildStatus::Lost;
+        build.finished_at = Some(self.now);
+        build.failure = Some(BuildFailure {
+            code: BuildCode::Infrastructure,
+            message: reason.to_owned(),
+            next_step: "it is run once more by itself".to_owned(),
+            log_tail: Vec::new(),
+        });
+        let (deployment, app, service, attempt) = (build.deployment, build.app, build.service, build.attempt);
+        let cancelled = build.cancel_requested;
+        self.put(build);
+        if cancelled {
+            self.fail_deployment(deployment, "the build was cancelled", &[]);
+        } else if attempt < ATTEMPTS_MAX {
+            self.queue_build(retry, deployment, app, service, attempt + 1);
+            self.change_deployment(deployment, |deployment| deployment.build = Some(retry));
+        } else {
+            let reason = format!("the build was lost {attempt} times, the last time because {reason}");
+            self.fail_deployment(deployment, &reason, &[]);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn finish_build(&mut self, id: BuildId, lease: Lease, result: &BuildResult) -> Answer {
+        let mut build = self.build(id)?;
+        if build.status != BuildStatus::Running || build.lease != Some(lease) {
+            return Err(Rejection::Conflict(format!("build {id} is not, or no longer, leased like this")));
+        }
+        build.finished_at = Some(self.now);
+        let deployment = build.deployment;
+        match result {
+            BuildResult::Succeeded(artifact) => {
+                build.status = BuildStatus::Succeeded;
+                build.artifact = Some(artifact.clone());
+                self.put(build);
+                self.change_deployment(deployment, |deployment| {
+                    deployment.status = DeploymentStatus::Built;
+                    deployment.artifact = Some(artifact.clone());
+                });
+            }
+            BuildResult::Failed(failure) => {
+                build.status = BuildStatus::Failed;
+                build.failure = Some(failure.clone());
+                self.put(build);
+                let reason = format!("the build failed: {}; {}", failure.message, failure.next_step);
+                self.fail_deployment(deployment, &reason, &failure.log_tail);
+            }
+            BuildResult::Cancelled => {
+                build.status = BuildStatus::Cancelled;
+                self.put(build);
+                self.fail_deployment(deployment, "the build was cancelled", &[]);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn cancel_build(&mut self, id: BuildId) -> Answer {
+        let mut build = self.build(id)?;
+        match build.status {
+            BuildStatus::Queued => {
+                build.status = BuildStatus::Cancelled;
+                build.finished_at = Some(self.now);
+                let deployment = build.deployment;
+                self.put(build);
+                self.fail_deployment(deployment, "the build was cancelled", &[]);
+            }
+            BuildStatus::Running => {
+                build.cancel_requested = true;
+                self.put(build);
+            }
+            status => return Err(Rejection::Precondition(format!("build {id} has ended already: it is {status}"))),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Ends the build of a deployment that is not wanted any more.
+    pub(super) fn abandon_build(&mut self, deployment: &Deployment) {
+        let Some(mut build) = deployment.build.and_then(|id| self.build(id).ok()) else { return };
+        match build.status {
+            BuildStatus::Queued => {
+                build.status = BuildStatus::Cancelled;
+                build.finished_at = Some(self.now);
+            }
+            BuildStatus::Running => build.cancel_requested = true,
+            _ => return,
+        }
+        self.put(build);
+    }
+
+    pub(super) fn delete_builds_of(&mut self, deployment: DeploymentId) {
+        let builds: Vec<_> = self.state.builds_of(deployment).map(|build| build.id).collect();
+        for build in builds {
+            self.delete(Key::Build(build));
+        }
+    }
+
+    pub(super) fn sweep_source(&mut self, id: SourceId) -> Result<(), Rejection> {
+        let source = self.state.source(id).cloned().ok_or_else(|| not_found("source", id))?;
+        let attached = self.state.service(source.service).is_some_and(|service| service.source == Some(id));
+        let needed = self
+            .state
+            .deployments_of(source.service)
+            .any(|deployment| deployment.source == Some(id) && !deployment.status.is_terminal());
+        if attached || needed {
+            return Err(Rejection::Conflict(format!("source {id} is in use")));
+        }
+        self.delete(Key::Source(id));
+        Ok(())
+    }
+}

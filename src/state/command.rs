@@ -1,0 +1,405 @@
+//! What can be asked of the state.
+//!
+//! Commands carry everything that is not determined by the state: ids, times and random values are made by the
+//! proposer. Variants are only ever appended, since the stored encoding names them by position.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    AppId, Artifact, BuildFailure, BuildId, Cause, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars,
+    Incarnation, InstanceId, InstanceStatus, Lease, NodeId, NodeResources, OrgId, PasswordHash, Placement, RequestId,
+    ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
+};
+
+/// One entry of the replicated log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When it was proposed, by the proposer's clock. The only time that applying it knows.
+    pub proposed_at: Timestamp,
+    /// Who asked.
+    pub actor: Actor,
+    /// The client's request, so that repeating it changes nothing. Absent for the platform's own commands, which are
+    /// harmless to repeat because of what they require of the state.
+    pub request: Option<Request>,
+    /// What was asked.
+    pub command: Command,
+}
+
+/// Who asked for a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Actor {
+    /// The platform itself.
+    System,
+    /// A node, about itself or its own work.
+    Node(NodeId),
+    /// A person.
+    User(UserId),
+    /// Somebody who is not logged in: the first registration and log-in.
+    Anonymous,
+}
+
+/// Identity of a client's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Derived from the actor and the idempotency key, or random.
+    pub id: RequestId,
+    /// Digest of what was asked, so that one key used for two different requests is noticed.
+    pub fingerprint: [u8; 32],
+}
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster.
+    InitCluster(Cluster),
+    /// A node describes itself, at each start of its process.
+    RegisterNode(NodeFacts),
+    /// The first user registers, and gets the first organisation.
+    RegisterFirstUser {
+        /// The user.
+        user: NewUser,
+        /// Identity of the organisation.
+        org: OrgId,
+        /// Name of the organisation.
+        org_name: String,
+        /// Their first session.
+        session: Session,
+    },
+    /// A user logs in.
+    OpenSession(Session),
+    /// A user logs out.
+    CloseSession(SessionId),
+    /// A new app, with services or without: all or nothing.
+    CreateApp(NewApp),
+    /// Changes an app that is still at the version the caller saw.
+    UpdateApp {
+        /// Which.
+        app: AppId,
+        /// The version the caller saw.
+        expected_version: u64,
+        /// New name.
+        name: Option<String>,
+        /// New description.
+        description: Option<String>,
+        /// New picture.
+        icon_url: Option<String>,
+    },
+    /// Deletes an app with all it has; its instances are stopped first by the leader.
+    DeleteApp(AppId),
+    /// A new service in an app.
+    CreateService {
+        /// In which app.
+        app: AppId,
+        /// The service.
+        service: NewService,
+    },
+    /// Replaces a service's specification.
+    UpdateService {
+        /// Which.
+        service: ServiceId,
+        /// The generation the caller saw; the change is refused when it is another by now.
+        expected_generation: u64,
+        /// The new specification.
+        spec: ServiceSpec,
+    },
+    /// Deletes a service that no other service depends on.
+    DeleteService(ServiceId),
+    /// Sets environment variables of a service: all or nothing.
+    SetEnv {
+        /// Of which.
+        service: ServiceId,
+        /// Name to value.
+        entries: EnvVars,
+        /// What must be true of the names.
+        expectation: EnvExpectation,
+    },
+    /// Removes environment variables of a service.
+    UnsetEnv {
+        /// Of which.
+        service: ServiceId,
+        /// The names; each must exist.
+        keys: BTreeSet<String>,
+    },
+    /// Makes an uploaded source the one that the next deployment of its service uses.
+    AttachSource(UploadedSource),
+    /// New deployments of services of one app: all or nothing.
+    Deploy(Vec<NewDeployment>),
+    /// Stops a service, or wants it running again.
+    SetDesired {
+        /// Which.
+        service: ServiceId,
+        /// What is wanted.
+        desired: Desired,
+    },
+    /// Changes the number of instances at once, without a new deployment.
+    Scale {
+        /// Which.
+        service: ServiceId,
+        /// How many.
+        replicas: u32,
+    },
+    /// Asks a build to end.
+    CancelBuild(BuildId),
+    /// Changes settings: all or nothing.
+    SetSettings(BTreeMap<SettingKey, String>),
+    /// The leader gives a queued build to a node.
+    LeaseBuild {
+        /// Which.
+        build: BuildId,
+        /// To whom.
+        lease: Lease,
+    },
+    /// The leader declares a running build lost.
+    LoseBuild {
+        /// Which.
+        build: BuildId,
+        /// Why.
+        reason: String,
+        /// Identity of the run that follows it.
+        retry: BuildId,
+    },
+    /// The builder says how a build ended.
+    FinishBuild {
+        /// Which.
+        build: BuildId,
+        /// The builder's lease; a result under another one is refused.
+        lease: Lease,
+        /// How.
+        result: BuildResult,
+    },
+    /// The leader moves a deployment on. Refused unless it is at `from`.
+    AdvanceDeployment {
+        /// Which.
+        deployment: DeploymentId,
+        /// Where it must be now.
+        from: DeploymentStatus,
+        /// Where it goes; may be the same, to say a new reason.
+        to: DeploymentStatus,
+        /// Why.
+        reason: Option<String>,
+        /// The last lines of what made it fail.
+        log_tail: Vec<String>,
+    },
+    /// The leader gives a deployment instances.
+    AssignInstances {
+        /// Which.
+        deployment: DeploymentId,
+        /// The instances.
+        instances: Vec<NewInstance>,
+    },
+    /// The leader wants instances to end.
+    StopInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Why.
+        reason: String,
+    },
+    /// A node says what it observed of one of its instances.
+    ReportInstance {
+        /// Which.
+        instance: InstanceId,
+        /// Who says so; must be the node it is assigned to.
+        node: NodeId,
+        /// What was observed.
+        status: InstanceStatus,
+    },
+    /// The leader lets a deployment serve, in place of the one that served.
+    Promote(DeploymentId),
+    /// The leader forgets records that have ended and that nothing needs.
+    Sweep {
+        /// Instances that have ended.
+        instances: Vec<InstanceId>,
+        /// Deployments that have ended, with their builds.
+        deployments: Vec<DeploymentId>,
+        /// Sources that nothing uses.
+        sources: Vec<SourceId>,
+        /// Sessions that have expired.
+        sessions: Vec<SessionId>,
+    },
+}
+
+impl Command {
+    /// A word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::InitCluster(_) => "init_cluster",
+            Self::RegisterNode(_) => "register_node",
+            Self::RegisterFirstUser { .. } => "register_first_user",
+            Self::OpenSession(_) => "open_session",
+            Self::CloseSession(_) => "close_session",
+            Self::CreateApp(_) => "create_app",
+            Self::UpdateApp { .. } => "update_app",
+            Self::DeleteApp(_) => "delete_app",
+            Self::CreateService { .. } => "create_service",
+            Self::UpdateService { .. } => "update_service",
+            Self::DeleteService(_) => "delete_service",
+            Self::SetEnv { .. } => "set_env",
+            Self::UnsetEnv { .. } => "unset_env",
+            Self::AttachSource(_) => "attach_source",
+            Self::Deploy(_) => "deploy",
+            Self::SetDesired { .. } => "set_desired",
+            Self::Scale { .. } => "scale",
+            Self::CancelBuild(_) => "cancel_build",
+            Self::SetSettings(_) => "set_settings",
+            Self::LeaseBuild { .. } => "lease_build",
+            Self::LoseBuild { .. } => "lose_build",
+            Self::FinishBuild { .. } => "finish_build",
+            Self::AdvanceDeployment { .. } => "advance_deployment",
+            Self::AssignInstances { .. } => "assign_instances",
+            Self::StopInstances { .. } => "stop_instances",
+            Self::ReportInstance { .. } => "report_instance",
+            Self::Promote(_) => "promote",
+            Self::Sweep { .. } => "sweep",
+        }
+    }
+}
+
+/// What a node says of itself when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Identity.
+    pub id: NodeId,
+    /// Name for people.
+    pub name: String,
+    /// Address without port.
+    pub address: String,
+    /// Port of the API.
+    pub api_port: u16,
+    /// Port between nodes.
+    pub grpc_port: u16,
+    /// Port of the plain HTTP ingress; 0 when off.
+    pub ingress_http_port: u16,
+    /// Processor architecture as container images name it.
+    pub arch: String,
+    /// Version of the program.
+    pub version: String,
+    /// The container engine, or why there is none.
+    pub engine: Result<String, String>,
+    /// What the machine has.
+    pub resources: NodeResources,
+    /// Labels from the command line.
+    pub labels: BTreeMap<String, String>,
+    /// This run of the process.
+    pub incarnation: Incarnation,
+}
+
+/// A user to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewUser {
+    /// Identity.
+    pub id: UserId,
+    /// Lower-cased address.
+    pub email: String,
+    /// Hash of the password.
+    pub password: PasswordHash,
+}
+
+/// An app to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewApp {
+    /// Identity.
+    pub id: AppId,
+    /// The organisation.
+    pub org: OrgId,
+    /// Who makes it.
+    pub owner: UserId,
+    /// Name, unique in the organisation.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Picture.
+    pub icon_url: String,
+    /// Its first services.
+    pub services: Vec<NewService>,
+}
+
+/// A service to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewService {
+    /// Identity.
+    pub id: ServiceId,
+    /// Name, unique in the app.
+    pub name: String,
+    /// What is wanted.
+    pub spec: ServiceSpec,
+}
+
+/// What must be true of environment variables that are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnvExpectation {
+    /// Nothing: set it.
+    Any,
+    /// None of them exists yet.
+    Absent,
+    /// All of them exist.
+    Present,
+}
+
+/// A deployment to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDeployment {
+    /// Identity.
+    pub id: DeploymentId,
+    /// Identity of its build, should it need one.
+    pub build: BuildId,
+    /// Of which service.
+    pub service: ServiceId,
+    /// Why.
+    pub cause: Cause,
+    /// Branch, tag or commit instead of the one in the specification.
+    pub git_ref: Option<String>,
+}
+
+/// An instance to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewInstance {
+    /// Identity.
+    pub id: InstanceId,
+    /// Which replica.
+    pub slot: u32,
+    /// Which attempt at it.
+    pub attempt: u32,
+    /// Where and why.
+    pub placement: Placement,
+    /// Not to be started earlier.
+    pub start_after: Timestamp,
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BuildResult {
+    /// With an artifact.
+    Succeeded(Artifact),
+    /// With an error.
+    Failed(BuildFailure),
+    /// Because the user asked for it.
+    Cancelled,
+}
+
+/// The answer to an accepted command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done; there is nothing to name.
+    Done,
+    /// A user, their organisation and session.
+    Registered {
+        /// The user.
+        user: UserId,
+        /// Their organisation.
+        org: OrgId,
+        /// Their session.
+        session: SessionId,
+    },
+    /// A session.
+    Session(SessionId),
+    /// An app.
+    App(AppId),
+    /// A service.
+    Service(ServiceId),
+    /// Deployments, in the order they were asked for.
+    Deployments(Vec<DeploymentId>),
+    /// An uploaded source.
+    Source(SourceId),
+}

@@ -1,0 +1,98 @@
+//! What is true of every state that `apply` can reach. Tests and the simulator check it after each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::DeploymentStatus;
+
+use super::State;
+
+/// Every rule that the state breaks, in words; empty when it is sound.
+pub fn violations(state: &State) -> Vec<String> {
+    let mut wrong = Vec::new();
+    check_owners(state, &mut wrong);
+    check_services(state, &mut wrong);
+    check_deployments(state, &mut wrong);
+    check_instances(state, &mut wrong);
+    let rebuilt = State::from_records(state.records());
+    if rebuilt != *state {
+        wrong.push("the indexes differ from those of a state made of the same rows".to_owned());
+    }
+    wrong
+}
+
+fn check_owners(state: &State, wrong: &mut Vec<String>) {
+    for app in state.apps() {
+        if state.org(app.org).is_none() {
+            wrong.push(format!("app {} belongs to no organisation", app.id));
+        }
+    }
+    for session in state.sessions().filter(|session| state.user(session.user).is_none()) {
+        wrong.push(format!("session {} belongs to no user", session.id));
+    }
+    for build in state.builds().filter(|build| state.deployment(build.deployment).is_none()) {
+        wrong.push(format!("build {} belongs to no deployment", build.id));
+    }
+}
+
+fn check_services(state: &State, wrong: &mut Vec<String>) {
+    let mut labels = BTreeSet::new();
+    for service in state.services() {
+        if state.app(service.app).is_none() {
+            wrong.push(format!("service {} belongs to no app", service.id));
+        }
+        if !labels.insert(&service.host_label) {
+            wrong.push(format!("two services have the host label {}", service.host_label));
+        }
+        let Some(serving) = service.serving else { continue };
+        match state.deployment(serving) {
+            Some(deployment)
+                if matches!(deployment.status, DeploymentStatus::Running | DeploymentStatus::Stopping)
+                    && deployment.service == service.id => {}
+            _ => wrong.push(format!("service {} is served by a deployment that does not serve", service.id)),
+        }
+    }
+}
+
+fn check_deployments(state: &State, wrong: &mut Vec<String>) {
+    let mut versions = BTreeSet::new();
+    let mut running = BTreeSet::new();
+    for deployment in state.deployments() {
+        let Some(service) = state.service(deployment.service) else {
+            wrong.push(format!("deployment {} belongs to no service", deployment.id));
+            continue;
+        };
+        if !versions.insert((deployment.service, deployment.version)) || deployment.version > service.last_version {
+            wrong.push(format!("version {} of service {} is not its own", deployment.version, service.id));
+        }
+        if deployment.status == DeploymentStatus::Running {
+            if !running.insert(deployment.service) {
+                wrong.push(format!("service {} has two running deployments", service.id));
+            }
+            if service.serving != Some(deployment.id) {
+                wrong.push(format!("deployment {} runs but does not serve", deployment.id));
+            }
+        }
+        let needs_artifact = (DeploymentStatus::Built..=DeploymentStatus::Running).contains(&deployment.status);
+        if needs_artifact && deployment.artifact.is_none() {
+            wrong.push(format!("deployment {} is {} without an artifact", deployment.id, deployment.status));
+        }
+    }
+}
+
+fn check_instances(state: &State, wrong: &mut Vec<String>) {
+    let mut slots: BTreeMap<_, u32> = BTreeMap::new();
+    for instance in state.instances() {
+        if state.deployment(instance.deployment).is_none() {
+            wrong.push(format!("instance {} belongs to no deployment", instance.id));
+        }
+        if state.node(instance.placement.node).is_none() {
+            wrong.push(format!("instance {} is on no node", instance.id));
+        }
+        if !instance.status.state.is_terminal() && instance.stop_requested.is_none() {
+            *slots.entry((instance.deployment, instance.slot)).or_default() += 1;
+        }
+    }
+    for ((deployment, slot), count) in slots.into_iter().filter(|(_, count)| *count > 1) {
+        wrong.push(format!("replica {slot} of deployment {deployment} has {count} live instances"));
+    }
+}

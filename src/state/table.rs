@@ -1,0 +1,354 @@
+//! The state as maps: rows by their ids, and the few indexes that commands and readers look things up by.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::model::{
+    App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, Membership, Node, NodeId, Org,
+    OrgId, RequestId, Role, Service, ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource,
+    User, UserId,
+};
+
+use super::record::{Change, Key, Record, RequestRecord};
+
+/// The whole replicated state. Its maps share their structure, so that a clone costs nothing and readers, snapshots
+/// and what-if runs never wait for a change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    cluster: Option<Arc<Cluster>>,
+    orgs: OrdMap<OrgId, Arc<Org>>,
+    memberships: OrdMap<(OrgId, UserId), Arc<Membership>>,
+    users: OrdMap<UserId, Arc<User>>,
+    sessions: OrdMap<SessionId, Arc<Session>>,
+    apps: OrdMap<AppId, Arc<App>>,
+    services: OrdMap<ServiceId, Arc<Service>>,
+    sources: OrdMap<SourceId, Arc<UploadedSource>>,
+    deployments: OrdMap<DeploymentId, Arc<Deployment>>,
+    builds: OrdMap<BuildId, Arc<Build>>,
+    instances: OrdMap<InstanceId, Arc<Instance>>,
+    nodes: OrdMap<NodeId, Arc<Node>>,
+    settings: OrdMap<SettingKey, Arc<crate::model::Setting>>,
+    requests: OrdMap<RequestId, Arc<RequestRecord>>,
+
+    // Indexes. Derived from the rows above by `put` and `delete`; never stored.
+    users_by_email: OrdMap<String, UserId>,
+    apps_by_name: OrdMap<(OrgId, String), AppId>,
+    services_by_name: OrdMap<(AppId, String), ServiceId>,
+    services_by_host: OrdMap<String, ServiceId>,
+    deployments_by_service: OrdSet<(ServiceId, u64, DeploymentId)>,
+    instances_by_deployment: OrdSet<(DeploymentId, InstanceId)>,
+    sources_by_service: OrdSet<(ServiceId, SourceId)>,
+    builds_by_deployment: OrdSet<(DeploymentId, BuildId)>,
+    requests_by_age: OrdSet<(Timestamp, RequestId)>,
+    live_instances: OrdSet<InstanceId>,
+    live_deployments: OrdSet<DeploymentId>,
+    live_builds: OrdSet<BuildId>,
+}
+
+macro_rules! rows {
+    ($($(#[$doc:meta])* $one:ident, $all:ident: $id:ty => $row:ty;)*) => {
+        impl State {$(
+            #[doc = concat!("The row of this id in `", stringify!($all), "`.")]
+            pub fn $one(&self, id: $id) -> Option<&Arc<$row>> {
+                self.$all.get(&id)
+            }
+
+            $(#[$doc])*
+            pub fn $all(&self) -> impl DoubleEndedIterator<Item = &Arc<$row>> {
+                self.$all.values()
+            }
+        )*}
+    };
+}
+
+rows! {
+    /// All organisations, oldest first.
+    org, orgs: OrgId => Org;
+    /// All users, oldest first.
+    user, users: UserId => User;
+    /// All sessions, oldest first.
+    session, sessions: SessionId => Session;
+    /// All apps, oldest first.
+    app, apps: AppId => App;
+    /// All services, oldest first.
+    service, services: ServiceId => Service;
+    /// All uploaded sources, oldest first.
+    source, sources: SourceId => UploadedSource;
+    /// All deployments, oldest first.
+    deployment, deployments: DeploymentId => Deployment;
+    /// All builds, oldest first.
+    build, builds: BuildId => Build;
+    /// All instances, oldest first.
+    instance, instances: InstanceId => Instance;
+    /// All nodes by id.
+    node, nodes: NodeId => Node;
+    /// The answers to requests of the last while.
+    request, requests: RequestId => RequestRecord;
+}
+
+impl State {
+    /// The cluster, once it exists.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// What a user may do in an organisation, if anything.
+    pub fn role(&self, org: OrgId, user: UserId) -> Option<Role> {
+        self.memberships.get(&(org, user)).map(|membership| membership.role)
+    }
+
+    /// The organisations a user belongs to, oldest first.
+    pub fn memberships_of(&self, user: UserId) -> impl Iterator<Item = &Arc<Membership>> {
+        self.memberships.values().filter(move |membership| membership.user == user)
+    }
+
+    /// The user with this address; `email` is lower-case.
+    pub fn user_by_email(&self, email: &str) -> Option<&Arc<User>> {
+        self.users_by_email.get(email).and_then(|id| self.users.get(id))
+    }
+
+    /// The app of this name in an organisation.
+    pub fn app_by_name(&self, org: OrgId, name: &str) -> Option<&Arc<App>> {
+        self.apps_by_name.get(&(org, name.to_owned())).and_then(|id| self.apps.get(id))
+    }
+
+    /// The service of this name in an app.
+    pub fn service_by_name(&self, app: AppId, name: &str) -> Option<&Arc<Service>> {
+        self.services_by_name.get(&(app, name.to_owned())).and_then(|id| self.services.get(id))
+    }
+
+    /// The service with this host label.
+    pub fn service_by_host(&self, label: &str) -> Option<&Arc<Service>> {
+        self.services_by_host.get(label).and_then(|id| self.services.get(id))
+    }
+
+    /// The services of an app by name.
+    pub fn services_of(&self, app: AppId) -> impl Iterator<Item = &Arc<Service>> {
+        self.services_by_name
+            .range((app, String::new())..)
+            .take_while(move |((of, _), _)| *of == app)
+            .filter_map(|(_, id)| self.services.get(id))
+    }
+
+    /// The deployments of a service, newest first.
+    pub fn deployments_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Deployment>> {
+        let first = (service, 0, DeploymentId(uuid::Uuid::nil()));
+        let last = (service, u64::MAX, DeploymentId(uuid::Uuid::max()));
+        self.deployments_by_service.range(first..=last).rev().filter_map(|(_, _, id)| self.deployments.get(id))
+    }
+
+    /// The instances of a deployment, oldest first.
+    pub fn instances_of(&self, deployment: DeploymentId) -> impl Iterator<Item = &Arc<Instance>> {
+        let first = (deployment, InstanceId(uuid::Uuid::nil()));
+        let last = (deployment, InstanceId(uuid::Uuid::max()));
+        self.instances_by_deployment.range(first..=last).filter_map(|(_, id)| self.instances.get(id))
+    }
+
+    /// The builds of a deployment, oldest first: one, or two when the first was lost.
+    pub fn builds_of(&self, deployment: DeploymentId) -> impl Iterator<Item = &Arc<Build>> {
+        let first = (deployment, BuildId(uuid::Uuid::nil()));
+        let last = (deployment, BuildId(uuid::Uuid::max()));
+        self.builds_by_deployment.range(first..=last).filter_map(|(_, id)| self.builds.get(id))
+    }
+
+    /// The sources uploaded for a service, oldest first.
+    pub fn sources_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<UploadedSource>> {
+        let first = (service, SourceId(uuid::Uuid::nil()));
+        let last = (service, SourceId(uuid::Uuid::max()));
+        self.sources_by_service.range(first..=last).filter_map(|(_, id)| self.sources.get(id))
+    }
+
+    /// Instances that have not ended, oldest first. Costs what is alive, not what ever was.
+    pub fn live_instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.live_instances.iter().filter_map(|id| self.instances.get(id))
+    }
+
+    /// Deployments that have not ended, oldest first.
+    pub fn live_deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
+        self.live_deployments.iter().filter_map(|id| self.deployments.get(id))
+    }
+
+    /// Builds that have not ended, oldest first.
+    pub fn live_builds(&self) -> impl Iterator<Item = &Arc<Build>> {
+        self.live_builds.iter().filter_map(|id| self.builds.get(id))
+    }
+
+    /// The answer to the oldest remembered request.
+    pub(super) fn oldest_request(&self) -> Option<(Timestamp, RequestId)> {
+        self.requests_by_age.get_min().copied()
+    }
+
+    /// How many requests are remembered.
+    pub(super) fn request_count(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The value of a setting, or its default.
+    pub fn setting(&self, key: SettingKey) -> &str {
+        self.settings.get(&key).map_or_else(|| key.default_value(), |setting| setting.value.as_str())
+    }
+
+    /// Every row, kind by kind.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        self.cluster
+            .iter()
+            .cloned()
+            .map(Record::Cluster)
+            .chain(self.orgs.values().cloned().map(Record::Org))
+            .chain(self.memberships.values().cloned().map(Record::Membership))
+            .chain(self.users.values().cloned().map(Record::User))
+            .chain(self.sessions.values().cloned().map(Record::Session))
+            .chain(self.apps.values().cloned().map(Record::App))
+            .chain(self.services.values().cloned().map(Record::Service))
+            .chain(self.sources.values().cloned().map(Record::Source))
+            .chain(self.deployments.values().cloned().map(Record::Deployment))
+            .chain(self.builds.values().cloned().map(Record::Build))
+            .chain(self.instances.values().cloned().map(Record::Instance))
+            .chain(self.nodes.values().cloned().map(Record::Node))
+            .chain(self.settings.values().cloned().map(Record::Setting))
+            .chain(self.requests.values().cloned().map(Record::Request))
+    }
+
+    /// The state that has exactly these rows.
+    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
+        let mut state = Self::default();
+        for record in records {
+            state.put(record);
+        }
+        state
+    }
+
+    /// Makes one change. Only `apply` and the store's loading of rows change a state.
+    pub(super) fn change(&mut self, change: Change) {
+        match change {
+            Change::Put(record) => self.put(record),
+            Change::Delete(key) => self.delete(key),
+        }
+    }
+
+    fn put(&mut self, record: Record) {
+        // The old row's index entries go first, since the new one may have other names.
+        self.unindex(record.key());
+        match record {
+            Record::Cluster(row) => self.cluster = Some(row),
+            Record::Org(row) => drop(self.orgs.insert(row.id, row)),
+            Record::Membership(row) => drop(self.memberships.insert((row.org, row.user), row)),
+            Record::User(row) => {
+                self.users_by_email.insert(row.email.clone(), row.id);
+                self.users.insert(row.id, row);
+            }
+            Record::Session(row) => drop(self.sessions.insert(row.id, row)),
+            Record::App(row) => {
+                self.apps_by_name.insert((row.org, row.name.clone()), row.id);
+                self.apps.insert(row.id, row);
+            }
+            Record::Service(row) => {
+                self.services_by_name.insert((row.app, row.name.clone()), row.id);
+                self.services_by_host.insert(row.host_label.clone(), row.id);
+                self.services.insert(row.id, row);
+            }
+            Record::Source(row) => {
+                self.sources_by_service.insert((row.service, row.id));
+                self.sources.insert(row.id, row);
+            }
+            Record::Deployment(row) => {
+                self.deployments_by_service.insert((row.service, row.version, row.id));
+                if !row.status.is_terminal() {
+                    self.live_deployments.insert(row.id);
+                }
+                self.deployments.insert(row.id, row);
+            }
+            Record::Build(row) => {
+                if !row.status.is_terminal() {
+                    self.live_builds.insert(row.id);
+                }
+                self.builds_by_deployment.insert((row.deployment, row.id));
+                self.builds.insert(row.id, row);
+            }
+            Record::Instance(row) => {
+                self.instances_by_deployment.insert((row.deployment, row.id));
+                if !row.status.state.is_terminal() {
+                    self.live_instances.insert(row.id);
+                }
+                self.instances.insert(row.id, row);
+            }
+            Record::Node(row) => drop(self.nodes.insert(row.id, row)),
+            Record::Setting(row) => drop(self.settings.insert(row.key, row)),
+            Record::Request(row) => {
+                self.requests_by_age.insert((row.at, row.request.id));
+                self.requests.insert(row.request.id, row);
+            }
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.unindex(key);
+        match key {
+            Key::Cluster => self.cluster = None,
+            Key::Org(id) => drop(self.orgs.remove(&id)),
+            Key::Membership(org, user) => drop(self.memberships.remove(&(org, user))),
+            Key::User(id) => drop(self.users.remove(&id)),
+            Key::Session(id) => drop(self.sessions.remove(&id)),
+            Key::App(id) => drop(self.apps.remove(&id)),
+            Key::Service(id) => drop(self.services.remove(&id)),
+            Key::Source(id) => drop(self.sources.remove(&id)),
+            Key::Deployment(id) => drop(self.deployments.remove(&id)),
+            Key::Build(id) => drop(self.builds.remove(&id)),
+            Key::Instance(id) => drop(self.instances.remove(&id)),
+            Key::Node(id) => drop(self.nodes.remove(&id)),
+            Key::Setting(setting) => drop(self.settings.remove(&setting)),
+            Key::Request(id) => drop(self.requests.remove(&id)),
+        }
+    }
+
+    fn unindex(&mut self, key: Key) {
+        match key {
+            Key::User(id) => {
+                if let Some(row) = self.users.get(&id) {
+                    self.users_by_email.remove(&row.email);
+                }
+            }
+            Key::App(id) => {
+                if let Some(row) = self.apps.get(&id) {
+                    self.apps_by_name.remove(&(row.org, row.name.clone()));
+                }
+            }
+            Key::Service(id) => {
+                if let Some(row) = self.services.get(&id) {
+                    self.services_by_name.remove(&(row.app, row.name.clone()));
+                    self.services_by_host.remove(&row.host_label);
+                }
+            }
+            Key::Source(id) => {
+                if let Some(row) = self.sources.get(&id) {
+                    self.sources_by_service.remove(&(row.service, row.id));
+                }
+            }
+            Key::Deployment(id) => {
+                self.live_deployments.remove(&id);
+                if let Some(row) = self.deployments.get(&id) {
+                    self.deployments_by_service.remove(&(row.service, row.version, row.id));
+                }
+            }
+            Key::Build(id) => {
+                self.live_builds.remove(&id);
+                if let Some(row) = self.builds.get(&id) {
+                    self.builds_by_deployment.remove(&(row.deployment, row.id));
+                }
+            }
+            Key::Instance(id) => {
+                self.live_instances.remove(&id);
+                if let Some(row) = self.instances.get(&id) {
+                    self.instances_by_deployment.remove(&(row.deployment, row.id));
+                }
+            }
+            Key::Request(id) => {
+                if let Some(row) = self.requests.get(&id) {
+                    self.requests_by_age.remove(&(row.at, id));
+                }
+            }
+            Key::Cluster | Key::Org(_) | Key::Membership(..) | Key::Session(_) | Key::Node(_) | Key::Setting(_) => {}
+        }
+    }
+}

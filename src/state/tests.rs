@@ -1,0 +1,324 @@
+//! What must hold for every sequence of commands, however senseless.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use uuid::Uuid;
+
+use super::*;
+use crate::model::{
+    Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus, Lease, NodeId,
+    Placement, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
+};
+
+/// Ids come from a small pool, so that commands meet the rows of others.
+fn id<T: From<Uuid>>(kind: u128, number: u8) -> T {
+    T::from(Uuid::from_u128(kind << 16 | u128::from(number % 5)))
+}
+
+fn sample_spec() -> ServiceSpec {
+    let services = sample_entries().into_iter().find_map(|entry| match entry.command {
+        Command::CreateService { service, .. } => Some(service.spec),
+        _ => None,
+    });
+    services.expect("a sample")
+}
+
+fn spec(kind: u8) -> ServiceSpec {
+    let mut spec = sample_spec();
+    spec.depends_on = if kind & 1 == 0 { BTreeSet::new() } else { BTreeSet::from([name(kind >> 1)]) };
+    if kind & 2 == 0 {
+        spec.volumes.clear();
+    }
+    match kind % 3 {
+        0 => spec.source = Source::Image { image: "localhost/web:1".to_owned() },
+        1 => spec.source = Source::Upload,
+        _ => {}
+    }
+    spec
+}
+
+fn name(number: u8) -> String {
+    ["web", "db", "api", "job", "x"][usize::from(number % 5)].to_owned()
+}
+
+/// Commands that refer to each other's rows often enough to get somewhere.
+fn command() -> impl Strategy<Value = Command> {
+    let small = || any::<u8>();
+    prop_oneof![
+        (small(), small()).prop_map(|(app, kind)| Command::CreateApp(NewApp {
+            id: id(5, app),
+            org: id(2, 0),
+            owner: id(3, 0),
+            name: name(app),
+            description: String::new(),
+            icon_url: String::new(),
+            services: (0..kind % 3)
+                .map(|number| NewService { id: id(6, app.wrapping_add(number)), name: name(number), spec: spec(kind) })
+                .collect(),
+        })),
+        (small(), small(), small()).prop_map(|(app, service, kind)| Command::CreateService {
+            app: id(5, app),
+            service: NewService { id: id(6, service), name: name(service), spec: spec(kind) },
+        }),
+        (small(), 1_u64..4, small()).prop_map(|(service, generation, kind)| Command::UpdateService {
+            service: id(6, service),
+            expected_generation: generation,
+            spec: spec(kind),
+        }),
+        small().prop_map(|app| Command::DeleteApp(id(5, app))),
+        small().prop_map(|service| Command::DeleteService(id(6, service))),
+        (small(), small()).prop_map(|(service, key)| Command::SetEnv {
+            service: id(6, service),
+            entries: EnvVars::from([(name(key).to_uppercase(), "1".to_owned())]),
+            expectation: EnvExpectation::Absent,
+        }),
+        (small(), small()).prop_map(|(service, key)| Command::UnsetEnv {
+            service: id(6, service),
+            keys: BTreeSet::from([name(key).to_uppercase()]),
+        }),
+        (small(), small(), small(), small()).prop_map(|(deployment, service, cause, of)| {
+            let of = id(9, of);
+            let cause = match cause % 4 {
+                0 => Cause::Rollback(of),
+                1 => Cause::Restart(of),
+                _ => Cause::Deploy,
+            };
+            let (id, build, service) = (id(9, deployment), id(10, deployment), id(6, service));
+            Command::Deploy(vec![NewDeployment { id, build, service, cause, git_ref: None }])
+        }),
+        (small(), any::<bool>()).prop_map(|(service, stop)| Command::SetDesired {
+            service: id(6, service),
+            desired: if stop { Desired::Stopped } else { Desired::Running },
+        }),
+        (small(), 0_u32..4).prop_map(|(service, replicas)| Command::Scale { service: id(6, service), replicas }),
+        small().prop_map(|build| Command::CancelBuild(id(10, build))),
+        small().prop_map(|build| Command::LeaseBuild { build: id(10, build), lease: lease() }),
+        (small(), small()).prop_map(|(build, retry)| Command::LoseBuild {
+            build: id(10, build),
+            reason: "test".to_owned(),
+            retry: id(10, retry),
+        }),
+        (small(), small()).prop_map(|(build, result)| Command::FinishBuild {
+            build: id(10, build),
+            lease: lease(),
+            result: sample_entries()
+                .into_iter()
+                .filter_map(|entry| match entry.command {
+                    Command::FinishBuild { result, .. } => Some(result),
+                    _ => None,
+                })
+                .nth(usize::from(result % 3))
+                .expect("three samples"),
+        }),
+        (small(), 0_usize..9, 0_usize..9).prop_map(|(deployment, from, to)| Command::AdvanceDeployment {
+            deployment: id(9, deployment),
+            from: STATUSES[from],
+            to: STATUSES[to],
+            reason: Some("test".to_owned()),
+            log_tail: Vec::new(),
+        }),
+        (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
+            deployment: id(9, deployment),
+            instances: vec![NewInstance {
+                id: id(11, instance),
+                slot,
+                attempt: 0,
+                placement: Placement { node: NodeId(1), reasons: Vec::new() },
+                start_after: Timestamp(0),
+            }],
+        }),
+        small().prop_map(|instance| Command::StopInstances {
+            instances: vec![id(11, instance)],
+            reason: "test".to_owned()
+        }),
+        (small(), 0_usize..8).prop_map(|(instance, state)| Command::ReportInstance {
+            instance: id(11, instance),
+            node: NodeId(1),
+            status: InstanceStatus { state: STATES[state], health: Health::Healthy, ..InstanceStatus::assigned() },
+        }),
+        small().prop_map(|deployment| Command::Promote(id(9, deployment))),
+        (small(), small()).prop_map(|(instance, deployment)| Command::Sweep {
+            instances: vec![id(11, instance)],
+            deployments: vec![id(9, deployment)],
+            sources: Vec::new(),
+            sessions: vec![id(4, 0)],
+        }),
+        Just(Command::SetSettings(BTreeMap::from([(SettingKey::MaxServicesPerApp, "2".to_owned())]))),
+    ]
+}
+
+const STATUSES: [DeploymentStatus; 9] = [
+    DeploymentStatus::Pending,
+    DeploymentStatus::Building,
+    DeploymentStatus::Built,
+    DeploymentStatus::Scheduled,
+    DeploymentStatus::Starting,
+    DeploymentStatus::Running,
+    DeploymentStatus::Stopping,
+    DeploymentStatus::Stopped,
+    DeploymentStatus::Failed,
+];
+const STATES: [InstanceState; 8] = [
+    InstanceState::Assigned,
+    InstanceState::Pulling,
+    InstanceState::Starting,
+    InstanceState::Running,
+    InstanceState::Stopping,
+    InstanceState::Stopped,
+    InstanceState::Failed,
+    InstanceState::Lost,
+];
+
+fn lease() -> Lease {
+    Lease { node: NodeId(1), incarnation: Incarnation(Uuid::from_u128(12)) }
+}
+
+/// Who asks, whether with a request id, and what.
+fn entries() -> impl Strategy<Value = Vec<LogEntry>> {
+    let one = (command(), prop::option::of(0_u8..20), any::<bool>(), 0_i64..100);
+    prop::collection::vec(one, 1..80).prop_map(|all| {
+        let numbered = all.into_iter().enumerate();
+        let random = numbered.map(|(position, (command, request, other, pause))| LogEntry {
+            proposed_at: Timestamp(1_750_000_000_000 + position as i64 * 100 + pause),
+            actor: Actor::System,
+            request: request.map(|number| Request {
+                id: RequestId(Uuid::from_u128(u128::from(number))),
+                fingerprint: [u8::from(other); 32],
+            }),
+            command,
+        });
+        begin().into_iter().chain(random).collect()
+    })
+}
+
+/// A cluster with a node, a user and an organisation.
+fn begin() -> Vec<LogEntry> {
+    let wanted = ["init_cluster", "register_node", "register_first_user"];
+    sample_entries().into_iter().filter(|entry| wanted.contains(&entry.command.name())).collect()
+}
+
+fn replay(entries: &[LogEntry]) -> State {
+    entries.iter().zip(1..).fold(State::default(), |state, (entry, index)| apply(&state, index, entry).state)
+}
+
+fn with_changes(state: &State, changes: &ChangeSet) -> State {
+    let mut rows: BTreeMap<Key, Record> = state.records().map(|record| (record.key(), record)).collect();
+    for change in &changes.0 {
+        match change {
+            Change::Put(record) => drop(rows.insert(record.key(), record.clone())),
+            Change::Delete(key) => drop(rows.remove(key)),
+        }
+    }
+    State::from_records(rows.into_values())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_step_keeps_the_state_sound_and_says_exactly_what_it_changed(entries in entries()) {
+        let mut state = State::default();
+        for (entry, index) in entries.iter().zip(1..) {
+            let applied = apply(&state, index, entry);
+            prop_assert_eq!(violations(&applied.state), Vec::<String>::new(), "after {}", entry.command.name());
+            prop_assert!(with_changes(&state, &applied.changes) == applied.state, "{}", entry.command.name());
+            if applied.result.is_err() {
+                prop_assert!(applied.state == state, "a refusal changed something");
+                prop_assert!(applied.changes.0.is_empty());
+            }
+            state = applied.state;
+        }
+    }
+
+    #[test]
+    fn the_same_log_gives_the_same_state_also_through_a_snapshot(entries in entries(), cut in any::<prop::sample::Index>()) {
+        let whole = replay(&entries);
+        prop_assert!(whole == replay(&entries));
+        let cut = cut.index(entries.len());
+        let snapshot = replay(&entries[..cut]);
+        let restored = State::from_records(snapshot.records());
+        prop_assert!(restored == snapshot);
+        let rest = entries[cut..].iter().zip(cut as u64 + 1..);
+        let resumed = rest.fold(restored, |state, (entry, index)| apply(&state, index, entry).state);
+        prop_assert!(resumed == whole);
+    }
+
+    #[test]
+    fn repeating_a_request_changes_nothing_and_gets_the_same_answer(entries in entries()) {
+        let mut state = State::default();
+        for (entry, index) in entries.iter().zip(1..) {
+            let applied = apply(&state, index, entry);
+            state = applied.state;
+            let (Some(request), Ok(outcome)) = (entry.request, applied.result) else { continue };
+            let again = apply(&state, index + 1_000, entry);
+            prop_assert_eq!(again.result, Ok(outcome));
+            prop_assert!(again.state == state);
+            prop_assert!(again.changes.0.is_empty());
+            let fingerprint = [request.fingerprint[0] ^ 1; 32];
+            let other = LogEntry { request: Some(Request { fingerprint, ..request }), ..entry.clone() };
+            let refused = apply(&state, index + 1_000, &other);
+            prop_assert!(matches!(refused.result, Err(Rejection::Conflict(_))));
+            prop_assert!(refused.state == state);
+        }
+    }
+
+    #[test]
+    fn what_has_ended_never_changes_again(entries in entries()) {
+        let mut state = State::default();
+        for (entry, index) in entries.iter().zip(1..) {
+            let next = apply(&state, index, entry).state;
+            for before in state.deployments().filter(|deployment| deployment.status.is_terminal()) {
+                let after = next.deployment(before.id);
+                prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
+            }
+            for before in state.instances() {
+                let Some(after) = next.instance(before.id) else { continue };
+                prop_assert!(after.status.state >= before.status.state, "{}", entry.command.name());
+                prop_assert!(before.stop_requested.is_none() || after.stop_requested == before.stop_requested);
+                prop_assert!(!before.status.state.is_terminal() || after.status == before.status);
+            }
+            for before in state.builds().filter(|build| build.status.is_terminal()) {
+                let after = next.build(before.id);
+                prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
+            }
+            state = next;
+        }
+    }
+}
+
+#[test]
+fn the_random_commands_get_somewhere() {
+    // Guards the properties above against a generator that is refused every time.
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = entries();
+    let mut reached = BTreeSet::new();
+    for _ in 0..200 {
+        let entries = strategy.new_tree(&mut runner).expect("a value").current();
+        let mut state = State::default();
+        for (entry, index) in entries.iter().zip(1..) {
+            let applied = apply(&state, index, entry);
+            if applied.result.is_ok() {
+                reached.insert(entry.command.name());
+            }
+            state = applied.state;
+        }
+    }
+    for name in [
+        "create_app",
+        "create_service",
+        "delete_app",
+        "deploy",
+        "lease_build",
+        "finish_build",
+        "lose_build",
+        "advance_deployment",
+        "assign_instances",
+        "report_instance",
+        "promote",
+        "sweep",
+    ] {
+        assert!(reached.contains(name), "{name} was never accepted; accepted were {reached:?}");
+    }
+}
