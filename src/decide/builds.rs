@@ -1,0 +1,169 @@
+//! Which node runs which build, and which running build is lost.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Build, BuildId, BuildStatus, Lease, Node, NodeId};
+use crate::state::Command;
+
+use super::plan::{Ids, Plan, Situation};
+use super::schedule::listed;
+
+/// Leases queued builds, oldest first, and gives up those whose node was restarted or is gone.
+pub(super) fn decide(situation: Situation<'_>, ids: &mut Ids<'_>, plan: &mut Plan) {
+    let state = situation.state;
+    let mut running: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for build in state.live_builds().filter(|build| build.status == BuildStatus::Running) {
+        match lost_because(situation, build) {
+            Some(reason) => {
+                plan.commands.push(Command::LoseBuild { build: build.id, reason, retry: BuildId(ids()) });
+            }
+            None => {
+                let node = build.lease.map(|lease| lease.node);
+                *running.entry(node.unwrap_or(NodeId::FOUNDER)).or_default() += 1;
+            }
+        }
+    }
+    for build in state.live_builds().filter(|build| build.status == BuildStatus::Queued) {
+        match builder(situation, &running) {
+            Ok(node) => {
+                *running.entry(node.id).or_default() += 1;
+                let lease = Lease { node: node.id, incarnation: node.incarnation };
+                plan.commands.push(Command::LeaseBuild { build: build.id, lease });
+            }
+            Err(reason) => {
+                plan.waiting.insert(build.deployment, reason);
+            }
+        }
+    }
+}
+
+fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
+    let Some(lease) = build.lease else { return Some("nobody works on it".to_owned()) };
+    match situation.state.node(lease.node) {
+        None => Some(format!("node {} is no member any more", lease.node)),
+        Some(node) if node.incarnation != lease.incarnation => {
+            Some(format!("node {} was restarted while it built", node.name))
+        }
+        Some(node) if situation.down.contains(&node.id) => Some(format!("node {} does not answer", node.name)),
+        Some(_) => None,
+    }
+}
+
+/// The node with the fewest running builds; of those the one with the most memory.
+fn builder<'a>(situation: Situation<'a>, running: &BTreeMap<NodeId, u32>) -> Result<&'a Node, String> {
+    let limit = situation.options.builds_per_node;
+    let mut refusals = Vec::new();
+    let mut best: Option<(u32, &Node)> = None;
+    for node in situation.state.nodes() {
+        let busy = running.get(&node.id).copied().unwrap_or(0);
+        let refusal = match &node.engine {
+            _ if situation.down.contains(&node.id) => "does not answer".to_owned(),
+            _ if node.cordoned => "is cordoned".to_owned(),
+            Err(reason) => format!("has no container engine: {reason}"),
+            Ok(_) if busy >= limit => format!("runs {busy} of at most {limit} builds"),
+            Ok(_) => {
+                let memory = node.resources.memory;
+                let better = |(least, other): &(u32, &Node)| {
+                    busy < *least || (busy == *least && memory > other.resources.memory)
+                };
+                if best.as_ref().is_none_or(better) {
+                    best = Some((busy, node));
+                }
+                continue;
+            }
+        };
+        refusals.push(format!("node {} {refusal}", node.name));
+    }
+    match best {
+        Some((_, node)) => Ok(node),
+        None if refusals.is_empty() => Err("waits for a builder: the cluster has no node".to_owned()),
+        None => Err(format!("waits for a builder: {}", listed(&refusals, "; "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::fixture::World;
+    use crate::model::{DeploymentStatus, Source};
+
+    fn world() -> World {
+        let mut world = World::with_nodes(1);
+        world.service("web", |spec| {
+            spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() }
+        });
+        world
+    }
+
+    #[test]
+    fn a_queued_build_is_leased_and_its_result_makes_the_deployment_built() {
+        let mut world = world();
+        let deployment = world.deploy("web");
+        world.round();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Building);
+        world.finish_build(deployment);
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Built);
+        world.round();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Scheduled);
+    }
+
+    #[test]
+    fn builds_beyond_the_limit_wait_and_say_for_what() {
+        let mut world = world();
+        world.options.builds_per_node = 1;
+        world.service("api", |spec| {
+            spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() }
+        });
+        world.deploy("web");
+        let second = world.deploy("api");
+        let plan = world.round();
+        assert_eq!(plan.waiting[&second], "waits for a builder: node n1 runs 1 of at most 1 builds");
+        world.settle_rounds();
+        assert_eq!(
+            world.deployment(second).reason.as_deref(),
+            Some("waits for a builder: node n1 runs 1 of at most 1 builds")
+        );
+    }
+
+    #[test]
+    fn the_least_busy_node_builds() {
+        let mut world = World::with_nodes(2);
+        for name in ["a", "b"] {
+            world.service(name, |spec| {
+                spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() }
+            });
+            world.deploy(name);
+        }
+        world.round();
+        let nodes: Vec<u64> = world.state.builds().map(|build| build.lease.expect("leased").node.0).collect();
+        assert_eq!(nodes, [1, 2]);
+    }
+
+    #[test]
+    fn nobody_builds_on_a_node_that_cannot() {
+        let mut world = world();
+        world.change_node(1, |node| node.engine = Err("no socket answers".to_owned()));
+        let deployment = world.deploy("web");
+        let plan = world.round();
+        assert_eq!(
+            plan.waiting[&deployment],
+            "waits for a builder: node n1 has no container engine: no socket answers"
+        );
+    }
+
+    #[test]
+    fn a_build_of_a_restarted_node_is_lost_and_run_once_more_then_fails() {
+        let mut world = world();
+        let deployment = world.deploy("web");
+        world.round();
+        world.restart_node(1);
+        world.settle_rounds();
+        let builds: Vec<_> = world.state.builds_of(deployment).map(|build| (build.status, build.attempt)).collect();
+        assert_eq!(builds, [(BuildStatus::Lost, 1), (BuildStatus::Running, 2)]);
+        world.restart_node(1);
+        world.settle_rounds();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Failed);
+        let reason = world.deployment(deployment).reason.clone().expect("a reason");
+        assert!(reason.contains("node n1 was restarted while it built"), "{reason}");
+    }
+}

@@ -1,0 +1,25 @@
+//! What should happen next: pure functions from the replicated state to plans with reasons.
+//!
+//! Comes in: a [`Situation`] (state, time, which nodes are down, options) and a source of ids. Goes out: a [`Plan`] of
+//! commands for the leader, actions for a node's agent, routes for its ingress, and explanations for people. The same
+//! functions serve the leader, the questions "why is it pending" and the tests. Deliberately absent: doing anything.
+
+pub mod address;
+mod builds;
+pub mod dockerfile;
+pub mod explain;
+#[cfg(test)]
+mod fixture;
+mod plan;
+pub mod probe;
+pub mod reconcile;
+mod rollout;
+pub mod route_table;
+mod routes;
+pub mod schedule;
+mod sweep;
+
+pub use explain::Explanation;
+pub use plan::{Ids, Options, Plan, Situation, plan};
+pub use routes::routes;
+pub use sweep::sweep;
