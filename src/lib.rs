@@ -5,7 +5,9 @@
 //! below it in this list, never what stands above (`tests/it/layering.rs` holds this). `docs/architecture.md` is the
 //! map.
 
+pub mod artifact;
 pub mod decide;
+pub mod logs;
 pub mod model;
 pub mod state;
 

@@ -1,0 +1,35 @@
+//! A blob that was found to be whole.
+
+use std::fs::File;
+use std::io;
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio_util::io::ReaderStream;
+
+use super::Digest;
+
+/// Read at once when a blob is streamed.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// An open blob whose bytes were verified. It stays readable when it is removed from the store meanwhile.
+#[derive(Debug)]
+pub struct Blob {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+    pub(super) file: File,
+}
+
+impl Blob {
+    /// Its bytes, for async readers.
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+        ReaderStream::with_capacity(tokio::fs::File::from_std(self.file), CHUNK_BYTES)
+    }
+
+    /// Its file, at the start, for work on a blocking thread such as unpacking.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}
