@@ -7,6 +7,7 @@
 
 pub mod artifact;
 pub mod decide;
+pub mod engine;
 pub mod logs;
 pub mod model;
 pub mod state;

@@ -1,0 +1,98 @@
+//! Images: looking up, fetching, removing.
+
+use std::time::Duration;
+
+use bollard::errors::Error as ApiError;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::ApiEngine;
+use crate::engine::{Error, Image};
+
+/// How long an engine may fetch one image: a few gigabytes on a slow line.
+const PULL_TIME: Duration = Duration::from_secs(60 * 60);
+
+impl ApiEngine {
+    pub(super) async fn find_image(&self, reference: &str) -> Result<Option<Image>, Error> {
+        let call = self.call(format!("inspect image {reference}"));
+        let found = match call.run(self.docker.inspect_image(reference)).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let exposed = found.config.and_then(|config| config.exposed_ports).unwrap_or_default();
+        let mut exposed_ports: Vec<_> = exposed.iter().filter_map(|key| super::containers::port(key)).collect();
+        exposed_ports.sort_unstable();
+        Ok(Some(Image {
+            id: with_algorithm(found.id.unwrap_or_default()),
+            bytes: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+            exposed_ports,
+        }))
+    }
+
+    pub(super) async fn pull_image(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error> {
+        let call = self.call(format!("pull image {reference}"));
+        let whole = with_tag(reference);
+        let failed = |reason: String| Error::PullFailed { image: reference.to_owned(), reason };
+        let fetch = async {
+            let options = CreateImageOptionsBuilder::default().from_image(&whole).build();
+            let mut steps = Box::pin(self.streaming.create_image(Some(options), None, None));
+            while let Some(step) = steps.next().await {
+                let step = step.map_err(|error| match error {
+                    ApiError::DockerStreamError { error } => failed(error),
+                    ApiError::DockerResponseServerError { message, .. } => failed(message),
+                    error => call.error(error),
+                })?;
+                if let Some(words) = step.error_detail.and_then(|detail| detail.message) {
+                    return Err(failed(words));
+                }
+                // Docker repeats a step with its progress many times a second; only its words are told, once each.
+                if let (Some(status), None) = (step.status, step.progress_detail.and_then(|detail| detail.current)) {
+                    let line = step.id.map_or_else(|| status.clone(), |id| format!("{id}: {status}"));
+                    let _nobody_listens = progress.send(line).await;
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(PULL_TIME, fetch).await {
+            Ok(fetched) => fetched?,
+            Err(_) => return Err(failed(format!("not done within {} minutes", PULL_TIME.as_secs() / 60))),
+        }
+        self.find_image(&whole).await?.ok_or_else(|| failed("the engine says it is done, and has no such image".into()))
+    }
+
+    pub(super) async fn delete_image(&self, reference: &str) -> Result<(), Error> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        let removal = async { self.docker.remove_image(reference, Some(options), None).await.map(drop) };
+        self.call(format!("remove image {reference}")).gone(removal).await
+    }
+}
+
+/// Docker fetches every tag of a reference that names none.
+fn with_tag(reference: &str) -> String {
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    if name.contains(':') || name.contains('@') { reference.to_owned() } else { format!("{reference}:latest") }
+}
+
+/// Podman leaves `sha256:` out here and there.
+pub(super) fn with_algorithm(id: String) -> String {
+    if id.is_empty() || id.contains(':') { id } else { format!("sha256:{id}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_without_tag_means_latest() {
+        for (reference, whole) in [
+            ("docker.io/library/redis", "docker.io/library/redis:latest"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+            ("localhost:5000/app:1", "localhost:5000/app:1"),
+            ("quay.io/a/b@sha256:00", "quay.io/a/b@sha256:00"),
+        ] {
+            assert_eq!(with_tag(reference), whole);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The adapter for engines that speak Docker's API: Podman and Docker.
+
+mod call;
+mod containers;
+mod create;
+mod exec;
+mod image_build;
+mod images;
+mod raw;
+mod step_reaper;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::Docker;
+use futures::stream::BoxStream;
+use tokio::sync::{Mutex, mpsc};
+
+use self::call::Call;
+use super::{
+    BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, Image, Kind, Labels,
+    LogLine, LogsFrom,
+};
+use crate::model::Timestamp;
+use crate::task::Supervisor;
+
+/// How long an engine may take to say that it is there.
+pub(super) const PING_TIME: Duration = Duration::from_secs(5);
+/// How long an engine may take for a call that is not a stream. Starting a container on a busy disk takes seconds.
+const CALL_TIME: Duration = Duration::from_secs(30);
+/// How long a stream may stay silent: Podman sends not even a response header before the first line of a quiet
+/// container. Long enough to mean never.
+const STREAM_TIME: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Podman or Docker, reached through their API.
+pub struct ApiEngine {
+    docker: Docker,
+    /// The same connection settings without a time limit on the response's beginning.
+    streaming: Docker,
+    description: Description,
+    /// Docker makes a second network of the same name when asked twice at once.
+    making_network: Mutex<()>,
+    scope: String,
+    supervisor: Supervisor,
+}
+
+impl ApiEngine {
+    /// Connects to `unix:///path`, `/path` or `tcp://host:port` and agrees on a version of the API. `scope` tells what
+    /// this node runs from what other nodes on the same machine run; the supervisor owns the tasks that clean up.
+    pub async fn connect(address: &str, scope: &str, supervisor: Supervisor) -> Result<Arc<Self>, Error> {
+        let unreachable =
+            |cause: String| Error::Unreachable { engine: address.to_owned(), action: "connect".to_owned(), cause };
+        let docker = open(address).map_err(|error| unreachable(call::chain(&error)))?;
+        let agreed = async {
+            let docker = docker.negotiate_version().await?;
+            let version = docker.version().await?;
+            Ok::<_, bollard::errors::Error>((docker, version))
+        };
+        let (docker, version) = tokio::time::timeout(PING_TIME, agreed)
+            .await
+            .map_err(|_| unreachable(format!("no answer within {} s", PING_TIME.as_secs())))?
+            .map_err(|error| unreachable(call::chain(&error)))?;
+        let is_podman = version.components.iter().flatten().any(|component| component.name.contains("Podman"));
+        let description = Description {
+            kind: if is_podman { Kind::Podman } else { Kind::Docker },
+            version: version.version.unwrap_or_default(),
+            address: address.to_owned(),
+        };
+        let streaming = docker.clone().with_timeout(STREAM_TIME);
+        let making_network = Mutex::new(());
+        Ok(Arc::new(Self { docker, streaming, description, making_network, scope: scope.to_owned(), supervisor }))
+    }
+
+    fn call(&self, action: impl Into<String>) -> Call {
+        Call { engine: self.description.address.clone(), action: action.into() }
+    }
+}
+
+fn open(address: &str) -> Result<Docker, bollard::errors::Error> {
+    let seconds = CALL_TIME.as_secs();
+    if address.starts_with('/') || address.starts_with("unix://") {
+        Docker::connect_with_unix(address, seconds, bollard::API_DEFAULT_VERSION)
+    } else if address.starts_with("tcp://") || address.starts_with("http://") {
+        Docker::connect_with_http(address, seconds, bollard::API_DEFAULT_VERSION)
+    } else {
+        Err(bollard::errors::Error::UnsupportedURISchemeError { uri: address.to_owned() })
+    }
+}
+
+#[async_trait]
+impl Engine for ApiEngine {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.call("ping").within(PING_TIME, self.docker.ping()).await.map(drop)
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, Error> {
+        self.find_image(reference).await
+    }
+
+    async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error> {
+        self.pull_image(reference, progress).await
+    }
+
+    async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error> {
+        self.build_image(request, log).await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<(), Error> {
+        self.delete_image(reference).await
+    }
+
+    async fn ensure_network(&self, name: &str, labels: &Labels) -> Result<(), Error> {
+        self.make_network(name, labels).await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        self.call(format!("remove network {name}")).gone(self.docker.remove_network(name)).await
+    }
+
+    async fn ensure_volume(&self, name: &str, labels: &Labels) -> Result<(), Error> {
+        self.make_volume(name, labels).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        let removal = self.docker.remove_volume(name, None::<bollard::query_parameters::RemoveVolumeOptions>);
+        self.call(format!("remove volume {name}")).gone(removal).await
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
+        self.create_container(spec).await
+    }
+
+    async fn start(&self, id: &str) -> Result<(), Error> {
+        self.start_container(id).await
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        self.stop_container(id, grace).await
+    }
+
+    async fn kill(&self, id: &str) -> Result<(), Error> {
+        self.kill_container(id).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), Error> {
+        self.remove_container(id).await
+    }
+
+    async fn list(&self, labels: &Labels) -> Result<Vec<ContainerStatus>, Error> {
+        self.list_containers(labels).await
+    }
+
+    async fn inspect(&self, id: &str) -> Result<ContainerStatus, Error> {
+        self.inspect_container(id).await
+    }
+
+    fn events(&self, labels: &Labels, since: Timestamp) -> BoxStream<'static, Result<Event, Error>> {
+        self.stream_events(labels, since)
+    }
+
+    fn logs(&self, id: &str, from: LogsFrom) -> BoxStream<'static, Result<LogLine, Error>> {
+        self.stream_logs(id, from)
+    }
+
+    async fn exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<ExecOutcome, Error> {
+        self.run_inside(id, argv, limit).await
+    }
+}

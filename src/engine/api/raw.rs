@@ -1,0 +1,99 @@
+//! Answers that the client library is too strict for.
+//!
+//! Podman 4.3 names states of its own in Docker's API (`stopped` between the end of a process and the clean-up after
+//! it), and one such word makes the library refuse the whole answer, for a list the whole list. So these two are read
+//! as plain JSON. The library has no call for that; one that returns bytes is sent to another path.
+
+use std::collections::HashMap;
+
+use bollard::models::ContainerInspectResponse;
+use futures::TryStreamExt;
+use serde::de::DeserializeOwned;
+
+use super::ApiEngine;
+use super::call::Call;
+use crate::engine::Error;
+
+/// The path of the call whose bytes are wanted, as the library makes it.
+const CARRIER: &str = "/containers/x/export";
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    #[serde(rename = "Id")]
+    id: String,
+}
+
+impl ApiEngine {
+    /// One container. `id` is checked to be one name: it becomes part of a path.
+    pub(super) async fn read_container(&self, call: &Call, id: &str) -> Result<ContainerInspectResponse, Error> {
+        let is_name = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if !is_name {
+            return Err(call.rejected(format!("{id:?} is not the name of a container")));
+        }
+        let mut answer: serde_json::Value = self.get(call, format!("/containers/{id}/json")).await?;
+        if let Some(status) = answer.pointer_mut("/State/Status") {
+            *status = status.as_str().map(in_docker_words).unwrap_or_default().into();
+        }
+        serde_json::from_value(answer).map_err(|error| call.garbled(error.to_string()))
+    }
+
+    /// Ids of all containers that pass the filters.
+    pub(super) async fn read_ids(
+        &self,
+        call: &Call,
+        filters: &HashMap<String, Vec<String>>,
+    ) -> Result<Vec<String>, Error> {
+        let filters = serde_json::to_string(filters).expect("a map of words is JSON");
+        let query = http_query(&filters);
+        let listed: Vec<Listed> = self.get(call, format!("/containers/json?all=1&filters={query}")).await?;
+        Ok(listed.into_iter().map(|container| container.id).collect())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, call: &Call, path: String) -> Result<T, Error> {
+        let docker = self.docker.clone().with_request_modifier(move |mut request| {
+            let uri = request.uri().to_string().replacen(CARRIER, &path, 1);
+            *request.uri_mut() = uri.parse().expect("names and percent signs make a path");
+            request
+        });
+        let bytes = call.run(docker.export_container("x").try_collect::<Vec<_>>()).await?.concat();
+        serde_json::from_slice(&bytes).map_err(|error| call.garbled(error.to_string()))
+    }
+}
+
+/// A state as Docker names it.
+fn in_docker_words(status: &str) -> &str {
+    match status {
+        "stopped" => "exited",
+        "configured" | "initialized" => "created",
+        "created" | "running" | "paused" | "restarting" | "removing" | "exited" | "dead" | "stopping" => status,
+        _ => "",
+    }
+}
+
+/// Text as part of a query: all but letters and digits as percent signs.
+fn http_query(text: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_podman_have_docker_names() {
+        for (podman, docker) in
+            [("stopped", "exited"), ("configured", "created"), ("running", "running"), ("whatever", "")]
+        {
+            assert_eq!(in_docker_words(podman), docker);
+        }
+    }
+
+    #[test]
+    fn queries_are_escaped() {
+        assert_eq!(http_query(r#"{"label":["a=ü"]}"#), "%7B%22label%22%3A%5B%22a%3D%C3%BC%22%5D%7D");
+    }
+}

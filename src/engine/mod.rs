@@ -1,0 +1,109 @@
+//! Container engines: one trait, an adapter for Podman and Docker, and a fake.
+//!
+//! What comes in: what a container, an image build, a network or a volume should be ([`ContainerSpec`],
+//! [`BuildRequest`]). What goes out: what the engine says there is ([`ContainerStatus`], [`Event`], [`LogLine`]), and
+//! errors sorted by what the caller can do ([`Error`]). [`find()`] chooses the engine of this machine, or runs Podman's
+//! service itself.
+//!
+//! Deliberately absent: restart policies and health checks of the engine (narvana decides both), anything privileged,
+//! host networks, host paths. Nothing here decides; callers compare and choose.
+
+mod api;
+mod build;
+mod error;
+pub mod fake;
+mod find;
+mod kernel_log;
+mod log_line;
+mod podman_service;
+mod spec;
+mod status;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+
+pub use api::ApiEngine;
+pub use build::{BuildNetwork, BuildRequest};
+pub use error::Error;
+pub use find::{FindError, Found, Options, find};
+pub use log_line::{LINE_BYTES_MAX, LogCursor, LogLine, LogStream, LogsFrom};
+pub use spec::{ContainerSpec, NetworkAttachment, PublishedPort, VolumeMount};
+pub use status::{Binding, ContainerState, ContainerStatus, Description, Event, EventKind, ExecOutcome, Image, Kind};
+
+use crate::model::Timestamp;
+
+/// Labels of containers, networks, volumes and images, and filters on them.
+pub type Labels = BTreeMap<String, String>;
+
+/// A container engine. Every call but the streams, `pull` and `build` ends within a time limit of its own; past it the
+/// answer is [`Error::Unreachable`].
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Kind and version, as they were when the engine was found.
+    fn describe(&self) -> Description;
+
+    /// Whether the engine answers.
+    async fn ping(&self) -> Result<(), Error>;
+
+    /// The image of that reference or id in the engine's own store.
+    async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
+
+    /// Fetches an image. Progress comes as lines; nobody has to listen.
+    async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error>;
+
+    /// Builds an image from a Dockerfile and returns its id. The lines of the build go to `log`, at the pace at which
+    /// they are read there. Dropping the future ends the build, its running step included.
+    async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error>;
+
+    /// Removes an image, if it is there.
+    async fn remove_image(&self, reference: &str) -> Result<(), Error>;
+
+    /// Makes sure that a bridge network of that name exists.
+    async fn ensure_network(&self, name: &str, labels: &Labels) -> Result<(), Error>;
+
+    /// Removes a network, if it is there. [`Error::Conflict`] while containers use it.
+    async fn remove_network(&self, name: &str) -> Result<(), Error>;
+
+    /// Makes sure that a volume of that name exists.
+    async fn ensure_volume(&self, name: &str, labels: &Labels) -> Result<(), Error>;
+
+    /// Removes a volume and its data, if it is there. [`Error::Conflict`] while containers use it.
+    async fn remove_volume(&self, name: &str) -> Result<(), Error>;
+
+    /// Creates a container and returns its id. It does not run yet. [`Error::Conflict`] when the name is taken.
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, Error>;
+
+    /// Starts a created or exited container; no effect on a running one.
+    async fn start(&self, id: &str) -> Result<(), Error>;
+
+    /// Asks the container's process to end, and kills it after `grace`. No effect on one that does not run.
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error>;
+
+    /// Kills the container's process. No effect on one that does not run.
+    async fn kill(&self, id: &str) -> Result<(), Error>;
+
+    /// Kills and removes a container with its anonymous volumes, if it is there. Named volumes stay.
+    async fn remove(&self, id: &str) -> Result<(), Error>;
+
+    /// All containers that carry all these labels, whatever their state, ordered by name.
+    async fn list(&self, labels: &Labels) -> Result<Vec<ContainerStatus>, Error>;
+
+    /// One container by id or name.
+    async fn inspect(&self, id: &str) -> Result<ContainerStatus, Error>;
+
+    /// What happens to containers that carry all these labels, from `since` on (so that nothing is lost between a
+    /// [`Engine::list`] and the first event). Ends, with an error or without, when the engine goes away. An engine that
+    /// hangs does not end it: ping too.
+    fn events(&self, labels: &Labels, since: Timestamp) -> BoxStream<'static, Result<Event, Error>>;
+
+    /// The lines a container wrote. With `follow` the stream ends when the container does, or with an error.
+    fn logs(&self, id: &str, from: LogsFrom) -> BoxStream<'static, Result<LogLine, Error>>;
+
+    /// Runs a command inside a running container. After `limit` the answer is [`ExecOutcome::TimedOut`]; the command
+    /// itself then goes on until it ends or its container does, since no engine can end it.
+    async fn exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<ExecOutcome, Error>;
+}
