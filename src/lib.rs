@@ -6,11 +6,13 @@
 //! map.
 
 pub mod artifact;
+pub mod consensus;
 pub mod decide;
 pub mod engine;
 pub mod logs;
 pub mod model;
 pub mod state;
+pub mod store;
 
 // Leaves that all but the pure modules may use.
 pub mod clock;

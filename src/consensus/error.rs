@@ -1,0 +1,78 @@
+//! What can go wrong in consensus, by what the caller can do.
+
+use crate::model::NodeId;
+use crate::state::Rejection;
+use crate::store;
+
+/// A command got no answer, or a refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The cluster considered it and refused, on every node alike. Nothing changed.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// No leader took it, so nothing changed. Ask the leader named here, or try again.
+    #[error("{}", no_leader(*leader))]
+    NoLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+        /// Where that node is reached between nodes.
+        address: Option<String>,
+    },
+    /// It may or may not have happened. Repeat it with the same request id, on any node: that does it once.
+    #[error("it is not known whether the change was made: repeat the request with the same idempotency key")]
+    OutcomeUnknown,
+    /// It does not fit the log. Nothing changed.
+    #[error("the command takes {bytes} bytes, at most {limit} fit: split it, or keep large values out of it")]
+    TooLarge {
+        /// Its size, encoded.
+        bytes: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
+    /// This node has stopped, so nothing changed.
+    #[error("this node is stopping: ask another one")]
+    Stopped,
+}
+
+/// A read cannot be given its guarantee.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// This node does not lead. Ask the leader named here, try again, or accept a stale answer.
+    #[error("{}", no_leader(*leader))]
+    NoLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+        /// Where that node is reached between nodes.
+        address: Option<String>,
+    },
+    /// The cluster did not confirm in time, or this node has not caught up.
+    #[error("the cluster did not confirm the read in time: too few members answer, or this node lags behind")]
+    TimedOut,
+    /// This node has stopped.
+    #[error("this node is stopping: ask another one")]
+    Stopped,
+}
+
+fn no_leader(leader: Option<NodeId>) -> String {
+    match leader {
+        Some(leader) => format!("this node does not lead the cluster, node {leader} does"),
+        None => "the cluster has no leader at the moment: too few of its voters answer".to_owned(),
+    }
+}
+
+/// Consensus cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error("the store cannot be used")]
+    Store(#[from] store::Error),
+    /// A setting makes no sense.
+    #[error("the settings of consensus are refused: {0}")]
+    Settings(String),
+    /// The node is a member of a cluster already.
+    #[error("this node already belongs to a cluster: initialise a new one in an empty data folder")]
+    AlreadyInitialized,
+    /// openraft stopped.
+    #[error("consensus has stopped: {0}")]
+    Stopped(String),
+}

@@ -1,0 +1,272 @@
+//! The Raft group: proposing commands, reading what is certain, watching the state.
+//!
+//! Runs here: openraft's own tasks, a task that serves read rounds, and one that keeps the log bounded. In: commands
+//! ([`Consensus::propose`]). Out: their answers, a [`View`] of the state after every applied batch, and a [`Status`].
+//! A failure of the store cancels the node's fatal token, stops openraft, and fails every waiting call.
+//!
+//! Absent on purpose: forwarding to the leader and the transport between members (`rpc`), who should vote (`control`),
+//! and what commands mean (`state`). The store is opened by whoever starts the node, and closed here.
+
+mod error;
+mod network;
+mod reads;
+mod status;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::network::NetSnapshot;
+use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::NodeId;
+use crate::state::{LogEntry, Outcome};
+use crate::store::{self, Member, Proposal, Response, SnapshotFile, StateMachine, Store, TypeConfig};
+use crate::task::{OnError, Supervisor};
+use reads::Reads;
+
+pub use crate::store::View;
+pub use error::{Error, ProposeError, ReadError};
+pub use network::{NoConnection, NoTransport};
+pub use status::{RaftRole, Status};
+
+type Raft = openraft::Raft<TypeConfig, StateMachine>;
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+
+/// Longest wait for the tasks of this module at shutdown; they only wait on channels.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How the group behaves. The defaults suit members within one site.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How often the leader says that it is there.
+    pub heartbeat: Duration,
+    /// A follower campaigns when it heard nothing for a random time between these two.
+    pub election: (Duration, Duration),
+    /// A proposal or read without an answer for this long gets "outcome unknown" or "timed out".
+    pub patience: Duration,
+    /// A snapshot is made after this many entries.
+    pub snapshot_entries: u64,
+    /// A snapshot is made, and the log purged, when the log has this many bytes.
+    pub log_bytes: u64,
+    /// Entries that stay in the log after a snapshot, so that a member that was away shortly needs none.
+    pub keep_entries: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election: (Duration::from_millis(500), Duration::from_millis(1000)),
+            patience: Duration::from_secs(5),
+            snapshot_entries: 10_000,
+            log_bytes: 32 * 1024 * 1024,
+            keep_entries: 2_000,
+        }
+    }
+}
+
+/// An accepted command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its index in the log: a read at this index or later sees it.
+    pub index: u64,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// The running group member. Clones share it.
+#[derive(Clone)]
+pub struct Consensus {
+    raft: Raft,
+    store: Store,
+    node: NodeId,
+    view: watch::Receiver<View>,
+    reads: Reads,
+    patience: Duration,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+}
+
+impl Consensus {
+    /// Starts this member on its store. A member of an existing group takes its place again; the only member of a
+    /// group leads at once.
+    pub async fn start<N>(
+        node: NodeId,
+        options: Options,
+        store: Store,
+        network: N,
+        supervisor: Supervisor,
+    ) -> Result<Self, Error>
+    where
+        N: RaftNetworkFactory<TypeConfig>,
+        N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotFile>,
+    {
+        let config = config(&options)?;
+        let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
+            .await
+            .map_err(|fatal| stopped(&store, &fatal))?;
+        let (reads, rounds) = reads::channel();
+        let rounds = rounds.run(raft.clone(), options.patience, supervisor.stopping());
+        supervisor.spawn("read rounds", OnError::StopNode, rounds);
+        let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
+        supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
+        let watch = watch_over(raft.clone(), store.clone(), supervisor.stopping());
+        supervisor.spawn("watch over consensus", OnError::StopNode, watch);
+        let view = store.machine().view();
+        let stop = supervisor.stopping();
+        Ok(Self { raft, store, node, view, reads, patience: options.patience, supervisor, stop })
+    }
+
+    /// Forms a new group with this node as its only member, and waits until it leads.
+    pub async fn initialize(&self, address: &str) -> Result<(), Error> {
+        match self.raft.initialize(Member::alone(self.node.0, address)).await {
+            Ok(()) => {}
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return Err(Error::AlreadyInitialized),
+            Err(RaftError::APIError(error)) => return Err(Error::Settings(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => return Err(stopped(&self.store, &fatal)),
+        }
+        let leads =
+            self.raft.wait(Some(self.patience)).current_leader(self.node.0, "a group of one leads itself").await;
+        leads.map(drop).map_err(|error| Error::Stopped(error.to_string()))
+    }
+
+    /// Whether this node belongs to a group.
+    pub async fn is_initialized(&self) -> Result<bool, Error> {
+        self.raft.is_initialized().await.map_err(|fatal| stopped(&self.store, &fatal))
+    }
+
+    /// Puts a command into the log and waits until it is applied on this node, which must lead.
+    pub async fn propose(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
+        if self.stop.is_cancelled() {
+            return Err(ProposeError::Stopped);
+        }
+        let proposal = Proposal::new(entry).map_err(|error| match error {
+            store::Error::TooLarge { bytes, limit } => ProposeError::TooLarge { bytes, limit },
+            // A command that cannot be encoded is larger still than one that does not fit.
+            _ => ProposeError::TooLarge { bytes: usize::MAX, limit: store::ENTRY_BYTES_MAX },
+        })?;
+        let written = timeout(self.patience, self.raft.client_write(proposal)).await;
+        match written {
+            Ok(Ok(written)) => match written.data {
+                Response::Command { index, result: Ok(outcome) } => Ok(Committed { index, outcome }),
+                Response::Command { result: Err(rejection), .. } => Err(ProposeError::Rejected(rejection)),
+                Response::Internal => Err(ProposeError::OutcomeUnknown),
+            },
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                let (leader, address) = leader_of(&forward);
+                Err(ProposeError::NoLeader { leader, address })
+            }
+            // Whether a stopping node took it first cannot be told.
+            Ok(Err(RaftError::Fatal(_) | RaftError::APIError(_))) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    /// The state with everything in it that was answered, anywhere, before this was called.
+    pub async fn linearizable(&self) -> Result<View, ReadError> {
+        let deadline = Instant::now() + self.patience;
+        let index = timeout_at(deadline, self.reads.index()).await.map_err(|_| ReadError::TimedOut)??;
+        self.wait_index(index, deadline).await
+    }
+
+    /// The state as this node has it, maybe behind the others.
+    pub fn latest(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// The state with every change that reaches this node. The newest counts; those between may be missed.
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// The state once it contains this index of the log.
+    pub async fn wait_index(&self, index: u64, deadline: Instant) -> Result<View, ReadError> {
+        let latest = self.latest();
+        if latest.index >= index {
+            return Ok(latest);
+        }
+        let mut view = self.view.clone();
+        let reached = timeout_at(deadline, view.wait_for(|view| view.index >= index)).await;
+        match reached {
+            Ok(Ok(view)) => Ok(view.clone()),
+            Ok(Err(_)) => Err(ReadError::Stopped),
+            Err(_) => Err(ReadError::TimedOut),
+        }
+    }
+
+    /// How this node stands in the group.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Status::new(&metrics, self.store.log().size(), self.store.fatal().reason().map(str::to_owned))
+    }
+
+    /// Stops openraft, then brings everything to the disk and closes the store. Whoever waits gets an error.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        // First, so that nothing new comes in, and the end of openraft is not taken for a failure.
+        self.stop.cancel();
+        // First those who ask openraft things: to them its end would look like a failure.
+        self.supervisor.stop(STOP_GRACE).await;
+        // Its tasks end also when they ended with an error, which the store remembers.
+        let _ = self.raft.shutdown().await;
+        Ok(self.store.close().await?)
+    }
+}
+
+fn config(options: &Options) -> Result<Config, Error> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: "narvana".to_owned(),
+        heartbeat_interval: millis(options.heartbeat),
+        election_timeout_min: millis(options.election.0),
+        election_timeout_max: millis(options.election.1),
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
+        max_in_snapshot_log_to_keep: options.keep_entries,
+        replication_lag_threshold: options.snapshot_entries.saturating_add(options.keep_entries),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| Error::Settings(error.to_string()))
+}
+
+/// Who leads and where, from openraft's refusal.
+fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> (Option<NodeId>, Option<String>) {
+    (forward.leader_id.map(NodeId), forward.leader_node.as_ref().map(|member| member.address.clone()))
+}
+
+fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error {
+    Error::Stopped(store.fatal().reason().map_or_else(|| fatal.to_string(), str::to_owned))
+}
+
+/// Ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must
+/// not vote or lead. openraft that stops by itself stops the node: nothing else would.
+async fn watch_over(raft: Raft, store: Store, stop: CancellationToken) -> Result<(), Error> {
+    let mut metrics = raft.metrics();
+    loop {
+        let running = metrics.borrow_watched().running_state.clone();
+        if let Err(fatal) = running
+            && !stop.is_cancelled()
+        {
+            return Err(stopped(&store, &fatal));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = store.fatal().failed() => {
+                // It ends with the store's error, which is the one that is told.
+                let _ = raft.shutdown().await;
+                return Err(Error::Stopped(store.fatal().reason().unwrap_or("the store failed").to_owned()));
+            }
+            changed = metrics.changed() => if changed.is_err() {
+                return Err(Error::Stopped("its tasks are gone".to_owned()));
+            },
+        }
+    }
+}

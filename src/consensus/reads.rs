@@ -1,0 +1,92 @@
+//! Read rounds: concurrent linearizable reads share one question to the cluster.
+//!
+//! A read may rely only on a round that began after the read did. So the task takes everybody who waits, asks once,
+//! answers them all, and whoever came meanwhile is served by the next round.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Raft, ReadError, leader_of};
+use crate::store::TypeConfig;
+
+/// Reads that wait for the next round. Beyond that, callers wait to be let in, which bounds the memory.
+const WAITING_READS: usize = 4096;
+
+/// The index that a read must have applied, or why there is none.
+type Answer = Result<u64, ReadError>;
+
+/// Asks for read rounds. Clones share them.
+#[derive(Clone)]
+pub(super) struct Reads {
+    queue: mpsc::Sender<oneshot::Sender<Answer>>,
+}
+
+/// Serves the rounds.
+pub(super) struct Rounds {
+    waiting: mpsc::Receiver<oneshot::Sender<Answer>>,
+}
+
+pub(super) fn channel() -> (Reads, Rounds) {
+    let (queue, waiting) = mpsc::channel(WAITING_READS);
+    (Reads { queue }, Rounds { waiting })
+}
+
+impl Reads {
+    /// The log index that was certainly committed when this was called, by a leader that still led.
+    pub(super) async fn index(&self) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(answer).await.map_err(|_| ReadError::Stopped)?;
+        answered.await.map_err(|_| ReadError::Stopped)?
+    }
+}
+
+impl Rounds {
+    /// Runs until it is stopped.
+    pub(super) async fn run(
+        mut self,
+        raft: Raft,
+        patience: Duration,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
+        let mut round = Vec::new();
+        loop {
+            let waiting = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                waiting = self.waiting.recv_many(&mut round, WAITING_READS) => waiting,
+            };
+            if waiting == 0 {
+                return Ok(());
+            }
+            // A leader without a quorum gets no answer; the next readers must not wait behind this round for ever.
+            let asked = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                asked = timeout(patience, raft.get_read_linearizer(ReadPolicy::ReadIndex)) => asked,
+            };
+            for reader in round.drain(..) {
+                // A reader that gave up is not an error.
+                let _ = reader.send(match &asked {
+                    Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+                    Ok(Err(error)) => Err(refusal(error)),
+                    Err(_) => Err(ReadError::TimedOut),
+                });
+            }
+        }
+    }
+}
+
+fn refusal(error: &RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> ReadError {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+            let (leader, address) = leader_of(forward);
+            ReadError::NoLeader { leader, address }
+        }
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::TimedOut,
+        RaftError::Fatal(_) => ReadError::Stopped,
+    }
+}

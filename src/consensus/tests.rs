@@ -1,0 +1,184 @@
+//! A group of one, on a real store.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::model::{ClusterId, SettingKey};
+use crate::state::{Actor, Command};
+use crate::store::{KEY_FILE, SealKey};
+use crate::{clock, random};
+
+struct Founder {
+    folder: TempDir,
+    cluster: ClusterId,
+    key: SealKey,
+    fatal: CancellationToken,
+}
+
+impl Founder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("key");
+        Self { folder, cluster: random::id(), key, fatal: CancellationToken::new() }
+    }
+
+    async fn start(&self, options: Options) -> Consensus {
+        let store = Store::open(store::Options {
+            folder: self.folder.path().to_owned(),
+            cluster: self.cluster,
+            node: NodeId::FOUNDER,
+            key: self.key.clone(),
+            fatal: self.fatal.clone(),
+        })
+        .expect("opens");
+        let supervisor = Supervisor::new("consensus", self.fatal.clone());
+        Consensus::start(NodeId::FOUNDER, options, store, NoTransport, supervisor).await.expect("starts")
+    }
+}
+
+fn domain(value: &str) -> LogEntry {
+    LogEntry {
+        proposed_at: clock::now(),
+        actor: Actor::System,
+        request: None,
+        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, value.to_owned())])),
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_one_is_ready_at_once_and_comes_back() {
+    let founder = Founder::new();
+    let began = Instant::now();
+    let consensus = founder.start(Options::default()).await;
+    assert!(!consensus.is_initialized().await.expect("answers"));
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    let first = consensus.propose(domain("one.test")).await.expect("accepted");
+    println!("init to first acknowledged write: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(matches!(consensus.initialize("127.0.0.1:9090").await, Err(Error::AlreadyInitialized)));
+
+    let view = consensus.linearizable().await.expect("reads");
+    assert!(view.index >= first.index);
+    assert_eq!(view.state.setting(SettingKey::ServerDomain), "one.test");
+    let status = consensus.status();
+    assert_eq!((status.role, status.leader), (RaftRole::Leader, Some(NodeId::FOUNDER)));
+    assert_eq!((status.voters, status.learners), (vec![NodeId::FOUNDER], vec![]));
+    consensus.shutdown().await.expect("stops");
+    drop(consensus);
+
+    let began = Instant::now();
+    let consensus = founder.start(Options::default()).await;
+    let again = consensus.initialize("127.0.0.1:9090").await;
+    assert!(matches!(again, Err(Error::AlreadyInitialized)));
+    until("it leads again", || consensus.status().role == RaftRole::Leader).await;
+    consensus.propose(domain("two.test")).await.expect("accepted");
+    println!("start to first acknowledged write: {:?}", began.elapsed());
+    consensus.shutdown().await.expect("stops");
+    assert!(!founder.fatal.is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_sees_every_write_that_was_answered_before_it() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options::default()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let consensus = consensus.clone();
+        writers.spawn(async move {
+            for round in 0..50 {
+                let written = consensus.propose(domain(&format!("w{writer}-{round}.test"))).await.expect("accepted");
+                let read = consensus.linearizable().await.expect("reads");
+                assert!(read.index >= written.index, "read {} after writing {}", read.index, written.index);
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.expect("no writer failed");
+    }
+    consensus.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_say_what_the_caller_can_do() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options { patience: Duration::from_millis(300), ..Options::default() }).await;
+    let lonely = consensus.propose(domain("a.test")).await;
+    assert!(matches!(lonely, Err(ProposeError::NoLeader { leader: None, .. })), "{lonely:?}");
+    assert!(matches!(consensus.linearizable().await, Err(ReadError::NoLeader { leader: None, .. })));
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+
+    let rejected = consensus.propose(domain("not a domain")).await;
+    assert!(matches!(rejected, Err(ProposeError::Rejected(_))), "{rejected:?}");
+    let large = consensus.propose(domain(&"x".repeat(store::ENTRY_BYTES_MAX))).await;
+    assert!(matches!(large, Err(ProposeError::TooLarge { .. })), "{large:?}");
+    let ahead = consensus.latest().index + 1;
+    let never = consensus.wait_index(ahead, Instant::now() + Duration::from_millis(20)).await;
+    assert!(matches!(never, Err(ReadError::TimedOut)));
+
+    consensus.shutdown().await.expect("stops");
+    assert!(matches!(consensus.propose(domain("a.test")).await, Err(ProposeError::Stopped)));
+    assert!(matches!(consensus.linearizable().await, Err(ReadError::Stopped)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_stays_bounded_in_entries_and_bytes_and_nothing_is_lost() {
+    let founder = Founder::new();
+    let options = Options { snapshot_entries: 50, keep_entries: 10, log_bytes: 64 * 1024, ..Options::default() };
+    let consensus = founder.start(options.clone()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    for round in 0..200 {
+        consensus.propose(domain(&format!("d{round}.test"))).await.expect("accepted");
+    }
+    until("the log was purged", || consensus.status().log_size.0 < 150).await;
+    // Large commands that are refused still take their place in the log.
+    for _ in 0..20 {
+        let large = consensus.propose(domain(&"x".repeat(20_000))).await;
+        assert!(matches!(large, Err(ProposeError::Rejected(_))), "{large:?}");
+    }
+    until("the log was purged by its size", || consensus.status().log_size.1 < 64 * 1024).await;
+    let before = consensus.latest();
+    consensus.shutdown().await.expect("stops");
+    drop(consensus);
+
+    let consensus = founder.start(options).await;
+    until("everything is applied", || consensus.latest().index >= before.index).await;
+    assert!(consensus.latest().state == before.state);
+    consensus.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_stops_the_node_within_a_second() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options::default()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    consensus.propose(domain("a.test")).await.expect("accepted");
+    consensus.store.break_now();
+    let began = Instant::now();
+    let failed = consensus.propose(domain("b.test")).await;
+    assert!(matches!(failed, Err(ProposeError::OutcomeUnknown)), "{failed:?}");
+    timeout(Duration::from_secs(1), founder.fatal.cancelled()).await.expect("the node is told to stop");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(consensus.status().failure.is_some());
+    consensus.shutdown().await.expect_err("it is not closed properly");
+
+    // It was not marked as closed, so the files are checked, and the answered write is there.
+    let founder = Founder { fatal: CancellationToken::new(), ..founder };
+    drop(consensus);
+    let consensus = founder.start(Options::default()).await;
+    until("it leads again", || consensus.status().role == RaftRole::Leader).await;
+    let view = consensus.linearizable().await.expect("reads");
+    assert_eq!(view.state.setting(SettingKey::ServerDomain), "a.test");
+    consensus.shutdown().await.expect("stops");
+}

@@ -1,0 +1,178 @@
+//! The only thread that writes `raft.redb`: it drains what is queued into one transaction, syncs once, then answers.
+//!
+//! A failed write is never retried, since nobody knows what reached the disk: every waiting and later operation fails,
+//! and the node is told to stop.
+
+use std::sync::Arc;
+use std::thread;
+
+use openraft::storage::IOFlushed;
+use redb::WriteTransaction;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Error;
+use super::database::{Commit, Failure};
+use super::log::{LOG, Shared};
+use super::raft_types::{Entry, TypeConfig};
+use super::stored::{EntryV1, LogIdV1, VoteV1};
+
+/// One transaction takes at most this many operations, so that the first of them does not wait for ever.
+const BATCH_OPS: usize = 256;
+
+type Done = oneshot::Sender<Result<(), Error>>;
+
+/// A change of the log or the vote.
+pub(super) enum Op {
+    Append { entries: Vec<Entry>, append: u64, callback: IOFlushed<TypeConfig> },
+    Vote(VoteV1, Done),
+    Committed(Option<LogIdV1>),
+    Truncate { from: u64, done: Done },
+    Purge { upto: LogIdV1, done: Done },
+    Close(Done),
+}
+
+/// Starts the writer. It ends when it is closed, or when nobody can send to it any more.
+pub(super) fn start(shared: Arc<Shared>, ops: mpsc::Receiver<Op>) -> Result<(), Error> {
+    thread::Builder::new()
+        .name("raft-log".to_owned())
+        .spawn(move || Writer { shared, committed: None }.run(ops))
+        .map(drop)
+        .map_err(|source| Error::Io { path: "raft-log".into(), doing: "start the thread", source })
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    /// Waits for the next transaction.
+    committed: Option<Option<LogIdV1>>,
+}
+
+impl Writer {
+    fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+        while let Some(first) = ops.blocking_recv() {
+            let batch = drain(first, &mut ops);
+            if let Some(Op::Close(_)) = batch.last() {
+                self.finish(batch);
+                return;
+            }
+            if batch.iter().all(|op| matches!(op, Op::Committed(_))) {
+                self.keep_committed(&batch);
+                continue;
+            }
+            let written = self.write(&batch);
+            let failed = written.is_err();
+            self.answer(batch, written);
+            if failed {
+                refuse_all(ops);
+                return;
+            }
+        }
+    }
+
+    /// One transaction for the whole batch.
+    fn write(&mut self, batch: &[Op]) -> Result<(), Error> {
+        self.keep_committed(batch);
+        let committed = self.committed.take();
+        let database = &self.shared.database;
+        database.write("log", Commit::Synced, |transaction| {
+            for op in batch {
+                match op {
+                    Op::Append { entries, .. } => self.append(transaction, entries)?,
+                    Op::Vote(vote, _) => database.put_meta(transaction, "vote", Some(vote))?,
+                    Op::Truncate { from, .. } => {
+                        transaction.open_table(LOG)?.retain_in(*from.., |_, _| false)?;
+                    }
+                    Op::Purge { upto, .. } => {
+                        transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
+                        database.put_meta(transaction, "purged", Some(upto))?;
+                    }
+                    Op::Committed(_) | Op::Close(_) => {}
+                }
+            }
+            if let Some(committed) = &committed {
+                database.put_meta(transaction, "committed", committed.as_ref())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn append(&self, transaction: &WriteTransaction, entries: &[Entry]) -> Result<(), Failure> {
+        let mut table = transaction.open_table(LOG)?;
+        for entry in entries {
+            let index = entry.log_id.index;
+            let sealed = self.shared.database.seal("log", &index.to_be_bytes(), &EntryV1::from(entry))?;
+            table.insert(index, sealed.as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn keep_committed(&mut self, batch: &[Op]) {
+        for op in batch {
+            if let Op::Committed(committed) = op {
+                self.committed = Some(*committed);
+            }
+        }
+    }
+
+    fn answer(&self, batch: Vec<Op>, written: Result<(), Error>) {
+        if let Err(error) = &written {
+            self.shared.fatal.report(error);
+        }
+        // The first one gets the error itself, the others its text.
+        let mut error = written.err();
+        let mut text = error.as_ref().map(ToString::to_string);
+        let mut result = || match error.take() {
+            Some(first) => Err(first),
+            None => match &mut text {
+                Some(reason) => Err(Error::Disk { file: super::RAFT_FILE, reason: reason.clone() }),
+                None => Ok(()),
+            },
+        };
+        for op in batch {
+            match op {
+                Op::Append { append, callback, .. } => {
+                    let result = result();
+                    if result.is_ok() {
+                        self.shared.flushed(append);
+                    }
+                    callback.io_completed(result.map_err(Into::into));
+                }
+                Op::Vote(_, done) | Op::Truncate { done, .. } | Op::Purge { done, .. } | Op::Close(done) => {
+                    // Nobody waits when the caller was cancelled.
+                    let _ = done.send(result());
+                }
+                Op::Committed(_) => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, batch: Vec<Op>) {
+        let written = self.write(&batch).and_then(|()| self.shared.database.close());
+        self.answer(batch, written);
+    }
+}
+
+/// Everything that waits already, up to a bound; a close is always the last.
+fn drain(first: Op, ops: &mut mpsc::Receiver<Op>) -> Vec<Op> {
+    let mut batch = vec![first];
+    while batch.len() < BATCH_OPS
+        && !matches!(batch.last(), Some(Op::Close(_)))
+        && let Ok(op) = ops.try_recv()
+    {
+        batch.push(op);
+    }
+    batch
+}
+
+/// After a failure: whoever still asks is told so, until nobody can.
+fn refuse_all(mut ops: mpsc::Receiver<Op>) {
+    ops.close();
+    while let Some(op) = ops.blocking_recv() {
+        match op {
+            Op::Append { callback, .. } => callback.io_completed(Err(Error::Closed.into())),
+            Op::Vote(_, done) | Op::Truncate { done, .. } | Op::Purge { done, .. } | Op::Close(done) => {
+                let _ = done.send(Err(Error::Closed));
+            }
+            Op::Committed(_) => {}
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a node keeps on disk for the Raft group: the log and the vote, the replicated state, and snapshots.
+//!
+//! Runs here: one thread that writes the log; everything else runs on its caller's time. In: openraft's calls
+//! ([`LogStore`], [`StateMachine`]). Out: the state as a [`View`] after every batch, and [`Fatal`] when the disk
+//! cannot be trusted any more. Two redb files and a folder, all sealed with the node's key:
+//!
+//! | what | when it reaches the disk |
+//! |---|---|
+//! | `raft.redb`: log, vote, committed and purged positions | synced, one transaction for all that is queued |
+//! | `state.redb`: a row for every record, how far it is applied, the membership | with every batch, synced at checkpoints |
+//! | `snapshots/`: the newest snapshot | synced, then renamed to its final name |
+//! | `clean`: the last run closed everything | at the end of a stop; removed at start |
+//!
+//! Absent on purpose: who leads, who votes and what to propose (`consensus`), and any meaning of the rows (`state`).
+
+mod database;
+mod envelope;
+mod error;
+mod fatal;
+mod log;
+mod log_writer;
+mod machine;
+mod raft_types;
+mod seal;
+mod snapshot;
+mod stored;
+mod view;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{ClusterId, NodeId};
+use database::Database;
+use seal::{Sealer, sync_folder_of};
+use stored::IdentityV1;
+
+pub use envelope::{Kind, Unencodable, Unreadable};
+pub use error::Error;
+pub use fatal::Fatal;
+pub use log::LogStore;
+pub use machine::{SnapshotBuilder, StateMachine};
+pub use raft_types::{
+    ENTRY_BYTES_MAX, Entry, LeaderId, LogId, Member, Membership, Payload, Proposal, Response, SnapshotMeta,
+    StoredMembership, TypeConfig, Vote,
+};
+pub use seal::SealKey;
+pub use snapshot::{SnapshotFile, SnapshotWriter};
+pub use view::View;
+
+const RAFT_FILE: &str = "raft.redb";
+const STATE_FILE: &str = "state.redb";
+const SNAPSHOT_FOLDER: &str = "snapshots";
+const CLEAN_FILE: &str = "clean";
+
+/// Name of the key file in the data folder.
+pub const KEY_FILE: &str = "node.key";
+
+/// Where the store is and whose it is.
+pub struct Options {
+    /// The node's data folder.
+    pub folder: PathBuf,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// What seals it.
+    pub key: SealKey,
+    /// Cancelled when the store fails while it runs.
+    pub fatal: CancellationToken,
+}
+
+/// The open store of a node. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    folder: PathBuf,
+    log: LogStore,
+    machine: StateMachine,
+    fatal: Fatal,
+}
+
+impl Store {
+    /// Opens the store, or makes a new one in a folder that has none. Verifies every value, so a damaged store is
+    /// found before the node votes. Blocks for as long as that takes.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let Options { folder, cluster, node, key, fatal } = options;
+        fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), doing: "create", source })?;
+        let fatal = Fatal::new(fatal);
+        let identity = IdentityV1 { cluster, node };
+        let sealer = Arc::new(Sealer::new(&key, cluster, node));
+        let was_closed = folder.join(CLEAN_FILE).exists();
+        // The state first: it is the file that always exists once the other one has contents.
+        expect_files(&folder)?;
+        let state = Database::open(&folder, STATE_FILE, identity, Arc::clone(&sealer), was_closed)?;
+        let raft = Database::open(&folder, RAFT_FILE, identity, Arc::clone(&sealer), was_closed)?;
+        remove_clean_mark(&folder)?;
+
+        let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
+        let machine = StateMachine::open(state, fatal.clone(), snapshots, newest)?;
+        let log = LogStore::open(raft, fatal.clone())?;
+        if log.is_pristine() && !machine.is_pristine() {
+            return Err(Error::Missing { path: folder.join(RAFT_FILE) });
+        }
+        Ok(Self { folder, log, machine, fatal })
+    }
+
+    /// The log, for openraft.
+    pub fn log(&self) -> LogStore {
+        self.log.clone()
+    }
+
+    /// The state, for openraft.
+    pub fn machine(&self) -> StateMachine {
+        self.machine.clone()
+    }
+
+    /// Whether and why the store failed.
+    pub fn fatal(&self) -> &Fatal {
+        &self.fatal
+    }
+
+    /// Makes every later write of the log fail.
+    #[cfg(test)]
+    pub(crate) fn break_now(&self) {
+        self.log.break_now();
+    }
+
+    /// Writes everything, closes both files and marks the folder as closed properly. Call it after openraft stopped.
+    pub async fn close(&self) -> Result<(), Error> {
+        let machine = self.machine.close().await;
+        let log = self.log.close().await;
+        machine.and(log)?;
+        if self.fatal.reason().is_some() {
+            return Err(Error::Closed);
+        }
+        let mark = self.folder.join(CLEAN_FILE);
+        fs::write(&mark, b"").map_err(|source| Error::Io { path: mark.clone(), doing: "create", source })?;
+        sync_folder_of(&mark)
+    }
+}
+
+/// Without its log and vote a node could vote twice in one term; so a state without them is an error, not a start.
+fn expect_files(folder: &Path) -> Result<(), Error> {
+    let path = folder.join(STATE_FILE);
+    if folder.join(RAFT_FILE).exists() && !path.exists() { Err(Error::Missing { path }) } else { Ok(()) }
+}
+
+fn remove_clean_mark(folder: &Path) -> Result<(), Error> {
+    let mark = folder.join(CLEAN_FILE);
+    match fs::remove_file(&mark) {
+        Ok(()) => sync_folder_of(&mark),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Io { path: mark, doing: "remove", source }),
+    }
+}
