@@ -6,6 +6,7 @@
 //! map.
 
 pub mod artifact;
+pub mod cluster;
 pub mod consensus;
 pub mod decide;
 pub mod engine;
@@ -16,5 +17,6 @@ pub mod store;
 
 // Leaves that all but the pure modules may use.
 pub mod clock;
+pub mod config;
 pub mod random;
 pub mod task;

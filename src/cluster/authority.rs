@@ -1,0 +1,140 @@
+//! The cluster's certificate authority.
+//!
+//! Made by `init`; its key is kept in the replicated state, sealed like everything there. A node makes the certificate
+//! of its API port anew at every start, so that nothing has to be renewed on disk.
+
+use std::net::IpAddr;
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::model::{ClusterId, NodeId, Secret, Timestamp};
+
+/// Days a server certificate is valid. Longer than any node runs without a restart for an upgrade.
+const SERVER_DAYS: i64 = 397;
+/// Days the authority is valid.
+const AUTHORITY_DAYS: i64 = 20 * 365;
+const DAY_MS: i64 = 86_400_000;
+/// Certificates count from an hour ago, since clocks differ.
+const BACKDATED_MS: i64 = 3_600_000;
+
+/// A new authority.
+pub struct Authority {
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// Its private key, PEM.
+    pub key: Secret,
+}
+
+/// What a server needs for TLS.
+pub struct ServerCertificate {
+    /// Its certificate, then the authority's.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
+    let at = |ms: i64| time_of(ms / 1_000);
+    params.not_before = at(now.0 - BACKDATED_MS);
+    params.not_after = at(now.0 + days * DAY_MS);
+}
+
+fn time_of(seconds: i64) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+}
+
+impl Authority {
+    /// Makes one for a new cluster.
+    pub fn new(cluster: ClusterId, now: Timestamp) -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("narvana cluster {cluster}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        validity(&mut params, now, AUTHORITY_DAYS);
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self { certificate, key: Secret::new(key.serialize_pem()) })
+    }
+
+    /// A certificate for the API of a node: for its identity, its names and the addresses people use on its machine.
+    pub fn server_certificate(
+        certificate: &str,
+        key: &Secret,
+        (cluster, node): (ClusterId, NodeId),
+        names: &[&str],
+        now: Timestamp,
+    ) -> Result<ServerCertificate, rcgen::Error> {
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(key.expose()))?;
+        let issuer = Issuer::from_ca_cert_pem(certificate, key)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("narvana node {node}"));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let identity = format!("spiffe://{cluster}/node/{node}");
+        params.subject_alt_names.push(SanType::URI(Ia5String::try_from(identity)?));
+        let local = ["localhost", "127.0.0.1", "::1"];
+        for name in local.iter().chain(names) {
+            params.subject_alt_names.push(match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(Ia5String::try_from(*name)?),
+            });
+        }
+        validity(&mut params, now, SERVER_DAYS);
+        let server_key = KeyPair::generate()?;
+        let signed = params.signed_by(&server_key, &issuer)?;
+        let authority = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|error| rcgen::Error::PemError(error.to_string()))?;
+        Ok(ServerCertificate {
+            chain: vec![signed.der().clone(), authority],
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::{ServerName, UnixTime};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_server_certificate_is_good_for_its_names_under_its_authority_only() {
+        let now = crate::clock::now();
+        let cluster = ClusterId(Uuid::from_u128(1));
+        let authority = Authority::new(cluster, now).expect("makes an authority");
+        let server = Authority::server_certificate(
+            &authority.certificate,
+            &authority.key,
+            (cluster, NodeId::FOUNDER),
+            &["node-one.example.org", "192.0.2.7"],
+            now,
+        )
+        .expect("signs");
+        let verify = |authority: &Authority, name: &str| {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).expect("PEM")).expect("a root");
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("roots");
+            let name = ServerName::try_from(name.to_owned()).expect("a name");
+            verifier.verify_server_cert(&server.chain[0], &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        for name in ["localhost", "127.0.0.1", "node-one.example.org", "192.0.2.7"] {
+            assert!(verify(&authority, name), "{name}");
+        }
+        assert!(!verify(&authority, "other.example.org"));
+        assert!(!verify(&Authority::new(cluster, now).expect("another"), "localhost"));
+    }
+}

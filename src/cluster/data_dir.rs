@@ -1,0 +1,320 @@
+//! The folder that holds everything a node keeps.
+//!
+//! | file | what |
+//! |---|---|
+//! | `narvana.lock` | locked by the process that uses the folder |
+//! | `initialising` | `init` has begun and not ended; the next `init` starts over |
+//! | `identity.json` | which node of which cluster this is; written last by `init` |
+//! | `endpoints.json` | where the running node listens; gone while it does not run |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::Identity;
+
+const LOCK: &str = "narvana.lock";
+const INITIALISING: &str = "initialising";
+const IDENTITY: &str = "identity.json";
+const ENDPOINTS: &str = "endpoints.json";
+
+/// A data folder that cannot be used. Each says which folder and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has it.
+    #[error("{path} is in use by another narvana process{holder}; stop that one first, or choose another --data-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// ` (process 1234)`, when known.
+        holder: String,
+    },
+    /// There is no node in it.
+    #[error("{path} holds no node; run `narvana init --data-dir {path}` for the first node of a new cluster")]
+    NotInitialised {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It has files that are not ours.
+    #[error(
+        "{path} is not empty and not a narvana data folder (it has {found}); choose an empty or a new folder with --data-dir"
+    )]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// Something in it.
+        found: String,
+    },
+    /// Its identity cannot be understood.
+    #[error("{path} cannot be used: {reason}")]
+    BadIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The file system failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What `init` found.
+#[derive(Debug)]
+pub enum Occupied {
+    /// An empty folder, locked and marked: go on and call [`DataDir::finish_init`].
+    No(DataDir),
+    /// A node is there already; nothing was changed.
+    Yes(Identity),
+}
+
+/// A data folder locked by this process. The lock goes with the value, and with the process however it ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes a folder for a new node: makes it when it is missing, and refuses one that holds anything else.
+    pub fn begin_init(path: &Path) -> Result<Occupied, Error> {
+        if let Some(identity) = read_identity(path)? {
+            return Ok(Occupied::Yes(identity));
+        }
+        refuse_foreign(path)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
+        let dir = Self::lock(path)?;
+        // Somebody may have finished between the look and the lock.
+        if let Some(identity) = read_identity(path)? {
+            return Ok(Occupied::Yes(identity));
+        }
+        dir.clear_unfinished()?;
+        dir.write(INITIALISING, b"")?;
+        Ok(Occupied::No(dir))
+    }
+
+    /// Makes the folder a node. Everything else must be on disk before.
+    pub fn finish_init(&self, identity: &Identity) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(identity).expect("an identity has a JSON form");
+        self.write(IDENTITY, &text)?;
+        self.remove(INITIALISING)
+    }
+
+    /// Opens the folder of an existing node.
+    pub fn open(path: &Path) -> Result<(Self, Identity), Error> {
+        let Some(identity) = read_identity(path)? else {
+            refuse_foreign(path)?;
+            return Err(Error::NotInitialised { path: path.to_owned() });
+        };
+        let dir = Self::lock(path)?;
+        dir.remove(INITIALISING)?;
+        dir.remove(ENDPOINTS)?;
+        Ok((dir, identity))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says where the node listens. Called when it is ready to serve.
+    pub fn write_endpoints(&self, json: &[u8]) -> Result<(), Error> {
+        self.write(ENDPOINTS, json)
+    }
+
+    /// Takes that back when the node stops.
+    pub fn remove_endpoints(&self) -> Result<(), Error> {
+        self.remove(ENDPOINTS)
+    }
+
+    /// Writes a file of its own for this node, complete or not at all.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.path.join(name);
+        let unfinished = self.path.join(format!("{name}.tmp"));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(io_error("write", &path))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(path: &Path) -> Result<Self, Error> {
+        let lock_path = path.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(io_error("open", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+                let holder = match holder.trim().parse::<u32>() {
+                    Ok(process) => format!(" (process {process})"),
+                    Err(_) => String::new(),
+                };
+                return Err(Error::InUse { path: path.to_owned(), holder });
+            }
+            Err(error) => return Err(io_error("lock", &lock_path)(error.into())),
+        }
+        // Only a hint for the message above: that it is missing or old does no harm.
+        let note = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        note.map_err(io_error("write", &lock_path))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Removes what an `init` left that was cut off. Only called on a folder without an identity that held nothing, or
+    /// the mark of an unfinished `init`.
+    fn clear_unfinished(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(io_error("read", &self.path))? {
+            let path = entry.map_err(io_error("read", &self.path))?.path();
+            if path.file_name().is_some_and(|name| name == LOCK || name == INITIALISING) {
+                continue;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(io_error("remove", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { doing, path: path.clone(), source }
+}
+
+fn read_identity(folder: &Path) -> Result<Option<Identity>, Error> {
+    let path = folder.join(IDENTITY);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    let identity: Identity = serde_json::from_slice(&text).map_err(|error| Error::BadIdentity {
+        path: path.clone(),
+        reason: format!("it is damaged ({error}); restore it from a backup"),
+    })?;
+    if identity.format > Identity::FORMAT {
+        let reason = format!("it was written by a newer narvana (format {}); use that version", identity.format);
+        return Err(Error::BadIdentity { path, reason });
+    }
+    Ok(Some(identity))
+}
+
+/// Refuses a folder that holds something, unless it is what an unfinished `init` of ours left.
+fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("read", path)(error)),
+    };
+    if path.join(INITIALISING).exists() {
+        return Ok(());
+    }
+    for entry in entries {
+        let name = entry.map_err(io_error("read", path))?.file_name();
+        // `lost+found` is in the root of every ext4 file system, and a volume of its own is a good data folder.
+        if name != LOCK && name != "lost+found" {
+            return Err(Error::NotOurs { path: path.to_owned(), found: name.to_string_lossy().into_owned() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ClusterId;
+    use uuid::Uuid;
+
+    fn identity() -> Identity {
+        Identity::founder(ClusterId(Uuid::from_u128(1)))
+    }
+
+    fn initialised(path: &Path) -> DataDir {
+        let Occupied::No(dir) = DataDir::begin_init(path).expect("begins") else { panic!("it was empty") };
+        dir.finish_init(&identity()).expect("finishes");
+        dir
+    }
+
+    #[test]
+    fn init_then_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new");
+        drop(initialised(&path));
+        let (_dir, found) = DataDir::open(&path).expect("opens");
+        assert_eq!(found, identity());
+    }
+
+    #[test]
+    fn a_second_init_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(initialised(folder.path()));
+        let Occupied::Yes(found) = DataDir::begin_init(folder.path()).expect("looks") else { panic!("it is a node") };
+        assert_eq!(found, identity());
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _first = initialised(folder.path());
+        let error = DataDir::open(folder.path()).expect_err("locked");
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_folder_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("holiday.jpg"), b"x").expect("writes");
+        assert!(matches!(DataDir::begin_init(folder.path()), Err(Error::NotOurs { .. })));
+        assert!(matches!(DataDir::open(folder.path()), Err(Error::NotOurs { .. })));
+        let left: Vec<_> = fs::read_dir(folder.path()).expect("reads").collect();
+        assert_eq!(left.len(), 1, "nothing was added");
+    }
+
+    #[test]
+    fn an_init_that_was_cut_off_starts_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Occupied::No(dir) = DataDir::begin_init(folder.path()).expect("begins") else { panic!("it was empty") };
+        dir.write("node.key", b"half").expect("writes");
+        drop(dir);
+        assert!(matches!(DataDir::open(folder.path()), Err(Error::NotInitialised { .. })));
+        drop(initialised(folder.path()));
+        assert!(!folder.path().join("node.key").exists(), "what the first one left is gone");
+    }
+
+    #[test]
+    fn a_damaged_or_newer_identity_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(initialised(folder.path()));
+        for text in ["{", r#"{"format":99,"cluster":"00000000-0000-0000-0000-000000000001","node":1}"#] {
+            fs::write(folder.path().join(IDENTITY), text).expect("writes");
+            let error = DataDir::open(folder.path()).expect_err("refused");
+            assert!(error.to_string().contains(IDENTITY), "{error}");
+        }
+    }
+}

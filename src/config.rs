@@ -1,0 +1,372 @@
+//! What an operator can set for a node, and where each value comes from: a flag, else its environment variable, else
+//! the configuration file, else a default. Only `cli` and `node` know this; every other part gets small options of its
+//! own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::model::{Cpu, Memory, Secret, format_duration, parse_duration};
+
+/// Shortest key for session tokens that an operator may give, in bytes (RFC 7518 section 3.2, for HS256).
+const JWT_SECRET_BYTES_MIN: usize = 32;
+
+/// Flags, variables and file entries of a node, each of which may be missing.
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSettings {
+    /// Folder that holds everything the node keeps [default: /var/lib/narvana as root, else ~/.local/share/narvana]
+    #[arg(long, env = "NARVANA_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of this node for people [default: the host name]
+    #[arg(long, env = "NARVANA_NODE_NAME")]
+    pub name: Option<String>,
+    /// Address at which users and other nodes reach this node [default: 127.0.0.1]
+    #[arg(long, env = "NARVANA_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<String>,
+    /// Address the API listens on [default: 0.0.0.0]
+    #[arg(long, env = "API_HOST")]
+    pub api_host: Option<IpAddr>,
+    /// Port of the API; 0 picks a free one [default: 8080]
+    #[arg(long, env = "API_PORT")]
+    pub api_port: Option<u16>,
+    /// Port between nodes [default: 9090]
+    #[arg(long, env = "GRPC_PORT")]
+    pub grpc_port: Option<u16>,
+    /// Address the ingress listens on [default: 0.0.0.0]
+    #[arg(long, env = "INGRESS_HOST")]
+    pub ingress_host: Option<IpAddr>,
+    /// Port of the HTTP ingress: a number, `off`, or `auto` for a free one [default: 80]
+    #[arg(long, env = "INGRESS_HTTP_PORT", value_name = "PORT")]
+    pub ingress_http_port: Option<IngressPort>,
+    /// Port of the HTTPS ingress; this version has none, so only 0 is accepted
+    #[arg(long, env = "INGRESS_HTTPS_PORT", value_name = "PORT")]
+    pub ingress_https_port: Option<u16>,
+    /// Container engine: podman, docker, or the address of a socket [default: whatever is found]
+    #[arg(long, env = "NARVANA_ENGINE")]
+    pub engine: Option<String>,
+    /// Socket of Podman, when no engine is named
+    #[arg(long, env = "PODMAN_SOCKET", hide = true)]
+    pub podman_socket: Option<String>,
+    /// Address of Docker, when no engine is named
+    #[arg(long, env = "DOCKER_HOST", hide = true)]
+    pub docker_host: Option<String>,
+    /// Not used: narvana needs no database
+    #[arg(long, env = "DATABASE_URL", hide = true, hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// The user's folder for sockets
+    #[arg(long, env = "XDG_RUNTIME_DIR", hide = true)]
+    pub runtime_dir: Option<PathBuf>,
+    /// Label of this node, for placement constraints; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    #[serde(rename = "labels")]
+    pub labels: Vec<String>,
+    /// Accept plain HTTP on the API port from other machines too
+    #[arg(long, env = "NARVANA_ALLOW_PLAIN_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_plain_http: bool,
+    /// Accept git repositories on loopback and link-local addresses
+    #[arg(long, env = "NARVANA_ALLOW_LOOPBACK_SOURCES", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_loopback_sources: bool,
+    /// Key that signs session tokens, at least 32 bytes [default: made by init and kept in the state]
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// How long a log-in lasts [default: 24h]
+    #[arg(long, env = "JWT_EXPIRY", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration_text")]
+    pub jwt_expiry: Option<Duration>,
+    /// Folder for sources being built [default: build/ in the data folder]
+    #[arg(long, env = "WORKER_WORKDIR", value_name = "DIR")]
+    pub worker_workdir: Option<PathBuf>,
+    /// Builds that run at once on this node [default: 2]
+    #[arg(long, env = "WORKER_MAX_CONCURRENCY")]
+    pub worker_max_concurrency: Option<u32>,
+    /// Longest time a build may take when its service does not say [default: 30m]
+    #[arg(long, env = "BUILD_TIMEOUT", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration_text")]
+    pub build_timeout: Option<Duration>,
+    /// Cores that one build may use [default: all but a tenth of the machine's]
+    #[arg(long, env = "BUILD_CPU")]
+    #[serde(deserialize_with = "parsed_text")]
+    pub build_cpu: Option<Cpu>,
+    /// Memory that one build may use [default: half of the machine's]
+    #[arg(long, env = "BUILD_MEMORY")]
+    #[serde(deserialize_with = "parsed_text")]
+    pub build_memory: Option<Memory>,
+    /// How long a deployment may wait for room or for its dependencies [default: 30m]
+    #[arg(long, env = "SCHEDULER_DEPLOYMENT_TIMEOUT", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration_text")]
+    pub scheduler_deployment_timeout: Option<Duration>,
+    /// Failed starts of one replica after which a deployment has failed [default: 2]
+    #[arg(long, env = "SCHEDULER_MAX_RETRIES")]
+    pub scheduler_max_retries: Option<u32>,
+    /// How long stopping the node may take [default: 30s]
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration_text")]
+    pub shutdown_timeout: Option<Duration>,
+}
+
+/// Where the ingress listens. `0` turns it off, as the interface says; `auto` picks a free port, so that several nodes
+/// fit on one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PortText")]
+pub enum IngressPort {
+    /// No ingress.
+    Off,
+    /// A free port.
+    Auto,
+    /// This one.
+    Fixed(u16),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PortText {
+    Number(u16),
+    Text(String),
+}
+
+impl TryFrom<PortText> for IngressPort {
+    type Error = String;
+    fn try_from(text: PortText) -> Result<Self, String> {
+        match text {
+            PortText::Number(number) => number.to_string().parse(),
+            PortText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for IngressPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "0" | "off" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Fixed).map_err(|_| format!("must be a port, `off` or `auto`, got {text:?}")),
+        }
+    }
+}
+
+fn duration_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| parse_duration(&text).map_err(serde::de::Error::custom)).transpose()
+}
+
+fn parsed_text<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+/// What a node runs with: every value settled.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Folder that holds everything the node keeps.
+    pub data_dir: PathBuf,
+    /// Name for people.
+    pub name: String,
+    /// Address at which it is reached, without port.
+    pub advertise: String,
+    /// Where the API listens.
+    pub api: (IpAddr, u16),
+    /// Port between nodes. Nothing listens there yet.
+    pub grpc_port: u16,
+    /// Address the ingress listens on.
+    pub ingress_host: IpAddr,
+    /// Port the ingress listens on.
+    pub ingress_http_port: IngressPort,
+    /// Named engine.
+    pub engine: Option<String>,
+    /// Podman's socket.
+    pub podman_socket: Option<String>,
+    /// Docker's address.
+    pub docker_host: Option<String>,
+    /// Where the user's own Podman listens: `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Plain HTTP from other machines.
+    pub allow_plain_http: bool,
+    /// Sources on loopback.
+    pub allow_loopback_sources: bool,
+    /// The operator's own key for tokens.
+    pub jwt_secret: Option<Secret>,
+    /// How long a log-in lasts.
+    pub jwt_expiry: Duration,
+    /// Folder for sources being built.
+    pub build_dir: PathBuf,
+    /// Builds at once.
+    pub builds_max: u32,
+    /// Longest build.
+    pub build_timeout: Duration,
+    /// Cores of one build; decided from the machine when absent.
+    pub build_cpu: Option<Cpu>,
+    /// Memory of one build; decided from the machine when absent.
+    pub build_memory: Option<Memory>,
+    /// Longest wait of a deployment.
+    pub deployment_timeout: Duration,
+    /// Failed starts of one replica that fail a deployment.
+    pub rollout_attempts: u32,
+    /// Longest stop.
+    pub shutdown_timeout: Duration,
+}
+
+/// A value that cannot be used, by the name of its flag.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {path}: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A value is not acceptable.
+    #[error("--{flag}: {reason}")]
+    Value {
+        /// Which flag.
+        flag: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl NodeSettings {
+    /// Reads a TOML file with the same names as the flags, with `_` for `-`.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let bad = |reason: String| Error::File { path: path.to_owned(), reason };
+        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        toml::from_str(&text).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Settles every value: `self` first, then `file`, then the default.
+    pub fn settle(self, file: Self, host_name: &str, default_data_dir: PathBuf) -> Result<NodeConfig, Error> {
+        let data_dir = self.data_dir.or(file.data_dir).unwrap_or(default_data_dir);
+        if self.ingress_https_port.or(file.ingress_https_port).is_some_and(|port| port != 0) {
+            return Err(Error::Value {
+                flag: "ingress-https-port",
+                reason: "this version has no HTTPS ingress; leave it out or set it to 0".to_owned(),
+            });
+        }
+        let jwt_secret = self.jwt_secret.or(file.jwt_secret);
+        if jwt_secret.as_ref().is_some_and(|secret| secret.len() < JWT_SECRET_BYTES_MIN) {
+            return Err(Error::Value {
+                flag: "jwt-secret",
+                reason: format!("must have at least {JWT_SECRET_BYTES_MIN} bytes"),
+            });
+        }
+        let builds_max = self.worker_max_concurrency.or(file.worker_max_concurrency).unwrap_or(2);
+        let rollout_attempts = self.scheduler_max_retries.or(file.scheduler_max_retries).unwrap_or(2).max(1);
+        Ok(NodeConfig {
+            name: self.name.or(file.name).unwrap_or_else(|| host_name.to_owned()),
+            advertise: self.advertise.or(file.advertise).unwrap_or_else(|| "127.0.0.1".to_owned()),
+            api: (
+                self.api_host.or(file.api_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                self.api_port.or(file.api_port).unwrap_or(8080),
+            ),
+            grpc_port: self.grpc_port.or(file.grpc_port).unwrap_or(9090),
+            ingress_host: self.ingress_host.or(file.ingress_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            ingress_http_port: self.ingress_http_port.or(file.ingress_http_port).unwrap_or(IngressPort::Fixed(80)),
+            engine: self.engine.or(file.engine),
+            podman_socket: self.podman_socket.or(file.podman_socket),
+            docker_host: self.docker_host.or(file.docker_host),
+            runtime_dir: self.runtime_dir.or(file.runtime_dir),
+            labels: labels(self.labels.iter().chain(&file.labels))?,
+            allow_plain_http: self.allow_plain_http || file.allow_plain_http,
+            allow_loopback_sources: self.allow_loopback_sources || file.allow_loopback_sources,
+            jwt_secret: jwt_secret.map(Secret::new),
+            jwt_expiry: self.jwt_expiry.or(file.jwt_expiry).unwrap_or(Duration::from_secs(24 * 3_600)),
+            build_dir: self.worker_workdir.or(file.worker_workdir).unwrap_or_else(|| data_dir.join("build")),
+            builds_max: builds_max.max(1),
+            build_timeout: self.build_timeout.or(file.build_timeout).unwrap_or(Duration::from_secs(30 * 60)),
+            build_cpu: self.build_cpu.or(file.build_cpu),
+            build_memory: self.build_memory.or(file.build_memory),
+            deployment_timeout: self
+                .scheduler_deployment_timeout
+                .or(file.scheduler_deployment_timeout)
+                .unwrap_or(Duration::from_secs(30 * 60)),
+            rollout_attempts,
+            shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout).unwrap_or(Duration::from_secs(30)),
+            data_dir,
+        })
+    }
+}
+
+fn labels<'a>(texts: impl Iterator<Item = &'a String>) -> Result<BTreeMap<String, String>, Error> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let Some((key, value)) = text.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty())
+        else {
+            return Err(Error::Value { flag: "label", reason: format!("must be key=value, got {text:?}") });
+        };
+        // Flags come first and win over the file.
+        labels.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    Ok(labels)
+}
+
+impl NodeConfig {
+    /// What was settled, for the log. Holds no secret.
+    pub fn summary(&self) -> String {
+        format!(
+            "data folder {}, API {}:{}, builds at once {}, build limit {}",
+            self.data_dir.display(),
+            self.api.0,
+            self.api.1,
+            self.builds_max,
+            format_duration(self.build_timeout)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(settings: NodeSettings, file: &str) -> Result<NodeConfig, Error> {
+        let file: NodeSettings = toml::from_str(file).expect("a valid file");
+        settings.settle(file, "host", PathBuf::from("/var/lib/narvana"))
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let flags = NodeSettings { api_port: Some(1), labels: vec!["disk=ssd".into()], ..NodeSettings::default() };
+        let config = settle(flags, "api_port = 2\ngrpc_port = 3\nlabels = [\"disk=hdd\", \"zone=a\"]\nbuild_timeout = \"5m\"\nbuild_memory = \"1Gi\"")
+            .expect("valid");
+        assert_eq!((config.api.1, config.grpc_port), (1, 3));
+        assert_eq!(config.labels["disk"], "ssd");
+        assert_eq!(config.labels["zone"], "a");
+        assert_eq!(config.build_timeout, Duration::from_secs(300));
+        assert_eq!(config.build_memory, Some(Memory::from_mebibytes(1_024)));
+        assert_eq!(config.name, "host");
+        assert_eq!(config.build_dir, PathBuf::from("/var/lib/narvana/build"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        for (settings, flag) in [
+            (NodeSettings { ingress_https_port: Some(443), ..NodeSettings::default() }, "--ingress-https-port"),
+            (NodeSettings { jwt_secret: Some("short".into()), ..NodeSettings::default() }, "--jwt-secret"),
+            (NodeSettings { labels: vec!["x".into()], ..NodeSettings::default() }, "--label"),
+        ] {
+            let error = settle(settings, "").expect_err("refused");
+            assert!(error.to_string().starts_with(flag), "{error}");
+        }
+        assert!(toml::from_str::<NodeSettings>("api_prot = 1").is_err(), "unknown names are refused");
+    }
+
+    #[test]
+    fn ingress_ports() {
+        assert_eq!("0".parse(), Ok(IngressPort::Off));
+        assert_eq!("auto".parse(), Ok(IngressPort::Auto));
+        assert_eq!("8081".parse(), Ok(IngressPort::Fixed(8081)));
+        assert!("x".parse::<IngressPort>().is_err());
+    }
+}
