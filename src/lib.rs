@@ -6,6 +6,7 @@
 //! map.
 
 pub mod artifact;
+pub mod auth;
 pub mod cluster;
 pub mod consensus;
 pub mod decide;

@@ -1,0 +1,88 @@
+//! What a caller sees when they list things: only what is in their organisations.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{App, AppId, Build, Cpu, Deployment, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service};
+
+use super::{Caller, Scoped};
+
+/// What instances of all organisations hold of a node: only sums, so that nobody's things can be told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Instances that have not ended.
+    pub instances: usize,
+    /// Cores reserved for them.
+    pub cpu: Cpu,
+    /// Memory reserved for them.
+    pub memory: Memory,
+}
+
+impl Caller {
+    /// What is reserved of a node.
+    pub fn load_of(&self, node: NodeId) -> Load {
+        let mut load = Load::default();
+        for instance in self.0.state.live_instances().filter(|instance| instance.placement.node == node) {
+            load.instances += 1;
+            if let Some(deployment) = self.0.state.deployment(instance.deployment) {
+                load.cpu.millis += deployment.spec.resources.cpu.millis;
+                load.memory.bytes += deployment.spec.resources.memory.bytes;
+            }
+        }
+        load
+    }
+
+    /// Their organisations with their role in each, oldest first.
+    pub fn orgs(&self) -> impl Iterator<Item = (Arc<Org>, Role)> + '_ {
+        let state = &self.0.state;
+        state.memberships_of(self.user().id).filter_map(|member| Some((state.org(member.org)?.clone(), member.role)))
+    }
+
+    /// The oldest organisation in which they have at least this role: where new things go when they name none.
+    pub fn first_org(&self, role: Role) -> Option<OrgId> {
+        self.memberships().find(|member| member.role >= role).map(|member| member.org)
+    }
+
+    /// Apps of their organisations, oldest first.
+    pub fn apps(&self) -> impl Iterator<Item = Scoped<App>> + '_ {
+        let orgs: Vec<OrgId> = self.memberships().map(|member| member.org).collect();
+        let mine = self.0.state.apps().filter(move |app| orgs.contains(&app.org));
+        mine.map(|app| Scoped::new(app.clone(), app.org, self.0.clone()))
+    }
+
+    /// Services of their organisations, oldest first.
+    pub fn services(&self) -> impl Iterator<Item = Scoped<Service>> + '_ {
+        let mine = self.app_orgs();
+        self.0.state.services().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+    }
+
+    /// Deployments of their organisations, newest first.
+    pub fn deployments(&self) -> impl Iterator<Item = Scoped<Deployment>> + '_ {
+        let mine = self.app_orgs();
+        self.0.state.deployments().rev().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+    }
+
+    /// Builds of their organisations, newest first.
+    pub fn builds(&self) -> impl Iterator<Item = Scoped<Build>> + '_ {
+        let mine = self.app_orgs();
+        self.0.state.builds().rev().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+    }
+
+    /// All nodes by id; every user may see them.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.0.state.nodes()
+    }
+
+    fn memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {
+        self.0.state.memberships_of(self.user().id)
+    }
+
+    fn app_orgs(&self) -> BTreeMap<AppId, OrgId> {
+        self.apps().map(|app| (app.id, app.org())).collect()
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "used in filter_map")]
+    fn scoped<T>(&self, row: &Arc<T>, org: OrgId) -> Option<Scoped<T>> {
+        Some(Scoped::new(row.clone(), org, self.0.clone()))
+    }
+}
