@@ -13,6 +13,7 @@ pub mod decide;
 pub mod engine;
 pub mod logs;
 pub mod model;
+pub mod network;
 pub mod state;
 pub mod store;
 

@@ -1,0 +1,7 @@
+//! The ingress over real sockets on loopback: what clients send byte by byte, and backends that behave badly.
+
+mod balance;
+mod hostile;
+mod life;
+mod pass;
+mod site;

@@ -1,0 +1,12 @@
+//! Traffic: how requests from outside reach instances.
+//!
+//! Comes in: connections of clients, and the [`RouteTable`](crate::decide::route_table::RouteTable) through a watch
+//! channel. Goes out: requests to instances, and an [`IngressHandle`] that answers what is open where, so that a
+//! rollout can drain an instance before it stops it. Deliberately absent: who is healthy and which host belongs to
+//! whom (`decide`), TLS and certificates, DNS.
+
+mod error;
+mod ingress;
+
+pub use error::Error;
+pub use ingress::{Ingress, IngressHandle, IngressNumbers, InstanceNumbers, Limits, Options};
