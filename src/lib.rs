@@ -7,6 +7,7 @@
 
 pub mod artifact;
 pub mod auth;
+pub mod build;
 pub mod cluster;
 pub mod consensus;
 pub mod decide;

@@ -1,0 +1,125 @@
+//! The builder's loop: one task for each build that is leased to this run of this node.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::consensus::{Consensus, ProposeError};
+use crate::model::{Build, BuildId, BuildStatus};
+use crate::state::{Actor, BuildResult, Command, LogEntry, State};
+use crate::task::OnError;
+
+use super::job::Job;
+use super::{Options, Parts};
+
+/// Pause before a leader that did not answer is told again how a build ended.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The builder of this node.
+pub struct Builder {
+    options: Arc<Options>,
+    parts: Parts,
+    /// Builds that have a task, and how to end each.
+    running: HashMap<BuildId, CancellationToken>,
+}
+
+impl Builder {
+    /// A builder that has not run yet. Removes what an earlier run left in the work folder.
+    pub fn new(options: Options, parts: Parts) -> std::io::Result<Self> {
+        match std::fs::remove_dir_all(&options.work_dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&options.work_dir)?,
+        }
+        Ok(Self { options: Arc::new(options), parts, running: HashMap::new() })
+    }
+
+    /// Runs until the supervisor stops. Builds that are under way then are dropped: their lease ends with this run, so
+    /// that the leader declares them lost and has them run once more.
+    pub async fn run(mut self) -> Result<(), Infallible> {
+        let quit = self.parts.supervisor.stopping();
+        let mut views = self.parts.consensus.watch();
+        loop {
+            let state = views.borrow_and_update().state.clone();
+            self.look(&state);
+            tokio::select! {
+                () = quit.cancelled() => return Ok(()),
+                changed = views.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
+    }
+
+    fn look(&mut self, state: &State) {
+        // A build stays in the map until the state says that it has ended, so that it is never run twice.
+        self.running.retain(|id, _| state.build(*id).is_some_and(|build| build.status == BuildStatus::Running));
+        let mine = state
+            .live_builds()
+            .filter(|build| build.status == BuildStatus::Running && build.lease == Some(self.options.lease));
+        let mine: Vec<Arc<Build>> = mine.cloned().collect();
+        for build in mine {
+            match self.running.get(&build.id) {
+                Some(cancel) if build.cancel_requested => cancel.cancel(),
+                Some(_) => {}
+                None => self.spawn(state, &build),
+            }
+        }
+    }
+
+    fn spawn(&mut self, state: &State, build: &Arc<Build>) {
+        let Some(deployment) = state.deployment(build.deployment).cloned() else { return };
+        let source = deployment.source.and_then(|id| state.source(id)).cloned();
+        let cancel = CancellationToken::new();
+        if build.cancel_requested {
+            cancel.cancel();
+        }
+        let quit = self.parts.supervisor.stopping();
+        let job = Job {
+            options: Arc::clone(&self.options),
+            parts: self.parts.clone(),
+            build: Arc::clone(build),
+            deployment,
+            source,
+            cancel: cancel.clone(),
+        };
+        let consensus = self.parts.consensus.clone();
+        let (id, lease) = (build.id, self.options.lease);
+        self.parts.supervisor.spawn("build", OnError::Log, async move {
+            let result = tokio::select! {
+                result = job.run() => result,
+                () = quit.cancelled() => return Ok(()),
+            };
+            tokio::select! {
+                reported = report(&consensus, id, lease, result) => reported,
+                () = quit.cancelled() => Ok(()),
+            }
+        });
+        self.running.insert(id, cancel);
+    }
+}
+
+/// Says how a build ended until that is on record, or refused because somebody else had the last word.
+async fn report(
+    consensus: &Consensus,
+    build: BuildId,
+    lease: crate::model::Lease,
+    result: BuildResult,
+) -> Result<(), ProposeError> {
+    loop {
+        let entry = LogEntry {
+            proposed_at: clock::now(),
+            actor: Actor::Node(lease.node),
+            request: None,
+            command: Command::FinishBuild { build, lease, result: result.clone() },
+        };
+        match consensus.propose(entry).await {
+            Ok(_) | Err(ProposeError::Rejected(_)) => return Ok(()),
+            Err(error) => {
+                tracing::debug!(%build, %error, "the end of a build was not acknowledged, saying it again");
+                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! From source to artifact, on this node.
+//!
+//! The [`Builder`] takes the builds that the leader leased to this run of this node, one task each: fetch the source
+//! into a folder of its own, check it, have the engine build it under limits, say how it ended. In: leased builds in
+//! the replicated state, uploaded sources in the artifact store. Out: an image in this node's engine, a build log, and
+//! `FinishBuild`. Who builds what and whether a lost build is repeated is decided elsewhere (`decide::builds`).
+//!
+//! Text of users reaches no shell: git and the engine get argument vectors and API fields.
+
+pub mod archive;
+mod builder;
+pub mod git;
+pub mod ignore;
+mod job;
+mod log;
+mod source;
+pub mod tree;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::artifact::ArtifactStore;
+use crate::consensus::Consensus;
+use crate::engine::Engine;
+use crate::logs::LogStore;
+use crate::model::{Cpu, Lease, Memory};
+use crate::task::Supervisor;
+
+pub use builder::Builder;
+
+/// What a builder may use and do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The lease that builds of this run of this node are under.
+    pub lease: Lease,
+    /// Folder for sources being built. Emptied at start.
+    pub work_dir: PathBuf,
+    /// Longest time of a build whose service does not say.
+    pub timeout: Duration,
+    /// Cores of one build.
+    pub cpu: Cpu,
+    /// Memory of one build.
+    pub memory: Memory,
+    /// Accept repositories on loopback and link-local addresses.
+    pub allow_loopback: bool,
+}
+
+/// What a builder works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The replicated state.
+    pub consensus: Consensus,
+    /// The engine, once there is one.
+    pub engine: watch::Receiver<Option<Arc<dyn Engine>>>,
+    /// Where build logs go.
+    pub logs: LogStore,
+    /// Where uploaded sources are.
+    pub artifacts: ArtifactStore,
+    /// Owner of the builder's tasks.
+    pub supervisor: Supervisor,
+}

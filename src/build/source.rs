@@ -1,0 +1,87 @@
+//! From what a deployment names as its source to a folder with its files.
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::artifact::{ArtifactStore, Digest};
+use crate::model::{BuildCode, Deployment, Source, UploadedSource};
+
+use super::job::Failure;
+use super::{archive, git, tree};
+
+/// Puts the source's files into an empty folder and returns what exactly they are: a commit, or a digest.
+pub(super) async fn fetch(
+    deployment: &Deployment,
+    uploaded: Option<&UploadedSource>,
+    artifacts: &ArtifactStore,
+    allow_loopback: bool,
+    into: &Path,
+    progress: &mpsc::Sender<String>,
+    stop: &CancellationToken,
+) -> Result<String, Failure> {
+    match (&deployment.spec.source, uploaded) {
+        (Source::Git { repo, reference }, _) => {
+            let options = git::Options { allow_loopback, ..git::Options::default() };
+            let reference = Some(reference.as_str()).filter(|reference| !reference.is_empty());
+            let url = crate::model::git_clone_url(repo);
+            let fetched = git::fetch(&options, &url, reference, into, progress, stop).await;
+            fetched.map(|fetched| fetched.commit).map_err(|error| git_failure(&error))
+        }
+        (Source::Upload, Some(uploaded)) => unpack(uploaded, artifacts, into, stop).await,
+        (Source::Upload, None) => Err(Failure::new(
+            BuildCode::RepositoryAccessFailed,
+            "the uploaded source is no longer there",
+            "upload it again with `narvana deploy PATH`",
+        )),
+        (other, _) => Err(Failure::new(
+            BuildCode::InvalidConfig,
+            format!("a source of type {} cannot be built by this version", other.type_name()),
+            "use git, upload or image",
+        )),
+    }
+}
+
+fn git_failure(error: &git::Error) -> Failure {
+    let (code, next_step) = match error {
+        git::Error::Program { .. } | git::Error::Disk { .. } => {
+            (BuildCode::Infrastructure, "ask the operator of this node")
+        }
+        git::Error::TimedOut { .. } => (BuildCode::BuildTimeout, "deploy again"),
+        _ => (
+            BuildCode::RepositoryAccessFailed,
+            "correct the service's git_repo and git_ref, or the repository, and deploy again",
+        ),
+    };
+    Failure::new(code, error.to_string(), next_step)
+}
+
+async fn unpack(
+    uploaded: &UploadedSource,
+    artifacts: &ArtifactStore,
+    into: &Path,
+    stop: &CancellationToken,
+) -> Result<String, Failure> {
+    let lost = |cause: String| {
+        Failure::new(
+            BuildCode::Infrastructure,
+            format!("the uploaded source cannot be read: {cause}"),
+            "upload it again",
+        )
+    };
+    let digest: Digest = uploaded.sha256.parse().map_err(|_| lost("its digest is malformed".to_owned()))?;
+    let blob = artifacts.open_blob(digest).await.map_err(|error| lost(error.to_string()))?;
+    let (into, stop) = (into.to_owned(), stop.clone());
+    let file = blob.into_file();
+    let unpacked =
+        tokio::task::spawn_blocking(move || archive::unpack(file, &into, &tree::Limits::default(), &stop)).await;
+    match unpacked {
+        Ok(Ok(_)) => Ok(uploaded.sha256.clone()),
+        Ok(Err(error @ archive::Error::Io { .. })) => Err(lost(error.to_string())),
+        Ok(Err(error)) => {
+            Err(Failure::new(BuildCode::InvalidConfig, error.to_string(), "correct the archive and upload it again"))
+        }
+        Err(panic) => Err(lost(panic.to_string())),
+    }
+}
