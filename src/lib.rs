@@ -5,6 +5,7 @@
 //! below it in this list, never what stands above (`tests/it/layering.rs` holds this). `docs/architecture.md` is the
 //! map.
 
+pub mod agent;
 pub mod artifact;
 pub mod auth;
 pub mod build;

@@ -1,0 +1,95 @@
+//! Carrying out one health check. What its results mean is decided in `decide::probe`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::engine::{Engine, ExecOutcome};
+use crate::model::{HealthCheck, PortBinding, Probe, Protocol};
+
+/// A published port accepts connections even while nothing listens behind it, and closes them at once. One that is
+/// still open after this time has somebody on it.
+const STAYS_OPEN_FOR: Duration = Duration::from_millis(100);
+/// Bytes of a failed command's output that are worth showing.
+const OUTPUT_SHOWN: usize = 200;
+
+/// Runs the check once. The error says what was seen, in words.
+pub(super) async fn check(
+    engine: &dyn Engine,
+    container: &str,
+    ports: &[PortBinding],
+    check: &HealthCheck,
+) -> Result<(), String> {
+    let limit = Duration::from_secs(u64::from(check.timeout_seconds));
+    match &check.probe {
+        Probe::Http { path, port } => {
+            let address = address_of(ports, *port)?;
+            let answer = tokio::time::timeout(limit, get(address, path)).await;
+            answer
+                .unwrap_or_else(|_| Err(format!("no answer within {} s", check.timeout_seconds)))
+                .map_err(|seen| format!("GET {path}: {seen}"))
+        }
+        Probe::Tcp { port } => {
+            let address = address_of(ports, *port)?;
+            let open = tokio::time::timeout(limit, connect(address)).await;
+            open.unwrap_or_else(|_| Err(format!("no connection within {} s", check.timeout_seconds)))
+        }
+        Probe::Command { command } => match engine.exec(container, command, limit).await {
+            Ok(ExecOutcome::Exited { code: 0, .. }) => Ok(()),
+            Ok(ExecOutcome::Exited { code, output }) => {
+                Err(format!("the command ended with exit code {code}: {}", shown(&output)))
+            }
+            Ok(ExecOutcome::TimedOut { .. }) => {
+                Err(format!("the command took longer than {} s", check.timeout_seconds))
+            }
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
+fn address_of(ports: &[PortBinding], wanted: Option<u16>) -> Result<SocketAddr, String> {
+    ports
+        .iter()
+        .find(|binding| binding.protocol == Protocol::Tcp && wanted.is_none_or(|port| port == binding.container_port))
+        .map(|binding| SocketAddr::from(([127, 0, 0, 1], binding.host_port)))
+        .ok_or_else(|| "the port is not published".to_owned())
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, "localhost")
+        .header(http::header::USER_AGENT, concat!("narvana/", env!("CARGO_PKG_VERSION")))
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let answer = async {
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        Ok(answer.status())
+    };
+    // The connection makes progress only while it is polled; it never ends before the answer unless it breaks.
+    let status = tokio::select! {
+        status = answer => status,
+        ended = connection => Err(ended.err().map_or_else(|| "closed without an answer".to_owned(), |e| e.to_string())),
+    }?;
+    if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("answered {status}")) }
+}
+
+async fn connect(address: SocketAddr) -> Result<(), String> {
+    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    match tokio::time::timeout(STAYS_OPEN_FOR, stream.read(&mut [0; 1])).await {
+        Err(_) | Ok(Ok(1..)) => Ok(()),
+        Ok(_) => Err("nothing listens on the port".to_owned()),
+    }
+}
+
+fn shown(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&output[..output.len().min(OUTPUT_SHOWN)]);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+}

@@ -1,0 +1,437 @@
+//! One instance, from assigned to ended: the task that owns its container.
+//!
+//! Every observation is proposed before the next step depends on it. An engine that does not answer makes the runner
+//! wait, never conclude. When narvana stops the runner goes and the container stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::consensus::ProposeError;
+use crate::decide::probe::Probing;
+use crate::engine::{self, ContainerState, ContainerStatus, Engine};
+use crate::logs::LogKey;
+use crate::model::{Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding};
+use crate::state::{Actor, Command, LogEntry};
+use crate::task::OnError;
+
+use super::log_pump::pump;
+use super::{Options, Parts, container, exit, probe};
+
+/// Lines of its log that a failed instance is shown with.
+const LOG_TAIL_LINES: usize = 20;
+/// Longest wait for the last lines of a container that has ended.
+const LAST_LINES_MAX: Duration = Duration::from_secs(2);
+/// Pause before an engine or a leader that did not answer is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Pause between checks until the first one passes: a service should serve soon after it can.
+const FIRST_CHECKS_EVERY: Duration = Duration::from_millis(250);
+/// Lines of pull progress kept for a slow reader; more are dropped by the sender's own pace.
+const PROGRESS_BOUND: usize = 64;
+
+/// What the reconciler tells a runner.
+#[derive(Clone)]
+pub(super) struct Orders {
+    /// Set once, with the reason, when the instance is to end.
+    pub(super) stop: watch::Receiver<Option<String>>,
+    /// Something happened to the container: look at it.
+    pub(super) look: Arc<Notify>,
+    /// The node stops.
+    pub(super) quit: CancellationToken,
+}
+
+/// The task of one instance.
+pub(super) struct Runner {
+    options: Options,
+    parts: Parts,
+    engine: Arc<dyn Engine>,
+    orders: Orders,
+    instance: Arc<Instance>,
+    deployment: Arc<Deployment>,
+    app: String,
+    status: InstanceStatus,
+}
+
+/// Why a runner ends before its instance has.
+enum Halt {
+    /// The node stops, or the state knows better than this runner.
+    Quit,
+    /// The instance is to end.
+    Stop(String),
+    /// The instance cannot run.
+    Fail(String),
+}
+
+type Step<T> = Result<T, Halt>;
+
+impl Runner {
+    pub(super) fn new(
+        (options, parts): (Options, Parts),
+        engine: Arc<dyn Engine>,
+        orders: Orders,
+        (app, deployment, instance): (String, Arc<Deployment>, Arc<Instance>),
+    ) -> Self {
+        let status = instance.status.clone();
+        Self { options, parts, engine, orders, instance, deployment, app, status }
+    }
+
+    /// Runs the instance to its end. `container` is the one that exists already, if one does.
+    pub(super) async fn run(mut self, container: Option<String>) {
+        // The log is read on until the very end: what a program says last usually tells why.
+        let (halt, log) = match self.start(container).await {
+            Ok(running) => (self.watch(&running).await, Some(running.log)),
+            Err(halt) => (halt, None),
+        };
+        match halt {
+            Halt::Quit => {}
+            Halt::Stop(reason) => self.end(InstanceState::Stopped, reason, log).await,
+            Halt::Fail(reason) => self.end(InstanceState::Failed, reason, log).await,
+        }
+    }
+
+    /// From whatever there is to a running container.
+    async fn start(&mut self, existing: Option<String>) -> Step<Running> {
+        let id = match existing {
+            Some(id) => id,
+            None => self.create().await?,
+        };
+        self.status.container = Some(id.clone());
+        let mut seen = self.insist(|| self.engine.inspect(&id)).await?;
+        if seen.state == ContainerState::Created {
+            self.insist(|| self.engine.start(&id)).await?;
+            seen = self.insist(|| self.engine.inspect(&id)).await?;
+        }
+        let log = self.spawn_pump(&id);
+        if self.status.state < InstanceState::Running {
+            self.status.state = InstanceState::Running;
+            self.status.started_at = seen.started_at.or_else(|| Some(clock::now()));
+        }
+        self.status.ports = bindings(&seen);
+        if seen.state == ContainerState::Running {
+            self.running_health();
+            self.report().await?;
+        }
+        Ok(Running { container: id, log })
+    }
+
+    /// The health of a process that runs and was not checked in this run of narvana.
+    fn running_health(&mut self) {
+        if self.deployment.spec.health_check.is_none() {
+            self.set_health(Health::Healthy);
+        } else if self.status.health == Health::Unknown {
+            self.set_health(Health::Starting);
+        }
+    }
+
+    fn set_health(&mut self, health: Health) {
+        self.status.health = health;
+        if health == Health::Healthy && self.status.healthy_at.is_none() {
+            self.status.healthy_at = Some(clock::now());
+        }
+    }
+
+    async fn create(&mut self) -> Step<String> {
+        let image = self.image().await?;
+        self.status.state = self.status.state.max(InstanceState::Starting);
+        self.report().await?;
+        let network = container::network_name(self.instance.app);
+        let labels = container::node_labels(self.options.cluster, self.options.node);
+        self.insist(|| self.engine.ensure_network(&network, &labels)).await?;
+        for volume in self.deployment.spec.volumes.clone() {
+            let name = container::volume_name(self.instance.service, &volume.name);
+            self.insist(|| self.engine.ensure_volume(&name, &labels)).await?;
+        }
+        let spec = container::spec(self.options.cluster, &self.app, &self.deployment, &self.instance, &image);
+        loop {
+            let created = self.attempt(|| self.engine.create(&spec)).await?;
+            match created {
+                Ok(id) => return Ok(id),
+                // The name ends in this instance's id, so whatever has it is what an earlier, interrupted attempt made.
+                Err(engine::Error::Conflict { .. }) => {
+                    self.insist(|| self.engine.remove(&spec.name)).await?;
+                }
+                Err(error) => return Err(Halt::Fail(error.to_string())),
+            }
+        }
+    }
+
+    /// The id of the image on this node, fetched when it is not there.
+    async fn image(&mut self) -> Step<String> {
+        let Some(artifact) = self.deployment.artifact.clone() else {
+            return Err(Halt::Fail("its deployment has no artifact".to_owned()));
+        };
+        let reference = artifact.image_id.clone().unwrap_or_else(|| artifact.image.clone());
+        let present = self.insist(|| self.engine.image(&reference)).await?;
+        if let Some(image) = present {
+            return Ok(image.id);
+        }
+        if self.deployment.spec.source.needs_build() {
+            return Err(Halt::Fail(format!(
+                "image {} was built on this node but its engine no longer has it; deploy the service again",
+                artifact.image
+            )));
+        }
+        self.status.state = self.status.state.max(InstanceState::Pulling);
+        self.report().await?;
+        let (engine, image) = (&self.engine, &artifact.image);
+        let pull = self.attempt(|| async move {
+            let (progress, mut lines) = tokio::sync::mpsc::channel(PROGRESS_BOUND);
+            let pull = engine.pull(image, progress);
+            let drain = async { while lines.recv().await.is_some() {} };
+            tokio::join!(pull, drain).0
+        });
+        let mut stop = self.orders.stop.clone();
+        // A pull can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
+        let pulled = tokio::select! {
+            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            pulled = pull => pulled?,
+        };
+        pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
+    }
+
+    fn spawn_pump(&self, container: &str) -> PumpHandle {
+        let ended = CancellationToken::new();
+        let stop = self.orders.quit.child_token();
+        let pump = pump(
+            Arc::clone(&self.engine),
+            container.to_owned(),
+            self.instance.id,
+            self.parts.logs.clone(),
+            stop.clone(),
+        );
+        let guard = ended.clone().drop_guard();
+        self.parts.supervisor.spawn("instance log", OnError::Log, async move {
+            let _ended = guard;
+            pump.await
+        });
+        PumpHandle { ended, stop }
+    }
+
+    /// Watches over a running container until something ends it.
+    async fn watch(&mut self, running: &Running) -> Halt {
+        let mut stop = self.orders.stop.clone();
+        let check = self.deployment.spec.health_check.clone();
+        let mut probing = check.as_ref().map(|check| self.probing(check));
+        let mut looked_at_log_end = false;
+        loop {
+            let pause = match &check {
+                None => None,
+                Some(_) if self.status.health == Health::Starting => Some(FIRST_CHECKS_EVERY),
+                Some(check) => Some(Duration::from_secs(u64::from(check.interval_seconds))),
+            };
+            let next_check = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.orders.quit.cancelled() => return Halt::Quit,
+                reason = stopped(&mut stop) => return Halt::Stop(reason),
+                () = self.orders.look.notified() => {}
+                // The log of a container ends when it does: the earliest sign there is.
+                () = running.log.ended.cancelled(), if !looked_at_log_end => looked_at_log_end = true,
+                () = next_check => {
+                    if let (Some(check), Some(probing)) = (&check, &mut probing)
+                        && let Err(halt) = self.check_health(&running.container, check, probing).await
+                    {
+                        return halt;
+                    }
+                    continue;
+                }
+            }
+            match self.look(running).await {
+                Ok(()) => {}
+                Err(halt) => return halt,
+            }
+        }
+    }
+
+    /// Looks whether the container still runs.
+    async fn look(&mut self, running: &Running) -> Step<()> {
+        let id = running.container.clone();
+        let seen = match self.attempt(|| self.engine.inspect(&id)).await? {
+            Ok(seen) => seen,
+            Err(engine::Error::NotFound { .. }) => {
+                return Err(Halt::Fail("its container was removed by somebody else".to_owned()));
+            }
+            Err(error) => return Err(Halt::Fail(error.to_string())),
+        };
+        if seen.state == ContainerState::Running {
+            return Ok(());
+        }
+        self.note_exit(&seen);
+        Err(Halt::Fail(exit::reason(&seen, self.memory())))
+    }
+
+    fn note_exit(&mut self, seen: &ContainerStatus) {
+        self.status.exit = exit::exit_of(seen);
+        self.status.finished_at = seen.finished_at;
+    }
+
+    fn memory(&self) -> Memory {
+        self.deployment.spec.resources.memory
+    }
+
+    /// Goes on counting after a restart of narvana where an instance had worked before.
+    fn probing(&self, check: &HealthCheck) -> Probing {
+        let began_at = self.status.started_at.unwrap_or_else(clock::now);
+        if self.status.healthy_at.is_some() { Probing::resumed(check, began_at) } else { Probing::new(check, began_at) }
+    }
+
+    async fn check_health(&mut self, id: &str, check: &HealthCheck, probing: &mut Probing) -> Step<()> {
+        let seen = probe::check(&*self.engine, id, &self.status.ports, check).await;
+        let verdict = probing.record(clock::now(), seen.is_ok());
+        let failure = seen.err();
+        if verdict.give_up
+            && let Some(failure) = failure
+        {
+            return Err(Halt::Fail(format!("it is unhealthy, its health check fails: {failure}")));
+        }
+        if verdict.health != self.status.health {
+            self.set_health(verdict.health);
+            self.status.reason = failure.map(|failure| format!("its health check fails: {failure}"));
+            self.report().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the instance: its requests, its process, its container; and says how it ended.
+    async fn end(&mut self, state: InstanceState, reason: String, log: Option<PumpHandle>) {
+        self.status.reason = Some(reason);
+        if let Some(id) = self.status.container.clone() {
+            if state == InstanceState::Stopped && self.status.state < InstanceState::Stopping {
+                self.status.state = InstanceState::Stopping;
+                if self.report().await.is_err() {
+                    return;
+                }
+                self.parts.drain.drained(self.instance.id, self.options.drain_max).await;
+            }
+            let grace = self.options.stop_grace;
+            let stopped = self.insist(|| self.engine.stop(&id, grace)).await;
+            if matches!(stopped, Err(Halt::Quit)) {
+                return;
+            }
+            if let Ok(Ok(seen)) = self.attempt(|| self.engine.inspect(&id)).await
+                && self.status.exit.is_none()
+            {
+                self.note_exit(&seen);
+            }
+        }
+        if let Some(log) = log {
+            // Worth a short wait, and no longer one: an engine may keep a log open for ever.
+            let _ = tokio::time::timeout(LAST_LINES_MAX, log.ended.cancelled()).await;
+        }
+        if state == InstanceState::Failed {
+            let key = LogKey::Instance(self.instance.id);
+            let tail = self.parts.logs.tail(key, LOG_TAIL_LINES).await.unwrap_or_default();
+            self.status.log_tail = tail.into_iter().map(|entry| entry.line.text().to_owned()).collect();
+        }
+        self.status.state = state;
+        self.status.health = Health::Unknown;
+        self.status.ports.clear();
+        self.status.finished_at = self.status.finished_at.or_else(|| Some(clock::now()));
+        // Only when the end is on record may the evidence go; a container left behind is cleaned up by the reconciler.
+        if self.report().await.is_ok()
+            && let Some(id) = self.status.container.clone()
+        {
+            let _ = self.attempt(|| self.engine.remove(&id)).await;
+        }
+    }
+
+    /// Puts what was observed on record. Ends the runner when the state refuses it: then somebody knows better.
+    async fn report(&self) -> Step<()> {
+        loop {
+            let entry = LogEntry {
+                proposed_at: clock::now(),
+                actor: Actor::Node(self.options.node),
+                request: None,
+                command: Command::ReportInstance {
+                    instance: self.instance.id,
+                    node: self.options.node,
+                    status: self.status.clone(),
+                },
+            };
+            match self.parts.consensus.propose(entry).await {
+                Ok(_) => return Ok(()),
+                Err(ProposeError::Rejected(rejection)) => {
+                    tracing::debug!(instance = %self.instance.id, %rejection, "report refused");
+                    return Err(Halt::Quit);
+                }
+                Err(error) => {
+                    tracing::debug!(instance = %self.instance.id, %error, "report not acknowledged, repeating it");
+                    self.pause().await?;
+                }
+            }
+        }
+    }
+
+    /// Asks the engine until it answers, and gives its answer.
+    async fn attempt<T, F>(&self, mut call: impl FnMut() -> F) -> Step<Result<T, engine::Error>>
+    where
+        F: Future<Output = Result<T, engine::Error>>,
+    {
+        // An order to stop does not interrupt a call: what it did must be known, or the container would be an orphan.
+        loop {
+            match call().await {
+                Err(error) if error.is_unreachable() => self.pause().await?,
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Like [`Self::attempt`], where any refusal means that the instance cannot run.
+    async fn insist<T, F>(&self, call: impl FnMut() -> F) -> Step<T>
+    where
+        F: Future<Output = Result<T, engine::Error>>,
+    {
+        self.attempt(call).await?.map_err(|error| Halt::Fail(error.to_string()))
+    }
+
+    async fn pause(&self) -> Step<()> {
+        tokio::select! {
+            () = self.orders.quit.cancelled() => Err(Halt::Quit),
+            () = tokio::time::sleep(RETRY_AFTER) => Ok(()),
+        }
+    }
+}
+
+/// A container that was started, and its log.
+struct Running {
+    container: String,
+    log: PumpHandle,
+}
+
+struct PumpHandle {
+    ended: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Drop for PumpHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<Option<String>>) -> String {
+    match stop.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()) {
+        Some(reason) => reason,
+        // The reconciler is gone: the node stops, which the runner hears of by its own token.
+        None => std::future::pending().await,
+    }
+}
+
+fn bindings(seen: &ContainerStatus) -> Vec<PortBinding> {
+    seen.bindings
+        .iter()
+        .map(|binding| PortBinding {
+            container_port: binding.container_port,
+            protocol: binding.protocol,
+            host_port: binding.host.port(),
+        })
+        .collect()
+}
