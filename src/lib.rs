@@ -11,6 +11,7 @@ pub mod auth;
 pub mod build;
 pub mod cluster;
 pub mod consensus;
+pub mod control;
 pub mod decide;
 pub mod engine;
 pub mod logs;

@@ -1,0 +1,202 @@
+//! The leader's loop: watch the state, decide, propose.
+//!
+//! Runs here: one task on every node that does nothing unless its node leads. In: the state as it changes, and time.
+//! Out: commands of the platform itself. What it does is level-triggered: each round starts from the newest state and
+//! forgets the round before, so that a lost answer, a refusal or a new leader needs no repair. Deliberately absent:
+//! what to decide (`decide`), and any effect other than a proposal.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::{Consensus, ProposeError, RaftRole, View};
+use crate::decide::{self, Situation};
+use crate::model::{NodeId, Timestamp};
+use crate::state::{Actor, Command, LogEntry};
+use crate::{clock, random};
+
+/// How long a burst of changes may gather before they are looked at together.
+const GATHER: Duration = Duration::from_millis(10);
+/// How often a node that does not lead looks whether it does. A change of the state makes it look at once.
+const LEADERSHIP_POLL: Duration = Duration::from_millis(200);
+/// Pause after a round of which everything was refused. A refusal is an entry of the log too, and must not cause the
+/// next one without end.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Proposals under way at once: enough for them to share a sync of the log, few enough to stop at once.
+const PROPOSALS_AT_ONCE: usize = 64;
+
+/// How the leader decides, and how often without a cause.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How it decides.
+    pub decide: decide::Options,
+    /// Longest time between two rounds, although nothing changed.
+    pub tick: Duration,
+    /// Time between two looks for records to forget.
+    pub sweep_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { decide: decide::Options::default(), tick: Duration::from_secs(10), sweep_every: Duration::from_secs(60) }
+    }
+}
+
+/// The loop. Give [`Control::run`] to a supervisor.
+pub struct Control {
+    options: Options,
+    consensus: Consensus,
+    next_sweep: Instant,
+}
+
+/// What came of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Something changed, so the next round follows at once.
+    Progress,
+    /// There is nothing to do until something changes or this time has come.
+    Quiet(Option<Timestamp>),
+    /// Everything was refused, or no answer came.
+    Refused,
+}
+
+impl Control {
+    /// A loop that has not begun.
+    pub fn new(options: Options, consensus: Consensus) -> Self {
+        let next_sweep = Instant::now() + options.sweep_every;
+        Self { options, consensus, next_sweep }
+    }
+
+    /// Runs until told to stop. Leads when its node leads, and ends each round as soon as it does not.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut views = self.consensus.watch();
+        let work = async {
+            loop {
+                self.wait_for_leadership(&mut views).await;
+                self.lead(&mut views).await;
+            }
+        };
+        // Whatever is under way is dropped: a proposal that nobody waits for is still safe.
+        stop.run_until_cancelled(work).await;
+        Ok(())
+    }
+
+    async fn wait_for_leadership(&self, views: &mut watch::Receiver<View>) {
+        while self.leading_term().is_none() {
+            changed_or(views, LEADERSHIP_POLL).await;
+        }
+    }
+
+    /// The term in which this node leads, if it does.
+    fn leading_term(&self) -> Option<u64> {
+        let status = self.consensus.status();
+        (status.role == RaftRole::Leader).then_some(status.term)
+    }
+
+    /// Round after round, until this node does not lead any more, or leads again in a later term.
+    async fn lead(&mut self, views: &mut watch::Receiver<View>) {
+        let term = self.leading_term();
+        // A new leader may hold committed entries that it has not applied: it must not decide without them.
+        if let Err(error) = self.consensus.linearizable().await {
+            tracing::debug!(%error, "leadership is not certain yet");
+            changed_or(views, LEADERSHIP_POLL).await;
+            return;
+        }
+        tracing::info!("this node leads: it decides from now on");
+        while term.is_some() && self.leading_term() == term {
+            let view = views.borrow_and_update().clone();
+            match self.round(&view).await {
+                Round::Progress => {}
+                Round::Quiet(wake_at) => {
+                    changed_or(views, self.pause(wake_at)).await;
+                    tokio::time::sleep(GATHER).await;
+                }
+                Round::Refused => tokio::time::sleep(REFUSED_PAUSE).await,
+            }
+        }
+        tracing::info!("this node does not lead any more");
+    }
+
+    fn pause(&self, wake_at: Option<Timestamp>) -> Duration {
+        let until_sweep = self.next_sweep.saturating_duration_since(Instant::now());
+        let longest = self.options.tick.min(until_sweep);
+        wake_at.map_or(longest, |at| longest.min(at.since(clock::now())))
+    }
+
+    async fn round(&mut self, view: &View) -> Round {
+        let down: BTreeSet<NodeId> = BTreeSet::new();
+        let situation = Situation { state: &view.state, now: clock::now(), down: &down, options: &self.options.decide };
+        let mut plan = decide::plan(situation, &mut random::id);
+        if self.next_sweep <= Instant::now() {
+            let sweep = decide::sweep(situation);
+            // While there is more, each round takes some of it.
+            if sweep.is_none() {
+                self.next_sweep = Instant::now() + self.options.sweep_every;
+            }
+            plan.commands.extend(sweep);
+        }
+        if plan.commands.is_empty() {
+            return Round::Quiet(plan.wake_at);
+        }
+        self.propose_all(plan.commands).await
+    }
+
+    /// Proposes what was decided from one state, then waits for all of it to be visible, so that nothing is decided
+    /// twice.
+    async fn propose_all(&self, commands: Vec<Command>) -> Round {
+        let last = futures::stream::iter(commands)
+            .map(|command| self.propose(command))
+            .buffered(PROPOSALS_AT_ONCE)
+            .fold(None, async |last, index| index.max(last))
+            .await;
+        let Some(index) = last else { return Round::Refused };
+        match self.consensus.wait_index(index, Instant::now() + self.options.tick).await {
+            Ok(_) => Round::Progress,
+            Err(error) => {
+                tracing::debug!(%error, index, "the change is not visible yet");
+                Round::Refused
+            }
+        }
+    }
+
+    /// The index of the accepted command.
+    async fn propose(&self, command: Command) -> Option<u64> {
+        let name = command.name();
+        let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+        match self.consensus.propose(entry).await {
+            Ok(committed) => {
+                tracing::debug!(command = name, index = committed.index, "done");
+                Some(committed.index)
+            }
+            // The state moved on meanwhile; the next round sees how.
+            Err(ProposeError::Rejected(rejection)) => {
+                tracing::debug!(command = name, %rejection, "refused");
+                None
+            }
+            Err(ProposeError::TooLarge { bytes, limit }) => {
+                tracing::error!(command = name, bytes, limit, "the command does not fit the log");
+                None
+            }
+            Err(error) => {
+                tracing::debug!(command = name, %error, "no answer");
+                None
+            }
+        }
+    }
+}
+
+/// Waits for a newer state, at most this long.
+async fn changed_or(views: &mut watch::Receiver<View>, limit: Duration) {
+    // An error of the channel means that consensus has stopped; then the time-out is what keeps this from spinning.
+    if let Ok(Err(_)) = tokio::time::timeout(limit, views.changed()).await {
+        tokio::time::sleep(limit.max(LEADERSHIP_POLL)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
