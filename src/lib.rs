@@ -6,6 +6,7 @@
 //! map.
 
 pub mod agent;
+pub mod api;
 pub mod artifact;
 pub mod auth;
 pub mod build;
@@ -25,3 +26,4 @@ pub mod clock;
 pub mod config;
 pub mod random;
 pub mod task;
+pub mod telemetry;

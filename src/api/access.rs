@@ -1,0 +1,346 @@
+//! Every route, asked by everybody who should not get it and everybody who should: the list of routes comes from the
+//! OpenAPI document, so that a new one without a line here fails.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::artifact::ArtifactStore;
+use crate::auth::Tokens;
+use crate::clock;
+use crate::logs::{self, LogStore};
+use crate::model::{Membership, Org, OrgId, PasswordHash, Role, Session, SessionId, User, UserId};
+use crate::random;
+use crate::state::{Record, State, sample_records};
+use crate::task::Supervisor;
+use crate::telemetry::Metrics;
+
+use super::Options;
+use super::gate::Gate;
+use super::replica::Replica;
+use super::router::{behind, document_of_all};
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing.
+    Open,
+    /// A log-in.
+    LogIn,
+    /// A role in the organisation of the object.
+    Role(Role),
+    /// To administer the cluster.
+    Admin,
+}
+
+use Need::{Admin, LogIn, Open};
+const VIEWER: Need = Need::Role(Role::Viewer);
+const MEMBER: Need = Need::Role(Role::Member);
+
+/// Each route with what it needs, a body that it accepts, and the status with which it does so for the sample state.
+fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
+    let none = Value::Null;
+    let nothing = json!({});
+    vec![
+        ("get", "/health", Open, none.clone(), 200),
+        ("get", "/ready", Open, none.clone(), 200),
+        // Open to loopback, a log-in elsewhere; these requests come from elsewhere.
+        ("get", "/metrics", LogIn, none.clone(), 200),
+        ("get", "/api/docs", Open, none.clone(), 200),
+        ("get", "/api/docs/openapi.json", Open, none.clone(), 200),
+        ("get", "/auth/setup", Open, none.clone(), 200),
+        ("get", "/auth/can-register", Open, none.clone(), 200),
+        ("post", "/auth/register", Open, json!({"email": "a@b.c", "password": "12345678"}), 403),
+        ("post", "/auth/login", Open, json!({"email": "no@example.org", "password": "12345678"}), 401),
+        ("post", "/auth/logout", LogIn, nothing.clone(), 204),
+        ("get", "/v1/auth/validate", LogIn, none.clone(), 200),
+        ("get", "/v1/user/profile", LogIn, none.clone(), 200),
+        ("get", "/v1/config", LogIn, none.clone(), 200),
+        ("get", "/v1/dashboard/stats", LogIn, none.clone(), 200),
+        ("get", "/v1/status", LogIn, none.clone(), 200),
+        ("get", "/v1/nodes", LogIn, none.clone(), 200),
+        ("get", "/v1/nodes/{node}", LogIn, none.clone(), 200),
+        ("get", "/v1/settings", LogIn, none.clone(), 200),
+        ("patch", "/v1/settings", Admin, json!({"public_ip": "192.0.2.1"}), 200),
+        ("get", "/v1/orgs", LogIn, none.clone(), 200),
+        ("get", "/v1/orgs/{org}", VIEWER, none.clone(), 200),
+        ("get", "/v1/apps", LogIn, none.clone(), 200),
+        ("post", "/v1/apps", MEMBER, json!({"name": "new", "org_id": SAMPLE_ORG.to_string()}), 201),
+        ("get", "/v1/apps/{app}", VIEWER, none.clone(), 200),
+        ("patch", "/v1/apps/{app}", MEMBER, json!({"description": "new", "version": 1}), 200),
+        ("delete", "/v1/apps/{app}", MEMBER, none.clone(), 204),
+        ("get", "/v1/apps/{app}/explain", VIEWER, none.clone(), 200),
+        ("post", "/v1/apps/{app}/deploy", MEMBER, nothing.clone(), 202),
+        ("get", "/v1/apps/{app}/deployments", VIEWER, none.clone(), 200),
+        ("get", "/v1/apps/{app}/logs", VIEWER, none.clone(), 200),
+        ("get", "/v1/apps/{app}/logs/stream", VIEWER, none.clone(), 200),
+        ("get", "/v1/apps/{app}/services", VIEWER, none.clone(), 200),
+        ("post", "/v1/apps/{app}/services", MEMBER, json!({"name": "db", "image": "docker.io/library/redis:7"}), 201),
+        ("get", "/v1/apps/{app}/services/{service}", VIEWER, none.clone(), 200),
+        ("patch", "/v1/apps/{app}/services/{service}", MEMBER, json!({"depends_on": []}), 200),
+        ("delete", "/v1/apps/{app}/services/{service}", MEMBER, none.clone(), 204),
+        ("post", "/v1/apps/{app}/services/{service}/deploy", MEMBER, nothing.clone(), 202),
+        ("post", "/v1/apps/{app}/services/{service}/stop", MEMBER, nothing.clone(), 200),
+        // It runs already: a conflict is an answer for those who may.
+        ("post", "/v1/apps/{app}/services/{service}/start", MEMBER, nothing.clone(), 409),
+        ("post", "/v1/apps/{app}/services/{service}/restart", MEMBER, nothing.clone(), 202),
+        ("post", "/v1/apps/{app}/services/{service}/reload", MEMBER, nothing.clone(), 202),
+        ("post", "/v1/apps/{app}/services/{service}/scale", MEMBER, json!({"replicas": 1}), 200),
+        ("post", "/v1/apps/{app}/services/{service}/rollback", MEMBER, json!({"version": 1}), 202),
+        ("get", "/v1/apps/{app}/services/{service}/env", VIEWER, none.clone(), 200),
+        ("post", "/v1/apps/{app}/services/{service}/env", MEMBER, json!({"key": "NEW", "value": ""}), 201),
+        ("put", "/v1/apps/{app}/services/{service}/env", MEMBER, json!({"dotenv": "A=1"}), 200),
+        ("put", "/v1/apps/{app}/services/{service}/env/{key}", MEMBER, json!({"value": "1"}), 200),
+        ("delete", "/v1/apps/{app}/services/{service}/env/{key}", MEMBER, none.clone(), 204),
+        // The sample service comes from git: those who may are told that it takes no upload.
+        ("post", "/v1/apps/{app}/services/{service}/source", MEMBER, json!("archive"), 409),
+        ("get", "/v1/deployments", LogIn, none.clone(), 200),
+        ("get", "/v1/deployments/{deployment}", VIEWER, none.clone(), 200),
+        ("post", "/v1/deployments/{deployment}/rollback", MEMBER, nothing.clone(), 202),
+        ("get", "/v1/deployments/{deployment}/explain", VIEWER, none.clone(), 200),
+        ("get", "/v1/deployments/{deployment}/stream", VIEWER, none.clone(), 200),
+        ("get", "/v1/instances/{instance}", VIEWER, none.clone(), 200),
+        ("get", "/v1/instances/{instance}/explain", VIEWER, none.clone(), 200),
+        ("get", "/v1/builds", LogIn, none.clone(), 200),
+        ("get", "/v1/builds/{build}", VIEWER, none, 200),
+        // It has ended: a conflict is an answer for those who may.
+        ("post", "/v1/builds/{build}/cancel", MEMBER, nothing.clone(), 409),
+        ("post", "/v1/builds/{build}/retry", MEMBER, nothing, 202),
+    ]
+}
+
+const SAMPLE_ORG: Uuid = Uuid::from_u128(2);
+
+/// Somebody with a token.
+struct Person {
+    name: &'static str,
+    /// In the organisation of the sample objects.
+    role: Option<Role>,
+    is_admin: bool,
+    session: Session,
+}
+
+fn people() -> Vec<Person> {
+    let person = |name, role, is_admin| {
+        let created_at = clock::now();
+        let expires_at = created_at.plus(Duration::from_secs(3_600));
+        let session = Session { id: random::id::<SessionId>(), user: random::id::<UserId>(), created_at, expires_at };
+        Person { name, role, is_admin, session }
+    };
+    vec![
+        person("viewer", Some(Role::Viewer), false),
+        person("member", Some(Role::Member), false),
+        person("admin", Some(Role::Admin), false),
+        person("owner", Some(Role::Owner), false),
+        person("stranger", None, false),
+        // Administering the cluster opens nobody's organisation.
+        person("cluster admin", None, true),
+    ]
+}
+
+fn state(people: &[Person]) -> State {
+    let mut records = sample_records();
+    let other: OrgId = random::id();
+    let now = clock::now();
+    let org = Org {
+        id: other,
+        name: "Other".to_owned(),
+        slug: "other".to_owned(),
+        description: String::new(),
+        created_at: now,
+        updated_at: now,
+    };
+    records.push(Record::from(org));
+    for person in people {
+        let (org, role) = match person.role {
+            Some(role) => (OrgId(SAMPLE_ORG), role),
+            None => (other, Role::Owner),
+        };
+        records.push(Membership { org, user: person.session.user, role, created_at: now }.into());
+        records.push(person.session.clone().into());
+        let email = format!("{}@example.org", person.session.user);
+        let password = PasswordHash(String::new());
+        let (id, is_admin) = (person.session.user, person.is_admin);
+        records.push(User { id, email, password, name: String::new(), is_admin, created_at: now }.into());
+    }
+    State::from_records(records)
+}
+
+struct Harness {
+    logs: LogStore,
+    artifacts: ArtifactStore,
+    _folder: tempfile::TempDir,
+}
+
+impl Harness {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let supervisor = Supervisor::new("test", CancellationToken::new());
+        let logs =
+            LogStore::open(folder.path().join("logs"), logs::Options::default(), supervisor).await.expect("logs");
+        let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("artifacts");
+        Self { logs, artifacts, _folder: folder }
+    }
+
+    /// The real router over a state of its own.
+    fn router(&self, state: State) -> Router {
+        let parts = (self.logs.clone(), self.artifacts.clone(), Metrics::default());
+        behind(Gate::over(Replica::memory(state), parts, Options::default(), CancellationToken::new()))
+    }
+
+    async fn ask(
+        &self,
+        state: &State,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method.to_uppercase().as_str()).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let request = request.header("content-type", "application/json").body(body).expect("a request");
+        let response = self.router(state.clone()).oneshot(request).await.expect("infallible");
+        let status = response.status();
+        let streams = response.headers().get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let bytes =
+            if streams { Vec::new().into() } else { to_bytes(response.into_body(), 1 << 20).await.expect("a body") };
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+}
+
+/// A path of the sample objects, or of objects that do not exist.
+fn path(template: &str, exists: bool) -> String {
+    let id = |number: u128| Uuid::from_u128(if exists { number } else { 0xdead }).to_string();
+    let app = if exists { "shop".to_owned() } else { "nope".to_owned() };
+    // By id, since a stranger cannot find the app by its name anyway.
+    let app = if exists { id(5) } else { app };
+    let service = if exists { "web" } else { "nope" };
+    let key = if exists { "KEY" } else { "NOPE" };
+    template
+        .replace("{app}", &app)
+        .replace("{service}", service)
+        .replace("{key}", key)
+        .replace("{org}", &id(2))
+        .replace("{deployment}", &id(9))
+        .replace("{build}", &id(10))
+        .replace("{instance}", &id(11))
+        .replace("{node}", "1")
+}
+
+#[test]
+fn the_table_lists_exactly_the_routes_of_the_document() {
+    let mut listed: Vec<String> = table().iter().map(|(method, path, ..)| format!("{method} {path}")).collect();
+    let mut routed = Vec::new();
+    for (path, operations) in document_of_all()["paths"].as_object().expect("paths") {
+        routed.extend(operations.as_object().expect("operations").keys().map(|method| format!("{method} {path}")));
+    }
+    listed.sort();
+    routed.sort();
+    assert_eq!(listed, routed);
+}
+
+#[tokio::test]
+async fn everybody_gets_what_their_role_allows_and_nothing_else() {
+    let harness = Harness::new().await;
+    let people = people();
+    let state = state(&people);
+    let cluster = state.cluster().expect("a cluster").clone();
+    let mut wrong = Vec::new();
+    for (method, template, need, body, good) in table() {
+        let at = path(template, true);
+        let mut check = |who: &str, got: (StatusCode, Value), expected: u16| {
+            if got.0.as_u16() != expected {
+                wrong.push(format!("{method} {template} by {who}: expected {expected}, got {} {}", got.0, got.1));
+            }
+        };
+        let nobody = harness.ask(&state, method, &at, None, &body).await;
+        check("nobody", nobody, if need == Open { good } else { 401 });
+        for person in &people {
+            let token = Tokens::default().issue(&cluster, &person.session);
+            let got = harness.ask(&state, method, &at, Some(&token), &body).await;
+            let expected = match (need, person.role) {
+                (Open | LogIn, _) => good,
+                (Admin, _) => {
+                    if person.is_admin {
+                        good
+                    } else {
+                        403
+                    }
+                }
+                (Need::Role(needed), Some(role)) => {
+                    if role >= needed {
+                        good
+                    } else {
+                        403
+                    }
+                }
+                (Need::Role(_), None) => 404,
+            };
+            check(person.name, got, expected);
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_belongs_to_others_looks_like_what_does_not_exist() {
+    let harness = Harness::new().await;
+    let people = people();
+    let state = state(&people);
+    let cluster = state.cluster().expect("a cluster").clone();
+    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
+    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let mut seen = BTreeMap::new();
+    for (method, template, need, body, _) in table() {
+        if !matches!(need, Need::Role(_)) || !template.contains('{') {
+            continue;
+        }
+        let mut shapes = Vec::new();
+        for exists in [true, false] {
+            let at = path(template, exists);
+            let (status, answer) = harness.ask(&state, method, &at, Some(&token), &body).await;
+            // The message repeats the name that was asked for, and nothing else.
+            let mut message = answer["message"].as_str().unwrap_or_default().to_owned();
+            for name in at.split('/').filter(|name| name.len() > 3) {
+                message = message.replace(name, "…");
+            }
+            shapes.push((status, answer["code"].clone(), answer["details"].clone(), message));
+        }
+        assert_eq!(shapes[0], shapes[1], "{method} {template}");
+        seen.insert(template, ());
+    }
+    assert!(seen.len() > 15, "the walk found the routes");
+}
+
+#[tokio::test]
+async fn a_log_line_of_another_app_is_out_of_reach_even_by_its_deployment() {
+    let harness = Harness::new().await;
+    let people = people();
+    let state = state(&people);
+    let cluster = state.cluster().expect("a cluster").clone();
+    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
+    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let router = harness.router(state);
+    let request = |method: &str, path: String, body: Value| {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
+        request.header("content-type", "application/json").body(Body::from(body.to_string())).expect("a request")
+    };
+    let made = router.clone().oneshot(request("POST", "/v1/apps".to_owned(), json!({"name": "mine"}))).await;
+    assert_eq!(made.expect("infallible").status(), 201);
+    let foreign = Uuid::from_u128(9);
+    for path in ["logs", "logs/stream"] {
+        let path = format!("/v1/apps/mine/{path}?deployment_id={foreign}");
+        let got = router.clone().oneshot(request("GET", path, Value::Null)).await.expect("infallible");
+        assert_eq!(got.status(), 404);
+    }
+}

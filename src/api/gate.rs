@@ -1,0 +1,238 @@
+//! The one way from a request to the replicated state.
+//!
+//! The state is private to this file: handlers get a [`Caller`] and what its loaders give, and change things by
+//! commands. What may be known without logging in is listed here, function by function.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::artifact::ArtifactStore;
+use crate::auth::{Caller, Passwords, RateLimiter};
+use crate::clock;
+use crate::consensus::{Committed, Status, View};
+use crate::logs::LogStore;
+use crate::model::{Cluster, NodeId, Timestamp, User};
+use crate::state::{Actor, Command, LogEntry, Outcome, Request};
+use crate::telemetry::Metrics;
+
+use super::census::Census;
+use super::context::Context;
+use super::replica::Replica;
+use super::{Error, Options, Parts};
+
+/// Longest wait for the index a client asked for (`min_index`).
+const MIN_INDEX_WAIT: Duration = Duration::from_secs(5);
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Freshness {
+    /// This node's last known state will do.
+    pub(super) stale: bool,
+    /// Not older than this index.
+    pub(super) min_index: Option<u64>,
+}
+
+/// Shared by all handlers.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Inner>);
+
+struct Inner {
+    replica: Replica,
+    logs: LogStore,
+    artifacts: ArtifactStore,
+    metrics: Metrics,
+    options: Options,
+    passwords: Passwords,
+    by_address: RateLimiter<IpAddr>,
+    by_account: RateLimiter<String>,
+    stopping: CancellationToken,
+    started_at: Timestamp,
+}
+
+impl Gate {
+    pub(super) fn new(parts: Parts, options: Options, stopping: CancellationToken) -> Self {
+        let replica = Replica::Group(parts.consensus);
+        Self::over(replica, (parts.logs, parts.artifacts, parts.metrics), options, stopping)
+    }
+
+    pub(super) fn over(
+        replica: Replica,
+        (logs, artifacts, metrics): (LogStore, ArtifactStore, Metrics),
+        options: Options,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            replica,
+            logs,
+            artifacts,
+            metrics,
+            by_address: RateLimiter::new(options.pace_by_address),
+            by_account: RateLimiter::new(options.pace_by_account),
+            options,
+            passwords: Passwords::default(),
+            stopping,
+            started_at: clock::now(),
+        }))
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(super) fn logs(&self) -> &LogStore {
+        &self.0.logs
+    }
+
+    pub(super) fn artifacts(&self) -> &ArtifactStore {
+        &self.0.artifacts
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(super) fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    pub(super) fn by_address(&self) -> &RateLimiter<IpAddr> {
+        &self.0.by_address
+    }
+
+    pub(super) fn by_account(&self) -> &RateLimiter<String> {
+        &self.0.by_account
+    }
+
+    /// Cancelled when the server stops: streams end.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// When this server began.
+    pub(super) fn started_at(&self) -> Timestamp {
+        self.0.started_at
+    }
+
+    /// How this node stands in the Raft group; not a secret of any organisation.
+    pub(super) fn status(&self) -> Status {
+        self.0.replica.status()
+    }
+
+    /// This node.
+    pub(super) fn node(&self) -> NodeId {
+        self.status().node
+    }
+
+    /// The index up to which this node has applied the log.
+    pub(super) fn applied_index(&self) -> u64 {
+        self.0.replica.watch().borrow().index
+    }
+
+    /// The person behind a token, in a state as fresh as asked for.
+    pub(super) async fn caller(&self, token: &str, fresh: Freshness, context: &Context) -> Result<Caller, Error> {
+        // Who is nobody costs the cluster nothing: no read round before the token is found to be ours.
+        self.0.options.tokens.verify(&*self.cluster()?, token, clock::now())?;
+        let known = self.0.replica.latest();
+        let first = Caller::authenticate(known.state, &self.0.options.tokens, token, clock::now());
+        if first.is_err() && !fresh.stale {
+            // Perhaps only this node has not heard of the session yet.
+            let view = self.view(fresh).await?;
+            context.saw(view.index);
+            return Ok(Caller::authenticate(view.state, &self.0.options.tokens, token, clock::now())?);
+        }
+        let first = first?;
+        let view = self.view(fresh).await?;
+        context.saw(view.index);
+        Ok(first.again(view.state, clock::now())?)
+    }
+
+    async fn view(&self, fresh: Freshness) -> Result<View, Error> {
+        let view = if fresh.stale { self.0.replica.latest() } else { self.0.replica.linearizable().await? };
+        match fresh.min_index {
+            Some(min) if view.index < min => {
+                let deadline = tokio::time::Instant::now() + MIN_INDEX_WAIT;
+                Ok(self.0.replica.wait_index(min, deadline).await?)
+            }
+            _ => Ok(view),
+        }
+    }
+
+    /// The answer this request got before, if it was made before with the same content.
+    pub(super) fn answered(&self, request: Request) -> Option<Outcome> {
+        let view = self.0.replica.latest();
+        let record = view.state.request(request.id)?;
+        (record.request.fingerprint == request.fingerprint).then(|| record.outcome.clone())
+    }
+
+    /// Asks for a change and waits until this node has applied it.
+    pub(super) async fn submit(&self, actor: Actor, request: Request, command: Command) -> Result<Committed, Error> {
+        self.0.metrics.proposed(command.name());
+        let entry = LogEntry { proposed_at: clock::now(), actor, request: Some(request), command };
+        Ok(self.0.replica.propose(entry).await?)
+    }
+
+    /// The same person in the newest state of this node.
+    pub(super) fn newest(&self, caller: &Caller, context: &Context) -> Result<Caller, Error> {
+        let view = self.0.replica.latest();
+        context.saw(view.index);
+        Ok(caller.again(view.state, clock::now())?)
+    }
+
+    /// The same person in every state to come; see [`Watch::changed`].
+    pub(super) fn watch(&self, caller: &Caller) -> Watch {
+        Watch { views: self.0.replica.watch(), caller: caller.clone() }
+    }
+
+    /// The cluster, for issuing and checking tokens.
+    pub(super) fn cluster(&self) -> Result<Arc<Cluster>, Error> {
+        let missing = || Error::NoQuorum("this node has no cluster yet; try again in a moment".to_owned());
+        self.0.replica.latest().state.cluster().cloned().ok_or_else(missing)
+    }
+
+    /// How many accounts there are. Public: it is what `/auth/setup` tells.
+    pub(super) fn user_count(&self) -> usize {
+        self.0.replica.latest().state.users().count()
+    }
+
+    /// The account of a log-in. For checking its password only.
+    pub(super) fn account(&self, email: &str) -> Option<Arc<User>> {
+        self.0.replica.latest().state.user_by_email(email).cloned()
+    }
+
+    /// Whether the cluster confirms reads, and so writes.
+    pub(super) async fn has_quorum(&self) -> Result<u64, Error> {
+        Ok(self.0.replica.linearizable().await?.index)
+    }
+
+    /// Numbers about the whole state, for metrics and the cluster's overview.
+    pub(super) fn census(&self) -> Census {
+        Census::of(&self.0.replica.latest().state)
+    }
+}
+
+/// Follows the state for one caller.
+pub(super) struct Watch {
+    views: watch::Receiver<View>,
+    caller: Caller,
+}
+
+impl Watch {
+    /// Waits for the next state and gives the caller in it; an error when their session has ended meanwhile.
+    pub(super) async fn changed(&mut self) -> Result<Caller, Error> {
+        if self.views.changed().await.is_err() {
+            return Err(Error::NoQuorum("this node is stopping".to_owned()));
+        }
+        self.now()
+    }
+
+    /// The caller in the newest state; an error when their session has ended or expired.
+    pub(super) fn now(&mut self) -> Result<Caller, Error> {
+        let state = self.views.borrow_and_update().state.clone();
+        self.caller = self.caller.again(state, clock::now())?;
+        Ok(self.caller.clone())
+    }
+}

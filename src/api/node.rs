@@ -1,0 +1,117 @@
+//! Nodes.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::auth::Caller;
+use crate::consensus::Status;
+use crate::model::{Node, NodeId};
+
+use super::Error;
+use super::extract::{At, Reader, Search};
+use super::gate::Gate;
+use super::page::{Order, Page, PageQuery};
+
+/// A node.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Node)]
+pub(super) struct NodeView {
+    id: u64,
+    hostname: String,
+    /// Without port.
+    address: String,
+    api_port: u16,
+    grpc_port: u16,
+    /// 0 when this node has no ingress.
+    ingress_http_port: u16,
+    /// `voter` or `worker`.
+    role: &'static str,
+    voter: bool,
+    leader: bool,
+    /// That it can run containers.
+    healthy: bool,
+    /// Why it cannot.
+    unhealthy_reason: Option<String>,
+    /// Takes no new instances.
+    cordoned: bool,
+    engine: Option<String>,
+    arch: String,
+    version: String,
+    labels: BTreeMap<String, String>,
+    resources: NodeResourcesView,
+    /// Instances on it that have not ended.
+    instances: usize,
+    joined_at: String,
+    started_at: String,
+}
+
+/// What a node has, and what is promised of it to instances.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NodeResources)]
+pub(super) struct NodeResourcesView {
+    /// Cores.
+    cpu_total: String,
+    cpu_reserved: String,
+    memory_total: String,
+    memory_reserved: String,
+    disk_total: String,
+}
+
+pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
+    let voter = status.voters.contains(&node.id);
+    let load = caller.load_of(node.id);
+    NodeView {
+        id: node.id.0,
+        hostname: node.name.clone(),
+        address: node.address.clone(),
+        api_port: node.api_port,
+        grpc_port: node.grpc_port,
+        ingress_http_port: node.ingress_http_port,
+        role: if voter { "voter" } else { "worker" },
+        voter,
+        leader: status.leader == Some(node.id),
+        healthy: node.engine.is_ok(),
+        unhealthy_reason: node.engine.as_ref().err().cloned(),
+        cordoned: node.cordoned,
+        engine: node.engine.as_ref().ok().cloned(),
+        arch: node.arch.clone(),
+        version: node.version.clone(),
+        labels: node.labels.clone(),
+        resources: NodeResourcesView {
+            cpu_total: node.resources.cpu.to_string(),
+            cpu_reserved: load.cpu.to_string(),
+            memory_total: node.resources.memory.to_string(),
+            memory_reserved: load.memory.to_string(),
+            disk_total: node.resources.disk.to_string(),
+        },
+        instances: load.instances,
+        joined_at: node.joined_at.to_string(),
+        started_at: node.started_at.to_string(),
+    }
+}
+
+/// The nodes
+#[utoipa::path(get, path = "/v1/nodes", tag = "cluster", params(PageQuery), responses((status = 200, body = Vec<NodeView>)))]
+pub(super) async fn list(
+    State(gate): State<Gate>,
+    Reader(caller): Reader,
+    Search(page): Search<PageQuery>,
+) -> Result<Page<NodeView>, Error> {
+    let status = gate.status();
+    page.cut(Order::OldestFirst, caller.nodes(), |node| node.id, |node| view(node, &caller, &status))
+}
+
+/// A node
+#[utoipa::path(get, path = "/v1/nodes/{node}", tag = "cluster", params(("node" = u64, Path, description = "Its id")),
+    responses((status = 200, body = NodeView)))]
+pub(super) async fn show(
+    State(gate): State<Gate>,
+    Reader(caller): Reader,
+    At(id): At<NodeId>,
+) -> Result<Json<NodeView>, Error> {
+    Ok(Json(view(&*caller.node(id)?, &caller, &gate.status())))
+}

@@ -1,0 +1,170 @@
+//! Event streams: logs as they come, resumed where they broke off, ended with the session and with the node.
+
+use std::collections::VecDeque;
+
+use axum::body::{Body, BodyDataStream};
+use futures::StreamExt;
+use http::Request;
+use narvana::api::Peer;
+use narvana::clock;
+use narvana::logs::{LogKey, LogLine, LogStream};
+use narvana::model::BuildId;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::api_support::{Api, DEADLINE, LOCAL};
+
+/// An event: its name, its id, its data.
+#[derive(Debug)]
+struct Event {
+    name: String,
+    id: String,
+    data: Value,
+}
+
+struct Events {
+    body: BodyDataStream,
+    text: String,
+    ready: VecDeque<Event>,
+}
+
+impl Events {
+    async fn open(api: &Api, path: &str, last_id: &str) -> Self {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        // As a browser does it: no header, the token in the query.
+        let request = Request::builder().uri(format!("{path}{separator}token={}", api.token));
+        let request = request.extension(Peer { address: LOCAL.parse().expect("an address"), tls: false });
+        let request = request.header("last-event-id", last_id).body(Body::empty()).expect("a request");
+        let response = api.open(request).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { body: response.into_body().into_data_stream(), text: String::new(), ready: VecDeque::new() }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let piece = timeout(DEADLINE, self.body.next()).await.expect("an event in time")?.expect("a piece");
+            self.text.push_str(std::str::from_utf8(&piece).expect("text"));
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    event
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                        .unwrap_or_default()
+                        .to_owned()
+                };
+                let data = serde_json::from_str(&field("data")).unwrap_or_default();
+                self.ready.push_back(Event { name: field("event"), id: field("id"), data });
+                self.text = rest.to_owned();
+            }
+        }
+    }
+
+    async fn named(&mut self, name: &str) -> Event {
+        while let Some(event) = self.next().await {
+            if event.name == name {
+                return event;
+            }
+        }
+        panic!("the stream ended before {name}");
+    }
+}
+
+/// An app with one build that waits, and the build's log.
+async fn building() -> (Api, String, BuildId) {
+    let api = Api::registered().await;
+    api.post("/v1/apps", &json!({"name": "shop"})).await.expect(201);
+    let service = json!({"name": "web", "git_repo": "github.com/o/r"});
+    api.post("/v1/apps/shop/services", &service).await.expect(201);
+    let deployment = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
+    let build = deployment["build_id"].as_str().expect("a build").parse().expect("an id");
+    (api, deployment["id"].as_str().expect("an id").to_owned(), build)
+}
+
+fn line(text: &str) -> LogLine {
+    LogLine::new(clock::now().into(), LogStream::Stdout, text)
+}
+
+#[tokio::test]
+async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
+    let (api, deployment, build) = building().await;
+    let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
+    writer.append(line("one")).await.expect("taken");
+    let path = "/v1/apps/shop/logs/stream?source=build";
+    let mut events = Events::open(&api, path, "").await;
+    assert_eq!(events.next().await.expect("an event").name, "connected");
+    assert_eq!(events.named("deployment_status").await.data["status"], "pending");
+    let one = events.named("log").await;
+    assert_eq!((&one.data["message"], &one.data["deployment_id"]), (&json!("one"), &json!(deployment)));
+    writer.append(line("two")).await.expect("taken");
+    let two = events.named("log").await;
+    assert_eq!((&two.data["message"], &two.data["seq"]), (&json!("two"), &json!(1)));
+    drop(events);
+    writer.append(line("three")).await.expect("taken");
+    let mut events = Events::open(&api, path, &two.id).await;
+    assert_eq!(events.named("log").await.data["message"], "three");
+
+    // A new deployment is announced, and its build is followed from its first line on.
+    let next = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
+    let announced = events.named("new_deployment").await;
+    assert_eq!(announced.data["deployment_id"], next["id"]);
+    let build = next["build_id"].as_str().expect("a build").parse().expect("an id");
+    let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
+    writer.append(line("four")).await.expect("taken");
+    assert_eq!(events.named("log").await.data["message"], "four");
+
+    let shown = api.get("/v1/apps/shop/logs?limit=2").await.expect(200);
+    assert_eq!(shown["logs"][0]["message"], "four");
+    let of_first = api.get(&format!("/v1/apps/shop/logs?deployment_id={deployment}&limit=2")).await.expect(200);
+    let messages: Vec<&str> =
+        of_first["logs"].as_array().expect("lines").iter().filter_map(|line| line["message"].as_str()).collect();
+    assert_eq!(messages, ["three", "two"], "newest first");
+}
+
+#[tokio::test]
+async fn a_deployment_is_watched_to_its_end() {
+    let (api, deployment, build) = building().await;
+    let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
+    let mut events = Events::open(&api, &format!("/v1/deployments/{deployment}/stream"), "").await;
+    assert_eq!(events.named("deployment").await.data["status"], "pending");
+    assert_eq!(events.named("build").await.data["status"], "queued");
+    writer.append(line("step 1")).await.expect("taken");
+    assert_eq!(events.named("log").await.data["message"], "step 1");
+    api.post(&format!("/v1/builds/{build}/cancel"), &json!({})).await.expect(202);
+    let failed = events.named("deployment").await;
+    assert_eq!((&failed.data["status"], &failed.data["reason"]), (&json!("failed"), &json!("the build was cancelled")));
+    while events.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_session_and_with_the_node() {
+    let (api, _, _) = building().await;
+    let mut events = Events::open(&api, "/v1/apps/shop/logs/stream", "").await;
+    events.named("connected").await;
+    api.post("/auth/logout", &Value::Null).await.expect(204);
+    while events.next().await.is_some() {}
+
+    let (api, deployment, _) = building().await;
+    let mut logs = Events::open(&api, "/v1/apps/shop/logs/stream", "").await;
+    let mut watch = Events::open(&api, &format!("/v1/deployments/{deployment}/stream"), "").await;
+    logs.named("connected").await;
+    watch.named("deployment").await;
+    api.stopping.cancel();
+    while logs.next().await.is_some() {}
+    while watch.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_quiet_stream_says_that_it_lives() {
+    let choices =
+        narvana::api::Options { ping_every: std::time::Duration::from_millis(50), ..crate::api_support::options() };
+    let api = Api::registered_with(choices).await;
+    api.post("/v1/apps", &json!({"name": "shop"})).await.expect(201);
+    let mut events = Events::open(&api, "/v1/apps/shop/logs/stream", "").await;
+    events.named("ping").await;
+    events.named("ping").await;
+}
