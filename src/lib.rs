@@ -5,11 +5,15 @@
 //! below it in this list, never what stands above (`tests/it/layering.rs` holds this). `docs/architecture.md` is the
 //! map.
 
+pub mod cli;
+pub mod node;
+
 pub mod agent;
 pub mod api;
 pub mod artifact;
 pub mod auth;
 pub mod build;
+pub mod client;
 pub mod cluster;
 pub mod consensus;
 pub mod control;

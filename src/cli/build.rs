@@ -1,0 +1,108 @@
+//! Builds.
+
+use clap::Subcommand;
+
+use super::follow;
+use super::logs;
+use super::output::{Table, age, time};
+use super::session::Session;
+use super::wait::WaitArgs;
+use crate::client::view::Build;
+use crate::client::{LogFilter, LogSource};
+
+/// Commands about builds.
+#[derive(Debug, Subcommand)]
+pub(super) enum BuildCommand {
+    /// List builds, newest first
+    Ls,
+    /// Show a build
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// End a build
+    Cancel {
+        /// Its id
+        id: String,
+    },
+    /// Build and deploy again what failed, was cancelled or lost
+    Retry {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Print the log of a build
+    Logs {
+        /// Its id
+        id: String,
+        /// How many lines, the newest ones
+        #[arg(short = 'n', long, default_value_t = logs::TAIL_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        tail: u32,
+    },
+}
+
+/// Runs a command about builds.
+pub(super) async fn run(session: &Session, command: BuildCommand) -> anyhow::Result<()> {
+    let (client, output) = (&session.client, &session.output);
+    match command {
+        BuildCommand::Ls => {
+            let builds = client.builds().await?;
+            output.show_list(&builds, "there are no builds; `narvana deploy .` makes one", list)
+        }
+        BuildCommand::Show { id } => output.show(&client.build(&id).await?, fields),
+        BuildCommand::Cancel { id } => {
+            let answer = client.cancel_build(&id).await?;
+            output.done(&answer.json, &format!("build {id} is being cancelled"))
+        }
+        BuildCommand::Retry { id, wait } => follow::finish(session, &client.retry_build(&id).await?, &wait).await,
+        BuildCommand::Logs { id, tail } => {
+            let build = client.build(&id).await?.view;
+            let filter = LogFilter {
+                source: Some(LogSource::Build),
+                deployment: Some(build.deployment_id.0),
+                limit: Some(tail),
+                ..LogFilter::default()
+            };
+            logs::print(session, &build.app_id.0, &filter).await
+        }
+    }
+}
+
+fn list(builds: &[Build]) -> Table {
+    let mut table = Table::new(["ID", "SERVICE", "STATUS", "AGE", "REASON", "+APP", "+DEPLOYMENT", "+ATTEMPT"]);
+    for build in builds {
+        table.row([
+            build.id.to_string(),
+            build.service_name.clone(),
+            build.status.clone(),
+            age(build.created_at),
+            build.failure.message.clone(),
+            build.app_name.clone(),
+            build.deployment_id.to_string(),
+            build.attempt.to_string(),
+        ]);
+    }
+    table
+}
+
+fn fields(build: &Build) -> Table {
+    let mut table = Table::of_fields([
+        ("id", build.id.to_string()),
+        ("service", build.service_name.clone()),
+        ("deployment", build.deployment_id.to_string()),
+        ("status", build.status.clone()),
+        ("attempt", build.attempt.to_string()),
+        ("node", build.node_id.to_string()),
+        ("code", build.failure.build_code.clone()),
+        ("reason", build.failure.message.clone()),
+        ("next", build.failure.next_step.clone()),
+        ("created", time(build.created_at)),
+        ("began", time(build.started_at)),
+        ("ended", time(build.finished_at)),
+    ]);
+    for line in &build.failure.log_tail {
+        table.field("log", line.clone());
+    }
+    table
+}

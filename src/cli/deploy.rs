@@ -1,0 +1,264 @@
+//! `deploy`: from a folder, or from what a service says, to an address.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::follow;
+use super::outcome::{Exit, failure};
+use super::screen::byte_bar;
+use super::session::Session;
+use super::value::{Pair, PortArg, name_like};
+use super::wait::WaitArgs;
+use crate::build::archive::{Compression, pack};
+use crate::build::tree::Limits;
+use crate::client::view::{App, Service};
+use crate::client::{Error, Progress};
+
+/// Name of the file that says how to build, and to which ports a program listens.
+const DOCKERFILE: &str = "Dockerfile";
+
+/// What to deploy.
+#[derive(Args, Debug)]
+pub(super) struct DeployArgs {
+    /// Folder to upload and deploy; without it, services are deployed from their own source
+    pub(super) path: Option<PathBuf>,
+    /// App, by name or id; of a folder, it is made when it does not exist [default: the folder's name]
+    #[arg(short, long, env = "NARVANA_APP")]
+    pub(super) app: Option<String>,
+    /// Service, by name; of a folder, it is made when it does not exist [default: the folder's name; without one, all]
+    #[arg(short, long, env = "NARVANA_SERVICE")]
+    pub(super) service: Option<String>,
+    /// Branch, tag or commit to deploy instead of the one the service names
+    #[arg(long = "ref", value_name = "REF", conflicts_with = "path")]
+    pub(super) git_ref: Option<String>,
+    /// Port the program listens on, when the service is made [default: those that the Dockerfile exposes, else 8080]
+    #[arg(short, long, value_name = "PORT[/udp]", requires = "path")]
+    pub(super) port: Vec<PortArg>,
+    /// Environment variable, when the service is made; may be given more than once
+    #[arg(short, long, value_name = "KEY=VALUE", requires = "path")]
+    pub(super) env: Vec<Pair>,
+    #[command(flatten)]
+    pub(super) wait: WaitArgs,
+}
+
+/// Deploys.
+pub(super) async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
+    match &args.path {
+        Some(path) => deploy_folder(session, &args, path).await,
+        None => deploy_declared(session, &args).await,
+    }
+}
+
+async fn deploy_declared(session: &Session, args: &DeployArgs) -> anyhow::Result<()> {
+    let Some(app) = &args.app else {
+        let message =
+            "what to deploy is not given; name a folder (`narvana deploy .`) or an app (`narvana deploy --app APP`)";
+        return Err(failure(Exit::Usage, message));
+    };
+    let request = args.git_ref.as_ref().map_or_else(|| json!({}), |reference| json!({ "git_ref": reference }));
+    if let Some(service) = &args.service {
+        let begun = session.client.deploy_service(app, service, &request).await?;
+        return follow::finish(session, &begun, &args.wait).await;
+    }
+    let begun = session.client.deploy_app(app, &request).await?;
+    if args.wait.no_wait {
+        let deployments = begun.view.into_vec();
+        return session.output.show_as(&begun.json, || super::deployment::list(&deployments));
+    }
+    // In the order of their dependencies: each one waits for those before it anyway.
+    for deployment in begun.view.into_vec() {
+        let begun = session.client.deployment(&deployment.id.0).await?;
+        follow::finish(session, &begun, &args.wait).await?;
+    }
+    Ok(())
+}
+
+async fn deploy_folder(session: &Session, args: &DeployArgs, path: &Path) -> anyhow::Result<()> {
+    let folder = path.canonicalize().with_context(|| format!("cannot open the folder {}", path.display()))?;
+    if !folder.is_dir() {
+        let message = format!("{} is not a folder; name the folder with the Dockerfile", path.display());
+        return Err(failure(Exit::Usage, message));
+    }
+    let from_folder = || {
+        let name = folder.file_name().and_then(|name| name_like(&name.to_string_lossy()));
+        name.ok_or_else(|| failure(Exit::Usage, "the folder's name makes no name for an app; give --app and --service"))
+    };
+    let app_name = args.app.clone().map_or_else(from_folder, Ok)?;
+    let service_name = args.service.clone().map_or_else(from_folder, Ok)?;
+    // Packed first: what is wrong with the folder is found before anything is made.
+    let archive = pack_folder(session, &folder).await?;
+    let app = ensure_app(session, &app_name).await?;
+    ensure_service(session, args, &folder, &app, &service_name).await?;
+    upload(session, &app.name, &service_name, archive.path()).await?;
+    let begun = session.client.deploy_service(&app.name, &service_name, &json!({})).await?;
+    follow::finish(session, &begun, &args.wait).await
+}
+
+async fn pack_folder(session: &Session, folder: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
+    let started = format!("packing {}", folder.display());
+    session.output.note(&started);
+    let folder = folder.to_owned();
+    let packing = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let file = tempfile::NamedTempFile::new().context("cannot make a temporary file for the archive")?;
+        pack(&folder, file.as_file(), Compression::Zstd, &Limits::default())
+            .with_context(|| format!("cannot pack {}", folder.display()))?;
+        Ok(file)
+    });
+    packing.await.context("packing ended early")?
+}
+
+/// The app of that name or id; made when there is none.
+async fn ensure_app(session: &Session, name: &str) -> anyhow::Result<App> {
+    match session.client.app(name).await {
+        Ok(answer) => Ok(answer.view),
+        Err(error) if error.is_not_found() => {
+            let answer = session.client.create_app(&json!({ "name": name })).await?;
+            session.output.note(&format!("made app {name}"));
+            Ok(answer.view)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the service when there is none, and sees that an existing one takes uploads.
+async fn ensure_service(
+    session: &Session,
+    args: &DeployArgs,
+    folder: &Path,
+    app: &App,
+    name: &str,
+) -> anyhow::Result<()> {
+    match session.client.service(&app.name, name).await {
+        Ok(answer) => takes_uploads(&answer.view),
+        Err(error) if error.is_not_found() => {
+            let dockerfile = read_dockerfile(folder)?;
+            let spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
+            let made = session.client.create_service(&app.name, &spec).await?.view;
+            let ports: Vec<String> = made.ports.iter().map(|port| port.container_port.to_string()).collect();
+            session.output.note(&format!("made service {name}, listening on {}", ports.join(", ")));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn takes_uploads(service: &Service) -> anyhow::Result<()> {
+    if matches!(service.source_type.as_str(), "upload" | "") {
+        return Ok(());
+    }
+    bail!(
+        "{name} is made from {source}, not from uploads; `narvana deploy --app … --service {name}` deploys that, \
+         --service with another name makes a service of this folder, and `narvana service update {name} --upload` changes it",
+        name = service.name,
+        source = service.source_type
+    )
+}
+
+/// The Dockerfile of a folder, if there is one.
+fn read_dockerfile(folder: &Path) -> anyhow::Result<Option<String>> {
+    let path = folder.join(DOCKERFILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn new_service(name: &str, ports: &[PortArg], env: &[Pair], dockerfile: Option<&str>) -> Value {
+    let mut spec = json!({ "name": name, "source_type": "upload" });
+    let exposed = dockerfile.map(exposed_ports).unwrap_or_default();
+    let ports = if ports.is_empty() { exposed.as_slice() } else { ports };
+    if !ports.is_empty() {
+        spec["ports"] = ports.iter().map(|port| port.json()).collect();
+    }
+    if dockerfile.is_some() {
+        spec["build_strategy"] = "dockerfile".into();
+    }
+    if !env.is_empty() {
+        let variables: Map<String, Value> =
+            env.iter().map(|pair| (pair.key.clone(), pair.value.clone().into())).collect();
+        spec["env_vars"] = variables.into();
+    }
+    spec
+}
+
+/// The ports that the last stage of a Dockerfile exposes, in its order. Those given by a variable are left out.
+fn exposed_ports(dockerfile: &str) -> Vec<PortArg> {
+    let mut ports: Vec<PortArg> = Vec::new();
+    for line in dockerfile.replace("\\\r\n", " ").replace("\\\n", " ").lines() {
+        let mut words = line.split_whitespace();
+        match words.next().map(str::to_ascii_uppercase).as_deref() {
+            Some("FROM") => ports.clear(),
+            Some("EXPOSE") => {
+                for port in words.filter_map(|word| word.parse().ok()) {
+                    if !ports.contains(&port) {
+                        ports.push(port);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    ports
+}
+
+async fn upload(session: &Session, app: &str, service: &str, archive: &Path) -> anyhow::Result<()> {
+    let length = std::fs::metadata(archive).map_err(|source| Error::Upload { path: archive.to_owned(), source })?.len();
+    let bar = byte_bar(&session.output, "uploading", length);
+    let progress: Progress = {
+        let bar = bar.clone();
+        Arc::new(move |sent| bar.set_position(sent))
+    };
+    let outcome = session.client.upload_source(app, service, archive, &progress).await;
+    bar.finish_and_clear();
+    let source = outcome?.view;
+    session.output.note(&format!("uploaded {} (sha256 {})", indicatif::HumanBytes(length), source.sha256));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(texts: &[&str]) -> Vec<PortArg> {
+        texts.iter().map(|text| text.parse().expect("a port")).collect()
+    }
+
+    #[test]
+    fn ports_of_the_last_stage() {
+        for (dockerfile, expected) in [
+            ("FROM a\nEXPOSE 8080\n", &["8080"][..]),
+            (
+                "FROM a AS build\nEXPOSE 1\nFROM b\n  expose 80/tcp \\\n   443 53/udp\nEXPOSE 80\n",
+                &["80", "443", "53/udp"],
+            ),
+            ("FROM a\nEXPOSE $PORT 90\n# EXPOSE 1\n", &["90"]),
+            ("FROM a\r\nEXPOSE 80\r\n", &["80"]),
+            ("FROM a\nRUN echo EXPOSE 80\n", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(exposed_ports(dockerfile), ports(expected), "{dockerfile:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_service_is_what_the_folder_says_unless_flags_say_otherwise() {
+        let spec = new_service("web", &[], &[], Some("FROM a\nEXPOSE 80"));
+        let expected = json!({
+            "name": "web", "source_type": "upload", "build_strategy": "dockerfile",
+            "ports": [{ "container_port": 80, "protocol": "tcp" }],
+        });
+        assert_eq!(spec, expected);
+        let env = ["A=b".parse().expect("a pair")];
+        let spec = new_service("web", &ports(&["90"]), &env, None);
+        let expected = json!({
+            "name": "web", "source_type": "upload", "env_vars": { "A": "b" },
+            "ports": [{ "container_port": 90, "protocol": "tcp" }],
+        });
+        assert_eq!(spec, expected);
+    }
+}

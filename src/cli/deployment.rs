@@ -1,0 +1,99 @@
+//! Deployments.
+
+use clap::Subcommand;
+
+use super::follow;
+use super::output::{Table, age, time};
+use super::screen::short;
+use super::session::{AppArg, Session};
+use super::wait::WaitArgs;
+use crate::client::view::Deployment;
+
+/// Commands about deployments.
+#[derive(Debug, Subcommand)]
+pub(super) enum DeploymentCommand {
+    /// List deployments, newest first; of one app, or of all
+    Ls {
+        #[command(flatten)]
+        app: AppArg,
+    },
+    /// Show a deployment and its instances
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Make a new deployment like this one
+    #[command(after_help = "Example:\n  narvana deployment ls --app shop\n  narvana deployment rollback 0198f3a2-…")]
+    Rollback {
+        /// Id of the deployment to go back to
+        id: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+/// Runs a command about deployments.
+pub(super) async fn run(session: &Session, command: DeploymentCommand) -> anyhow::Result<()> {
+    let (client, output) = (&session.client, &session.output);
+    match command {
+        DeploymentCommand::Ls { app } => {
+            let deployments = match &app.app {
+                Some(app) => client.app_deployments(app).await?,
+                None => client.deployments().await?,
+            };
+            output.show_list(&deployments, "there are no deployments; `narvana deploy .` makes one", list)
+        }
+        DeploymentCommand::Show { id } => output.show(&client.deployment(&id).await?, fields),
+        DeploymentCommand::Rollback { id, wait } => {
+            let begun = client.rollback_deployment(&id).await?;
+            follow::finish(session, &begun, &wait).await
+        }
+    }
+}
+
+pub(super) fn list(deployments: &[Deployment]) -> Table {
+    let mut table = Table::new(["ID", "SERVICE", "VERSION", "STATUS", "AGE", "REASON", "+APP", "+BUILD", "+URL"]);
+    for deployment in deployments {
+        table.row([
+            deployment.id.to_string(),
+            deployment.service_name.clone(),
+            format!("v{}", deployment.version),
+            deployment.status.clone(),
+            age(deployment.created_at),
+            deployment.reason.clone(),
+            deployment.app_name.clone(),
+            deployment.build_id.to_string(),
+            deployment.url.clone(),
+        ]);
+    }
+    table
+}
+
+pub(super) fn fields(deployment: &Deployment) -> Table {
+    let mut table = Table::of_fields([
+        ("id", deployment.id.to_string()),
+        ("app", deployment.app_name.clone()),
+        ("service", deployment.service_name.clone()),
+        ("version", deployment.version.to_string()),
+        ("status", deployment.status.clone()),
+        ("reason", deployment.reason.clone()),
+        ("url", deployment.url.clone()),
+        ("build", deployment.build_id.to_string()),
+        ("created", time(deployment.created_at)),
+        ("ended", time(deployment.finished_at)),
+    ]);
+    for instance in &deployment.instances {
+        let node = if instance.node_name.is_empty() {
+            format!("node {}", instance.node_id)
+        } else {
+            instance.node_name.clone()
+        };
+        let reason = if instance.reason.is_empty() { String::new() } else { format!(" ({})", instance.reason) };
+        let state = format!("{} on {node}, {}{reason}", instance.status, instance.health);
+        table.field(&format!("instance {}", short(&instance.id)), state);
+    }
+    for line in &deployment.log_tail {
+        table.field("log", line.clone());
+    }
+    table
+}

@@ -1,0 +1,122 @@
+//! Nodes of the cluster, and the cluster at a glance.
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::output::{Table, yes_no};
+use super::session::Session;
+use crate::client::view::{Cluster, Node};
+
+/// Commands about nodes.
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// List the nodes of the cluster
+    Ls,
+    /// Show a node
+    Show {
+        /// Its id
+        node: String,
+    },
+}
+
+/// Runs a command about nodes.
+pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Result<()> {
+    match command {
+        NodeCommand::Ls => session.output.show_list(&session.client.nodes().await?, "there are no nodes", list),
+        NodeCommand::Show { node } => session.output.show(&session.client.node(&node).await?, fields),
+    }
+}
+
+/// Shows the cluster at a glance.
+pub(super) async fn status(session: &Session) -> anyhow::Result<()> {
+    let answer = session.client.status().await?;
+    let api = session.client.address();
+    session.output.show(&answer, |cluster| summary(cluster, &api))
+}
+
+fn list(nodes: &[Node]) -> Table {
+    let mut table =
+        Table::new(["ID", "NAME", "ADDRESS", "HEALTH", "ROLE", "INSTANCES", "ENGINE", "+LEADER", "+ARCH", "+VERSION"]);
+    for node in nodes {
+        table.row([
+            node.id.to_string(),
+            node.hostname.clone(),
+            node.address.clone(),
+            health(node),
+            role(node),
+            node.instances.to_string(),
+            node.engine.clone(),
+            yes_no(node.leader),
+            node.arch.clone(),
+            node.version.clone(),
+        ]);
+    }
+    table
+}
+
+fn health(node: &Node) -> String {
+    match (node.healthy, node.cordoned) {
+        (true, false) => "healthy".to_owned(),
+        (true, true) => "healthy, cordoned".to_owned(),
+        (false, _) if node.unhealthy_reason.is_empty() => "unhealthy".to_owned(),
+        (false, _) => format!("unhealthy: {}", node.unhealthy_reason),
+    }
+}
+
+fn role(node: &Node) -> String {
+    match node.role.is_empty() {
+        false => node.role.clone(),
+        true if node.voter => "voter".to_owned(),
+        true => "worker".to_owned(),
+    }
+}
+
+fn fields(node: &Node) -> Table {
+    let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut table = Table::of_fields([
+        ("id", node.id.to_string()),
+        ("name", node.hostname.clone()),
+        ("address", node.address.clone()),
+        ("health", health(node)),
+        ("role", role(node)),
+        ("leader", yes_no(node.leader)),
+        ("instances", node.instances.to_string()),
+        ("engine", node.engine.clone()),
+        ("architecture", node.arch.clone()),
+        ("version", node.version.clone()),
+        ("labels", labels.join(", ")),
+    ]);
+    if let Some(resources) = node.resources.as_object() {
+        for (name, value) in resources {
+            table.field(name, plain(value));
+        }
+    }
+    table
+}
+
+fn summary(cluster: &Cluster, api: &str) -> Table {
+    let decides = match (cluster.has_quorum, cluster.leader.0.as_str()) {
+        (true, "") => "yes".to_owned(),
+        (true, id) => format!("yes, led by node {id}"),
+        (false, _) => "no quorum: what runs goes on, nothing can be changed".to_owned(),
+    };
+    let voters: Vec<&str> = cluster.voters.iter().map(|id| id.0.as_str()).collect();
+    let mut table = Table::of_fields([
+        ("cluster", cluster.cluster_id.to_string()),
+        ("can decide", decides),
+        ("voters", voters.join(", ")),
+        ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
+        ("version", cluster.version.clone()),
+        ("failure", cluster.failure.clone()),
+    ]);
+    for node in &cluster.nodes {
+        let state = format!("{} {}, {}, {} instances", node.hostname, node.address, health(node), node.instances);
+        table.field(&format!("node {}", node.id), state);
+    }
+    table
+}
+
+/// A value as people write it.
+pub(super) fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,255 @@
+//! What goes to stdout: tables for people, the server's answers for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::{Cell, Color, Table as Grid, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::environment;
+use crate::client::Answer;
+use crate::client::view::Moment;
+use crate::clock;
+use crate::model::Timestamp;
+
+/// How data is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table
+    #[default]
+    Table,
+    /// A table with every column
+    Wide,
+    /// The server's answer as JSON
+    Json,
+    /// The server's answer as YAML
+    Yaml,
+}
+
+/// Writes what a command has to say.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    format: Format,
+    quiet: bool,
+    color: bool,
+    live: bool,
+}
+
+impl Output {
+    pub(super) fn new(format: Format, quiet: bool) -> Self {
+        let plain = environment::no_color();
+        let color = io::stdout().is_terminal() && !plain;
+        let live = color && io::stderr().is_terminal() && !quiet;
+        Self { format, quiet, color, live }
+    }
+
+    /// Whether programs read the output.
+    pub(super) fn for_programs(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
+    /// Whether progress may be drawn on the terminal.
+    pub(super) fn is_live(&self) -> bool {
+        self.live && !self.for_programs()
+    }
+
+    /// Whether only data is wanted.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Writes an answer: unchanged for programs, as a table for people.
+    pub(super) fn show<T>(&self, answer: &Answer<T>, table: impl FnOnce(&T) -> Table) -> anyhow::Result<()> {
+        self.show_as(&answer.json, || table(&answer.view))
+    }
+
+    /// Like [`Output::show`] for a list whose table says so when it is empty.
+    pub(super) fn show_list<T>(
+        &self,
+        answer: &Answer<Vec<T>>,
+        none: &str,
+        table: impl FnOnce(&[T]) -> Table,
+    ) -> anyhow::Result<()> {
+        if answer.view.is_empty() && !self.for_programs() {
+            self.note(none);
+            return Ok(());
+        }
+        self.show_as(&answer.json, || table(&answer.view))
+    }
+
+    /// Writes `data` for programs or `table` for people.
+    pub(super) fn show_as(&self, data: &Value, table: impl FnOnce() -> Table) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table | Format::Wide => self.text(&table().render(self.format == Format::Wide, self.color)),
+            Format::Json | Format::Yaml => self.data(data),
+        }
+    }
+
+    /// Writes `data` for programs or one line for people.
+    pub(super) fn done(&self, data: &Value, line: &str) -> anyhow::Result<()> {
+        if self.for_programs() {
+            return self.data(data);
+        }
+        self.note(line);
+        Ok(())
+    }
+
+    /// Writes data in the format for programs.
+    pub(super) fn data(&self, data: &impl Serialize) -> anyhow::Result<()> {
+        match self.format {
+            Format::Yaml => self.text(serde_norway::to_string(data)?.trim_end()),
+            _ => self.text(&serde_json::to_string_pretty(data)?),
+        }
+    }
+
+    /// Writes one line of JSON, for streams.
+    pub(super) fn data_line(&self, data: &Value) -> anyhow::Result<()> {
+        match self.format {
+            Format::Yaml => self.text(&format!("---\n{}", serde_norway::to_string(data)?.trim_end())),
+            _ => self.text(&data.to_string()),
+        }
+    }
+
+    /// Writes text and a line end to stdout.
+    pub(super) fn text(&self, text: &str) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        stdout.flush()?;
+        Ok(())
+    }
+
+    /// Tells people something on stderr, unless they want data only.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            warn(text);
+        }
+    }
+}
+
+/// Writes a line to stderr. Nobody can be told when that fails.
+pub(super) fn warn(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Rows under headings. Headings that begin with `+` are shown in the wide form only.
+pub(super) struct Table {
+    headings: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new<const N: usize>(headings: [&'static str; N]) -> Self {
+        Self { headings: headings.to_vec(), rows: Vec::new() }
+    }
+
+    /// A table of names and values, for one thing. Values that are empty are left out.
+    pub(super) fn of_fields<const N: usize>(fields: [(&'static str, String); N]) -> Self {
+        let mut table = Self::new(["", ""]);
+        for (name, value) in fields {
+            table.field(name, value);
+        }
+        table
+    }
+
+    /// Adds a name and its value, unless that is empty.
+    pub(super) fn field(&mut self, name: &str, value: String) {
+        if !value.is_empty() {
+            self.rows.push(vec![format!("{name}:"), value]);
+        }
+    }
+
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    pub(super) fn render(&self, wide: bool, color: bool) -> String {
+        let shown: Vec<usize> =
+            (0..self.headings.len()).filter(|at| wide || !self.headings[*at].starts_with('+')).collect();
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING);
+        match color {
+            true => grid.enforce_styling(),
+            false => grid.force_no_tty(),
+        };
+        if self.headings.iter().any(|heading| !heading.is_empty()) {
+            grid.set_header(shown.iter().map(|at| Cell::new(self.headings[*at].trim_start_matches('+'))));
+        }
+        for row in &self.rows {
+            grid.add_row(shown.iter().map(|at| cell(row.get(*at).map_or("", String::as_str))));
+        }
+        for column in grid.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        grid.trim_fmt()
+    }
+}
+
+/// A cell; words that say how something is have a colour.
+fn cell(text: &str) -> Cell {
+    let color = match text {
+        "running" | "healthy" | "succeeded" | "ready" | "yes" => Some(Color::Green),
+        "failed" | "unhealthy" | "lost" | "no quorum" => Some(Color::Red),
+        "new" | "deploying" | "pending" | "building" | "built" | "scheduled" | "starting" | "pulling" | "assigned"
+        | "queued" | "stopping" => Some(Color::Yellow),
+        _ => None,
+    };
+    let cell = Cell::new(text);
+    match color {
+        Some(color) => cell.fg(color),
+        None => cell,
+    }
+}
+
+/// How long ago something was, in one unit: `5s`, `3m`, `2h`, `4d`.
+pub(super) fn age(moment: Moment) -> String {
+    moment.0.map_or_else(String::new, |then| age_at(then, clock::now()))
+}
+
+fn age_at(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(then).as_secs();
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A point in time; empty when there is none.
+pub(super) fn time(moment: Moment) -> String {
+    moment.0.map_or_else(String::new, |time| time.to_string())
+}
+
+/// `yes` or `no`.
+pub(super) fn yes_no(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables() {
+        let mut table = Table::new(["NAME", "STATUS", "+ID"]);
+        table.row(["web".into(), "running".into(), "1".into()]);
+        table.row(["a-longer-name".into(), String::new(), "2".into()]);
+        assert_eq!(table.render(false, false), "NAME           STATUS\nweb            running\na-longer-name");
+        assert_eq!(
+            table.render(true, false),
+            "NAME           STATUS   ID\nweb            running  1\na-longer-name           2"
+        );
+        assert!(table.render(false, true).contains("\u{1b}["), "colour when it is wanted");
+        let fields = Table::of_fields([("name", "web".into()), ("url", String::new()), ("status", "ok".into())]);
+        assert_eq!(fields.render(false, false), "name:    web\nstatus:  ok");
+    }
+
+    #[test]
+    fn ages() {
+        for (seconds, text) in [(0, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (172_800, "2d")] {
+            assert_eq!(age_at(Timestamp(0), Timestamp(seconds * 1_000)), text);
+        }
+        assert_eq!(age(Moment(None)), "");
+    }
+}

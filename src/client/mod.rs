@@ -1,0 +1,19 @@
+//! The typed HTTP client of the API, used by the command line.
+//!
+//! Runs nothing by itself. In: addresses of nodes, a token, calls. Out: answers, each as the JSON that the server sent and
+//! as a [`view`] with the fields the command line shows; streams of server-sent events. A client knows several nodes
+//! and goes on with the next one when one cannot be reached or has no quorum. Caching, and retries of anything that may
+//! have been done already, are absent on purpose.
+
+mod answer;
+mod api;
+mod connection;
+mod error;
+mod events;
+pub mod view;
+
+pub use answer::Answer;
+pub use api::{Client, LogFilter, LogSource};
+pub use connection::{Options, Progress};
+pub use error::{Error, Refusal};
+pub use events::{Event, Events};

@@ -1,0 +1,399 @@
+//! What the command line shows of the answers.
+//!
+//! Only what is shown is here, and everything may be missing: an older command line understands a newer node. The full
+//! answers are in `Answer::json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::model::Timestamp;
+
+macro_rules! view {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            $($(#[$field_doc])* #[serde(deserialize_with = "absent_or_null")] pub $field: $type,)*
+        }
+    )*};
+}
+
+/// `null` counts as missing.
+fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// A point in time: RFC 3339, or milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment(pub Option<Timestamp>);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let millis = match Value::deserialize(from)? {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.parse::<jiff::Timestamp>().ok().map(|time| time.as_millisecond()),
+            _ => None,
+        };
+        Ok(Self(millis.map(Timestamp)))
+    }
+}
+
+/// An identity, which is a text or a number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Id(pub String);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(match Value::deserialize(from)? {
+            Value::String(text) => text,
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }))
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+view! {
+    /// Answer of a registration or log-in.
+    SignedIn {
+        /// Whose.
+        email: String,
+        /// Proves it from now on.
+        token: String,
+    }
+    /// The user.
+    Profile {
+        /// Identity.
+        id: Id,
+        /// Address.
+        email: String,
+        /// Name for people.
+        name: String,
+        /// Role.
+        role: String,
+        /// May administer the cluster.
+        is_admin: bool,
+    }
+    /// An app.
+    App {
+        /// Identity.
+        id: Id,
+        /// Organisation.
+        org_id: Id,
+        /// Name.
+        name: String,
+        /// Free text.
+        description: String,
+        /// For optimistic locking.
+        version: u64,
+        /// When it was made.
+        created_at: Moment,
+        /// When it was last changed.
+        updated_at: Moment,
+    }
+    /// A service.
+    Service {
+        /// Identity.
+        id: Id,
+        /// Name.
+        name: String,
+        /// Where it comes from.
+        source_type: String,
+        /// Repository.
+        git_repo: String,
+        /// Branch, tag or commit.
+        git_ref: String,
+        /// Flake.
+        flake_uri: String,
+        /// Image.
+        image: String,
+        /// How it is built.
+        build_strategy: String,
+        /// How many instances.
+        replicas: u32,
+        /// What it listens on.
+        ports: Vec<Port>,
+        /// What each instance may use.
+        resources: Resources,
+        /// Environment variables.
+        env_vars: BTreeMap<String, String>,
+        /// Services that must run before.
+        depends_on: Vec<String>,
+        /// `new`, `deploying`, `running`, `stopped` or `failed`.
+        status: String,
+        /// Where it is reached.
+        url: String,
+        /// When it was made.
+        created_at: Moment,
+    }
+    /// A port of a service.
+    Port {
+        /// Inside its containers.
+        container_port: u16,
+        /// `tcp` or `udp`.
+        protocol: String,
+    }
+    /// CPU and memory as text.
+    Resources {
+        /// Cores.
+        cpu: String,
+        /// With unit.
+        memory: String,
+    }
+    /// A deployment.
+    Deployment {
+        /// Identity.
+        id: Id,
+        /// Name of its app.
+        app_name: String,
+        /// Its service.
+        service_name: String,
+        /// 1, 2, 3 … per service.
+        version: u64,
+        /// How far it is.
+        status: String,
+        /// Why it failed or what it waits for.
+        reason: String,
+        /// Last lines of what made it fail.
+        log_tail: Vec<String>,
+        /// Its build.
+        build_id: Id,
+        /// Where it is reached.
+        url: String,
+        /// Its instances.
+        instances: Vec<Instance>,
+        /// When it was made.
+        created_at: Moment,
+        /// When it ended.
+        finished_at: Moment,
+    }
+    /// An instance.
+    Instance {
+        /// Identity.
+        id: Id,
+        /// Its node.
+        node_id: Id,
+        /// Name of its node.
+        node_name: String,
+        /// Its deployment.
+        deployment_id: Id,
+        /// Why it is on its node.
+        placement: Vec<String>,
+        /// Which replica.
+        slot: u32,
+        /// Which try of this replica, from 0.
+        attempt: u32,
+        /// How far it is.
+        status: String,
+        /// What its health check says.
+        health: String,
+        /// Why.
+        reason: String,
+        /// Last lines it wrote.
+        log_tail: Vec<String>,
+        /// When it was made.
+        created_at: Moment,
+        /// When its process began.
+        started_at: Moment,
+    }
+    /// A build.
+    Build {
+        /// Identity.
+        id: Id,
+        /// Its deployment.
+        deployment_id: Id,
+        /// Its app.
+        app_id: Id,
+        /// Name of its app.
+        app_name: String,
+        /// Its service.
+        service_name: String,
+        /// How far it is.
+        status: String,
+        /// 1, and 2 after a lost run.
+        attempt: u32,
+        /// The node that works on it.
+        node_id: Id,
+        /// Why it failed.
+        failure: Failure,
+        /// When it was asked for.
+        created_at: Moment,
+        /// When it began.
+        started_at: Moment,
+        /// When it ended.
+        finished_at: Moment,
+    }
+    /// Why a build failed.
+    Failure {
+        /// For programs.
+        build_code: String,
+        /// What happened.
+        message: String,
+        /// What to do about it.
+        next_step: String,
+        /// Last lines of the log.
+        log_tail: Vec<String>,
+    }
+    /// An uploaded source.
+    UploadedSource {
+        /// Identity.
+        source_id: Id,
+        /// Of the archive.
+        sha256: String,
+        /// Of the archive.
+        bytes: u64,
+    }
+    /// Environment variables of a service.
+    EnvVars {
+        /// All of them.
+        variables: Vec<EnvVar>,
+    }
+    /// One environment variable.
+    EnvVar {
+        /// Name.
+        key: String,
+        /// Value.
+        value: String,
+    }
+    /// Log lines.
+    Logs {
+        /// Newest first.
+        logs: Vec<LogLine>,
+    }
+    /// One log line.
+    LogLine {
+        /// When.
+        timestamp: Moment,
+        /// Which service.
+        service_name: String,
+        /// Which instance.
+        instance_id: Id,
+        /// `stdout`, `stderr` or `system`.
+        stream: String,
+        /// The text.
+        message: String,
+    }
+    /// Why something is as it is.
+    Explanation {
+        /// Why here, why not there, what it waits for; in words, one sentence each.
+        lines: Vec<String>,
+    }
+    /// The cluster at a glance.
+    Cluster {
+        /// Identity.
+        cluster_id: Id,
+        /// The node that answered.
+        node_id: Id,
+        /// Its part in the group.
+        role: String,
+        /// Version of its program.
+        version: String,
+        /// Whether a majority can decide.
+        has_quorum: bool,
+        /// The node that leads.
+        leader: Id,
+        /// The nodes that vote.
+        voters: Vec<Id>,
+        /// Why consensus has stopped on the node that answered.
+        failure: String,
+        /// Nodes.
+        nodes: Vec<Node>,
+    }
+    /// A node.
+    Node {
+        /// Identity.
+        id: Id,
+        /// Name for people.
+        hostname: String,
+        /// Address.
+        address: String,
+        /// Role.
+        role: String,
+        /// Whether it votes.
+        voter: bool,
+        /// Whether it leads.
+        leader: bool,
+        /// Whether it can run containers.
+        healthy: bool,
+        /// Why it cannot.
+        unhealthy_reason: String,
+        /// Whether it takes no new instances.
+        cordoned: bool,
+        /// Processor architecture.
+        arch: String,
+        /// Version of the program.
+        version: String,
+        /// Container engine.
+        engine: String,
+        /// What it has.
+        resources: Value,
+        /// Instances on it that have not ended.
+        instances: u64,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+    }
+}
+
+/// What deploying a whole app answers: one deployment or several.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Deployments {
+    /// Of all services, in the order of their dependencies.
+    Many(Vec<Deployment>),
+    /// Of the only one.
+    One(Box<Deployment>),
+}
+
+impl Deployments {
+    /// As a list.
+    pub fn into_vec(self) -> Vec<Deployment> {
+        match self {
+            Self::Many(many) => many,
+            Self::One(one) => vec![*one],
+        }
+    }
+}
+
+impl Deployment {
+    /// Whether it will not change by itself any more.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.status.as_str(), "running" | "stopped" | "failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_null_or_new_does_no_harm() {
+        let json = serde_json::json!({
+            "id": "d1", "version": 3, "status": "running", "reason": null, "log_tail": null, "novelty": {"a": 1},
+            "created_at": "2023-11-14T22:13:20.123Z",
+            "instances": [{"id": "i1", "node_id": 1, "status": "running", "health": "healthy", "started_at": 1_700_000_000_123_i64}],
+        });
+        let deployment = Deployment::deserialize(&json).expect("understood");
+        assert_eq!(deployment.reason, "");
+        assert_eq!(deployment.created_at.0, Some(Timestamp(1_700_000_000_123)));
+        assert_eq!(deployment.instances[0].node_id.0, "1");
+        assert_eq!(deployment.instances[0].started_at, deployment.created_at);
+        assert_eq!(deployment.finished_at, Moment(None));
+        assert!(deployment.is_settled());
+    }
+
+    #[test]
+    fn deploying_an_app_answers_one_or_many() {
+        for json in [serde_json::json!({"id": "a"}), serde_json::json!([{"id": "a"}])] {
+            let deployments = Deployments::deserialize(&json).expect("understood").into_vec();
+            assert_eq!(deployments[0].id.0, "a");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Where a running node listens, for people, scripts and the command line: `endpoints.json`.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::NodeId;
+
+/// Written to `<data-dir>/endpoints.json` when the node is ready to serve, removed when it stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// The node.
+    pub node_id: u64,
+    /// The process.
+    pub pid: u32,
+    /// Base address of the API, as seen from this machine.
+    pub api: String,
+    /// Base address of the HTTP ingress, as seen from this machine; none when it is off.
+    pub ingress_http: Option<String>,
+}
+
+impl Endpoints {
+    /// Addresses as seen from this machine: one that listens everywhere is reached on loopback.
+    pub(super) fn new(node: NodeId, api: SocketAddr, ingress: Option<SocketAddr>) -> Self {
+        Self { node_id: node.0, pid: std::process::id(), api: base(api), ingress_http: ingress.map(base) }
+    }
+}
+
+fn base(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr =
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("http://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_can_be_used_from_here() {
+        let listens_everywhere = "0.0.0.0:8080".parse().expect("an address");
+        let one_address = "127.0.0.2:80".parse().expect("an address");
+        let endpoints = Endpoints::new(NodeId::FOUNDER, listens_everywhere, Some(one_address));
+        assert_eq!(endpoints.api, "http://127.0.0.1:8080");
+        assert_eq!(endpoints.ingress_http.as_deref(), Some("http://127.0.0.2:80"));
+    }
+}

@@ -1,0 +1,75 @@
+//! The composition root: what a running node is made of, in which order it starts, and in which order it stops.
+//!
+//! [`init`] founds a cluster and runs its first node, [`run`] runs a node that exists; both stay until a signal or a
+//! failure ends them. Everything a node consists of is made here and handed what it needs; nothing else in the program
+//! knows the whole.
+
+mod drain;
+mod endpoints;
+mod engine_search;
+mod founding;
+mod machine;
+mod registration;
+mod routes;
+mod running;
+mod tidy;
+
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cluster::{DataDir, Occupied};
+use crate::config::NodeConfig;
+
+pub use endpoints::Endpoints;
+pub use machine::{default_data_dir, host_name};
+pub use running::Running;
+
+/// How `init` ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Init {
+    /// A new node ran and was stopped.
+    Ran,
+    /// There is a node already; nothing was changed.
+    Exists,
+}
+
+/// Founds a cluster in an empty data folder and runs its first node until it is told to stop. `ready` is called when the
+/// node serves, with the token that a first registration from another machine needs.
+pub async fn init(config: NodeConfig, ready: impl FnOnce(&Endpoints, &str)) -> anyhow::Result<Init> {
+    let begun = Instant::now();
+    let dir = match DataDir::begin_init(&config.data_dir)? {
+        Occupied::Yes(_) => return Ok(Init::Exists),
+        Occupied::No(dir) => dir,
+    };
+    founding::found(&dir, &config).await.context("cannot found the cluster")?;
+    // The lock is given back and taken again: between the two the folder is a complete node like any other.
+    drop(dir);
+    let running = Running::start(config).await?;
+    tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
+    ready(running.endpoints(), running.setup_token());
+    until_told(running).await?;
+    Ok(Init::Ran)
+}
+
+/// Runs the node of a data folder until it is told to stop.
+pub async fn run(config: NodeConfig, ready: impl FnOnce(&Endpoints)) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let running = Running::start(config).await?;
+    tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
+    ready(running.endpoints());
+    until_told(running).await
+}
+
+/// Serves until SIGTERM, SIGINT or a failure that the node cannot go on with.
+async fn until_told(running: Running) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("stopping: told by SIGTERM; containers go on"),
+        _ = interrupt.recv() => tracing::info!("stopping: told by SIGINT; containers go on"),
+        () = running.failed() => tracing::error!("stopping: a part of the node failed"),
+    }
+    running.stop().await
+}

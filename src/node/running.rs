@@ -1,0 +1,320 @@
+//! A node that runs: everything it is made of, and the order in which that starts and stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, Agent, EngineState};
+use crate::artifact::ArtifactStore;
+use crate::auth::Tokens;
+use crate::build::{self, Builder};
+use crate::cluster::{Authority, DataDir, Identity};
+use crate::config::{IngressPort, NodeConfig};
+use crate::consensus::{self, Consensus};
+use crate::control::{self, Control};
+use crate::decide;
+use crate::decide::route_table::RouteTable;
+use crate::engine::{self, Engine};
+use crate::logs::{self, LogStore};
+use crate::model::{Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
+use crate::network::{self, Ingress, IngressHandle};
+use crate::state::NodeFacts;
+use crate::store::{self, SealKey, Store};
+use crate::task::{OnError, Supervisor};
+use crate::telemetry::Metrics;
+use crate::{api, clock, random};
+
+use super::drain::IngressDrain;
+use super::endpoints::Endpoints;
+use super::founding::SETUP_TOKEN_FILE;
+use super::{engine_search, machine, registration, routes, tidy};
+
+/// How long requests to an instance may take to end before its process is asked to.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long a process may take to end after it was asked to.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// A node that runs.
+pub struct Running {
+    dir: DataDir,
+    endpoints: Endpoints,
+    setup_token: String,
+    fatal: CancellationToken,
+    consensus: Consensus,
+    /// In the order in which they stop.
+    parts: Vec<Supervisor>,
+    grace: Duration,
+}
+
+impl Running {
+    /// Starts the node of the data folder and returns when it serves.
+    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        let (dir, identity) = DataDir::open(&config.data_dir)?;
+        tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
+        let fatal = CancellationToken::new();
+        let consensus = start_consensus(&dir, identity, &fatal).await?;
+
+        let part = |name| Supervisor::new(name, fatal.clone());
+        let (api_part, ingress_part) = (part("api"), part("ingress"));
+        let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
+        let (engine_part, logs_part) = (part("engine"), part("logs"));
+
+        let logs = LogStore::open(dir.path().join("logs"), logs::Options::default(), logs_part.clone()).await?;
+        let artifacts = ArtifactStore::open(dir.path().join("artifacts")).await?;
+        let resources = machine::resources(dir.path());
+        let incarnation: Incarnation = random::id();
+
+        let ingress = start_ingress(&config, identity.node, &consensus, &ingress_part).await?;
+        let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
+        let server = api::Server::bind(
+            api_options(&config, &consensus, identity, &setup_token, ingress.as_ref())?,
+            api::Parts {
+                consensus: consensus.clone(),
+                logs: logs.clone(),
+                artifacts: artifacts.clone(),
+                metrics: Metrics::default(),
+            },
+        )
+        .await?;
+        let api_address = server.address();
+
+        let engine_state = EngineState::new("this node has just started and is looking for its container engine");
+        let facts = node_facts(&config, identity, incarnation, resources, api_address, ingress.as_ref());
+        registration::register(&consensus, &facts).await.context("cannot put this node on record")?;
+        let keep = registration::keep(consensus.clone(), facts, engine_state.watch(), engine_part.stopping());
+        engine_part.spawn("registration", OnError::StopNode, keep);
+
+        let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
+        let search = engine_search::search(
+            engine_options(&config, &dir, identity),
+            found,
+            engine_state.clone(),
+            engine_part.clone(),
+        );
+        engine_part.spawn("engine search", OnError::StopNode, search);
+
+        let lease = Lease { node: identity.node, incarnation };
+        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
+        logs_part.spawn("tidy", OnError::Log, tidy);
+
+        let builder = Builder::new(
+            build_options(&config, lease, resources),
+            build::Parts {
+                consensus: consensus.clone(),
+                engine: engine.clone(),
+                logs: logs.clone(),
+                artifacts: artifacts.clone(),
+                supervisor: build_part.clone(),
+            },
+        )
+        .context("cannot prepare the folder for builds")?;
+        build_part.spawn("builder", OnError::StopNode, builder.run());
+        let agent = Agent::new(
+            agent::Options {
+                cluster: identity.cluster,
+                node: identity.node,
+                stop_grace: STOP_GRACE,
+                drain_max: DRAIN_MAX,
+            },
+            agent::Parts {
+                consensus: consensus.clone(),
+                engine,
+                logs,
+                drain: Arc::new(IngressDrain(ingress.clone())),
+                supervisor: agent_part.clone(),
+            },
+            engine_state,
+        );
+        agent_part.spawn("agent", OnError::StopNode, agent.run());
+        let control = Control::new(
+            control::Options { decide: decide_options(&config), ..control::Options::default() },
+            consensus.clone(),
+        );
+        control_part.spawn("control", OnError::StopNode, control.run(control_part.stopping()));
+
+        server.run(&api_part);
+        let endpoints = Endpoints::new(identity.node, api_address, ingress.map(|ingress| ingress.address()));
+        dir.write_endpoints(&serde_json::to_vec_pretty(&endpoints)?)?;
+        Ok(Self {
+            dir,
+            endpoints,
+            setup_token,
+            fatal,
+            consensus,
+            parts: vec![api_part, control_part, build_part, agent_part, ingress_part, engine_part, logs_part],
+            grace: config.shutdown_timeout,
+        })
+    }
+
+    /// Where it listens.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// What a first registration from another machine has to show.
+    pub fn setup_token(&self) -> &str {
+        &self.setup_token
+    }
+
+    /// Returns when a part that the node cannot do without has failed.
+    pub async fn failed(&self) {
+        self.fatal.cancelled().await;
+    }
+
+    /// Stops everything in order: nobody gets in, nothing is decided, builds end, containers go on, what is open
+    /// finishes, the store is closed last.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let failed = self.fatal.is_cancelled();
+        self.dir.remove_endpoints()?;
+        for part in &self.parts {
+            part.stop(self.grace).await;
+        }
+        self.consensus.shutdown().await.context("cannot close the store properly")?;
+        if failed {
+            let reason = self.consensus.status().failure;
+            anyhow::bail!(
+                "the node stopped because a part of it failed: {}",
+                reason.as_deref().unwrap_or("see the log")
+            );
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn start_consensus(dir: &DataDir, identity: Identity, fatal: &CancellationToken) -> anyhow::Result<Consensus> {
+    let options = store::Options {
+        folder: dir.path().to_owned(),
+        cluster: identity.cluster,
+        node: identity.node,
+        key: SealKey::load(&dir.path().join(store::KEY_FILE))?,
+        fatal: fatal.clone(),
+    };
+    let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
+    let supervisor = Supervisor::new("consensus", fatal.clone());
+    let consensus =
+        Consensus::start(identity.node, consensus::Options::default(), store, consensus::NoTransport, supervisor)
+            .await?;
+    // The first read is answered when this node leads and has applied everything that was acknowledged before.
+    consensus.linearizable().await.context("the cluster did not come up")?;
+    Ok(consensus)
+}
+
+async fn start_ingress(
+    config: &NodeConfig,
+    node: NodeId,
+    consensus: &Consensus,
+    part: &Supervisor,
+) -> anyhow::Result<Option<IngressHandle>> {
+    let port = match config.ingress_http_port {
+        IngressPort::Off => return Ok(None),
+        IngressPort::Auto => 0,
+        IngressPort::Fixed(port) => port,
+    };
+    let (tables, table) = watch::channel(Arc::new(RouteTable::default()));
+    part.spawn("routes", OnError::StopNode, routes::follow(consensus.watch(), tables, node, part.stopping()));
+    let options = network::Options { address: config.ingress_host, port, ..network::Options::default() };
+    let ingress = Ingress::bind(options, table)
+        .await
+        .context("the ingress cannot listen; choose another --ingress-http-port, or 0 for none")?;
+    let handle = ingress.handle();
+    ingress.run(part);
+    Ok(Some(handle))
+}
+
+fn api_options(
+    config: &NodeConfig,
+    consensus: &Consensus,
+    identity: Identity,
+    setup_token: &str,
+    ingress: Option<&IngressHandle>,
+) -> anyhow::Result<api::Options> {
+    let state = consensus.latest().state;
+    let cluster = state.cluster().context("the state has no cluster: the data folder is incomplete")?;
+    let certificate = Authority::server_certificate(
+        &cluster.ca_certificate,
+        &cluster.ca_key,
+        (identity.cluster, identity.node),
+        &[&config.name, &config.advertise],
+        clock::now(),
+    )
+    .context("cannot make the certificate of the API; --name and --advertise must be host names or addresses")?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(certificate.chain, certificate.key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(api::Options {
+        bind: config.api.0,
+        port: config.api.1,
+        allow_plain_http: config.allow_plain_http,
+        tls: Some(Arc::new(tls)),
+        tokens: Tokens::new(config.jwt_secret.clone(), config.jwt_expiry),
+        setup_token: Some(Secret::new(setup_token)).filter(|token| !token.expose().is_empty()),
+        allow_loopback_sources: config.allow_loopback_sources,
+        ingress_port: ingress.map(|ingress| ingress.address().port()),
+        decide: decide_options(config),
+        ..api::Options::default()
+    })
+}
+
+fn node_facts(
+    config: &NodeConfig,
+    identity: Identity,
+    incarnation: Incarnation,
+    resources: NodeResources,
+    api: SocketAddr,
+    ingress: Option<&IngressHandle>,
+) -> NodeFacts {
+    NodeFacts {
+        id: identity.node,
+        name: config.name.clone(),
+        address: config.advertise.clone(),
+        api_port: api.port(),
+        grpc_port: config.grpc_port,
+        ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
+        arch: machine::architecture().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: Err("this node has just started and is looking for its container engine".to_owned()),
+        resources,
+        labels: config.labels.clone(),
+        incarnation,
+    }
+}
+
+fn engine_options(config: &NodeConfig, dir: &DataDir, identity: Identity) -> engine::Options {
+    let scope = format!("{}-{}", identity.cluster, identity.node);
+    engine::Options {
+        engine: config.engine.clone(),
+        podman_socket: config.podman_socket.clone(),
+        docker_host: config.docker_host.clone(),
+        ..engine::Options::new(dir.path().to_owned(), scope, config.runtime_dir.clone())
+    }
+}
+
+fn build_options(config: &NodeConfig, lease: Lease, resources: NodeResources) -> build::Options {
+    build::Options {
+        lease,
+        work_dir: config.build_dir.clone(),
+        timeout: config.build_timeout,
+        // Builds leave the node itself room to answer.
+        cpu: config.build_cpu.unwrap_or_else(|| Cpu::from_millis(resources.cpu.millis * 9 / 10)),
+        memory: config.build_memory.unwrap_or(Memory { bytes: resources.memory.bytes / 2 }),
+        allow_loopback: config.allow_loopback_sources,
+    }
+}
+
+/// The same for the leader, which decides, and the API, which explains.
+fn decide_options(config: &NodeConfig) -> decide::Options {
+    decide::Options {
+        builds_per_node: config.builds_max,
+        rollout_attempts: config.rollout_attempts,
+        room_deadline: config.deployment_timeout,
+        ..decide::Options::default()
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests that need more than one module, all in this process.
+
+mod api_errors;
+mod api_server;
+mod api_services;
+mod api_streams;
+mod api_support;
+mod api_walk;
+mod cli;
+mod cli_client;
+mod layering;
+mod scheduling;
