@@ -1,0 +1,163 @@
+//! The process of an engine: started on a socket of its own, ended with the test.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::DEADLINE;
+
+/// How long an engine may take to end before it is killed.
+const STOP_TIME: Duration = Duration::from_secs(20);
+
+pub(crate) struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    address: String,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    /// Held as long as the daemon uses the storage that is kept between tests.
+    _storage: Option<File>,
+}
+
+impl Daemon {
+    /// Podman's service. Containers outlive it, so a test may end it and start another.
+    pub(super) fn podman() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("podman.sock");
+        let arguments = ["podman", "system", "service", "--time=0", &format!("unix://{}", socket.display())];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        Self::start(folder, socket, arguments, None)
+    }
+
+    /// A Docker daemon. Its storage is kept between tests, so that the image is built once; when another test uses that
+    /// right now, it gets one of its own.
+    pub(super) fn docker() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("docker.sock");
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker");
+        std::fs::create_dir_all(&kept).expect("a folder in the target folder");
+        let lock = File::create(kept.join("lock")).expect("a file in the target folder");
+        let (data, lock) = match lock.try_lock() {
+            Ok(()) => (kept.join("data"), Some(lock)),
+            Err(_) => (folder.path().join("data"), None),
+        };
+        // Networks of a test that was cut off would come back as bridges, and two with one subnet swallow each other's
+        // traffic.
+        let _not_there = std::fs::remove_dir_all(data.join("network"));
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let arguments = vec![
+            "dockerd".to_owned(),
+            format!("--data-root={}", data.display()),
+            format!("--exec-root={}", path("exec")),
+            format!("--pidfile={}", path("pid")),
+            "-H".to_owned(),
+            format!("unix://{}", socket.display()),
+        ];
+        Self::start(folder, socket, arguments, lock)
+    }
+
+    fn start(folder: tempfile::TempDir, socket: PathBuf, arguments: Vec<String>, storage: Option<File>) -> Self {
+        let child = spawn(folder.path(), &arguments);
+        let address = format!("unix://{}", socket.display());
+        let mut daemon = Self { child, socket, address, folder, arguments, _storage: storage };
+        daemon.wait_until_it_listens();
+        daemon
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Removes the networks that nothing uses any more: a daemon that ends leaves their bridges behind.
+    pub(super) fn remove_networks(&self) {
+        if self.arguments[0] == "dockerd" {
+            let mut prune = Command::new("docker");
+            prune
+                .args(["-H", &self.address, "network", "prune", "--force"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let _best_effort = prune.status();
+        }
+    }
+
+    /// Kills the process on the spot.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+
+    /// Starts it again after a kill.
+    pub(crate) fn start_again(&mut self) {
+        // Where process 1 reaps nothing, the old containerd stays a zombie and dockerd would wait for it to answer.
+        for stale in [self.socket.clone(), self.folder.path().join("exec/containerd/containerd.pid")] {
+            let _not_there = std::fs::remove_file(stale);
+        }
+        self.child = spawn(self.folder.path(), &self.arguments);
+        self.wait_until_it_listens();
+    }
+
+    /// Makes it hang.
+    pub(crate) fn hang(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends a hang.
+    pub(crate) fn resume(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ended_already = kill_process(pid, signal);
+        }
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let started = Instant::now();
+        while UnixStream::connect(&self.socket).is_err() {
+            let ended = self.child.try_wait().expect("it is ours");
+            assert!(ended.is_none() && started.elapsed() < DEADLINE, "{ended:?}: {}", self.words());
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+    }
+
+    fn words(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// `setpriv` ends the daemon when the test is killed and cannot end it itself.
+fn spawn(folder: &Path, arguments: &[String]) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log")).expect("a file in our folder");
+    Command::new("setpriv")
+        .args(["--pdeathsig", "TERM"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file"))
+        .stderr(log)
+        .spawn()
+        .expect("setpriv (package util-linux) is installed")
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.signal(Signal::TERM);
+        let asked = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if asked.elapsed() > STOP_TIME {
+                let _ended_already = self.child.kill();
+                let _ended_already = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A real node: the program as a process of its own, on a temporary data folder, at free ports.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use narvana::engine::Labels;
+use serde_json::{Value, json};
+
+use super::remove_containers;
+
+/// How long a node may take to become ready or to stop.
+const NODE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a build or a deployment of these tests may take.
+pub(crate) const DEPLOY_DEADLINE: Duration = Duration::from_secs(90);
+
+pub(crate) struct Node {
+    data: PathBuf,
+    engine: String,
+    child: Option<Child>,
+    pub(crate) api: String,
+    pub(crate) ingress: String,
+    pub(crate) token: String,
+    _folder: tempfile::TempDir,
+}
+
+/// An HTTP answer as curl saw it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        if self.body.is_empty() { Value::Null } else { self.json() }
+    }
+}
+
+/// Runs curl; what a user would type.
+#[track_caller]
+pub(crate) fn curl(args: &[&str]) -> Answer {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code}"])
+        .args(args)
+        .output()
+        .expect("the package curl is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
+    Answer { status: status.parse().unwrap_or(0), body: body.to_owned() }
+}
+
+impl Node {
+    /// A new cluster of one node on the engine at this address.
+    pub(crate) fn init(engine: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut node = Self {
+            data: folder.path().join("data"),
+            engine: engine.to_owned(),
+            child: None,
+            api: String::new(),
+            ingress: String::new(),
+            token: String::new(),
+            _folder: folder,
+        };
+        node.start("init");
+        node
+    }
+
+    /// A new node with its first user.
+    pub(crate) fn registered(engine: &str) -> Self {
+        let mut node = Self::init(engine);
+        let body = json!({"email": "ada@example.org", "password": "correct horse"});
+        let user = node.post_as("", "/auth/register", &body).expect(201);
+        node.token = user["token"].as_str().expect("a token").to_owned();
+        node
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// The program with this node's settings.
+    pub(crate) fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+        command
+            .arg(verb)
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--name", "test-node", "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
+            .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
+            .args(["--engine", &self.engine])
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn start(&mut self, verb: &str) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.data.with_extension("log"))
+            .expect("a log file");
+        let child = self
+            .command(verb)
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        self.child = Some(child);
+        let endpoints = self.wait_ready();
+        self.api = endpoints["api"].as_str().expect("an address").to_owned();
+        self.ingress = endpoints["ingress_http"].as_str().expect("an address").to_owned();
+    }
+
+    fn wait_ready(&mut self) -> Value {
+        let deadline = Instant::now() + NODE_DEADLINE;
+        loop {
+            let text = std::fs::read(self.data.join("endpoints.json")).unwrap_or_default();
+            if let Ok(endpoints) = serde_json::from_slice::<Value>(&text)
+                && endpoints["pid"].as_u64() == Some(u64::from(self.pid()))
+            {
+                return endpoints;
+            }
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("its state"));
+            assert!(ended.is_none() && Instant::now() < deadline, "the node is not ready: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+    }
+
+    /// What the node printed.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Starts the node again on its data folder.
+    pub(crate) fn run(&mut self) {
+        self.start("run");
+    }
+
+    /// Stops it as systemd would.
+    pub(crate) fn stop(&mut self) {
+        self.signal("TERM");
+        let status = self.wait_end();
+        assert!(status.success(), "{status}: {}", self.log());
+        assert!(!self.data.join("endpoints.json").exists(), "a stopped node has no endpoints");
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.signal("KILL");
+        self.wait_end();
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    fn wait_end(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + NODE_DEADLINE;
+        loop {
+            if let Some(status) = self.child.as_mut().expect("it ran").try_wait().expect("its state") {
+                self.child = None;
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        let authorization = format!("Authorization: Bearer {}", self.token);
+        curl(&["-H", &authorization, &format!("{}{path}", self.api)])
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_as(&self.token, path, body)
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let authorization = format!("Authorization: Bearer {}", self.token);
+        let body = body.to_string();
+        let url = format!("{}{path}", self.api);
+        curl(&["-X", method, "-H", &authorization, "-H", "Content-Type: application/json", "-d", &body, &url])
+    }
+
+    #[track_caller]
+    fn post_as(&self, token: &str, path: &str, body: &Value) -> Answer {
+        let authorization = format!("Authorization: Bearer {token}");
+        let body = body.to_string();
+        let mut args = vec!["-H", "Content-Type: application/json", "-d", &body];
+        if !token.is_empty() {
+            args.extend(["-H", &authorization]);
+        }
+        let url = format!("{}{path}", self.api);
+        args.push(&url);
+        curl(&args)
+    }
+
+    /// Sends a folder as a tar archive, made by tar.
+    #[track_caller]
+    pub(crate) fn upload(&self, app: &str, service: &str, folder: &Path) -> Value {
+        let archive = self.data.with_extension("tar.gz");
+        let packed = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(folder).arg(".").status();
+        assert!(packed.expect("tar runs").success());
+        let authorization = format!("Authorization: Bearer {}", self.token);
+        let data = format!("@{}", archive.display());
+        let url = format!("{}/v1/apps/{app}/services/{service}/source", self.api);
+        curl(&["-H", &authorization, "-H", "Content-Type: application/gzip", "--data-binary", &data, &url]).expect(201)
+    }
+
+    /// Waits until a deployment is in one of these states, and returns it.
+    #[track_caller]
+    pub(crate) fn wait_deployment(&self, id: &str, states: &[&str]) -> Value {
+        let deadline = Instant::now() + DEPLOY_DEADLINE;
+        loop {
+            let deployment = self.get(&format!("/v1/deployments/{id}")).expect(200);
+            let status = deployment["status"].as_str().unwrap_or_default();
+            if states.contains(&status) {
+                return deployment;
+            }
+            let over = matches!(status, "failed" | "stopped");
+            assert!(!over && Instant::now() < deadline, "wanted {states:?}: {deployment:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20)); // poll
+        }
+    }
+
+    /// Deploys a service and waits until it runs.
+    #[track_caller]
+    pub(crate) fn deploy(&self, app: &str, service: &str) -> Value {
+        let deployment = self.post(&format!("/v1/apps/{app}/services/{service}/deploy"), &json!({})).expect(202);
+        self.wait_deployment(deployment["id"].as_str().expect("an id"), &["running"])
+    }
+
+    /// Fetches a page of a service through the ingress.
+    #[track_caller]
+    pub(crate) fn fetch(&self, host: &str, path: &str) -> Answer {
+        curl(&["-H", &format!("Host: {host}"), &format!("{}{path}", self.ingress)])
+    }
+}
+
+impl Drop for Node {
+    /// Ends the process, and then what it left running on purpose.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _best_effort = child.kill();
+            let _best_effort = child.wait();
+        }
+        let identity = std::fs::read(self.data.join("identity.json")).unwrap_or_default();
+        let identity: Value = serde_json::from_slice(&identity).unwrap_or_default();
+        if let Some(cluster) = identity["cluster"].as_str() {
+            let label = ("narvana.cluster".to_owned(), cluster.to_owned());
+            remove_containers(self.engine.clone(), "node-test".to_owned(), Labels::from([label]));
+        }
+    }
+}
