@@ -82,6 +82,18 @@ impl Supervisor {
     }
 }
 
+/// Runs work that blocks, such as on files or for a hash, off the async threads. A panic in it is one here.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels blocking work; the caller is about to be dropped too.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 struct PanicGuard {
     task: &'static str,
     armed: bool,

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{Blob, Digest, Error};
+use crate::task::blocking;
 
 /// Begins the name of a file that is being written; no digest begins so.
 const PARTIAL: &str = ".partial-";
@@ -189,18 +190,6 @@ fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down cancels blocking work; this task is about to be dropped too.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::PasswordHash;
 use crate::random;
+use crate::task::blocking;
 
 /// Hashes at once: each takes 19 MiB and a core for some 30 ms, which must not starve the node.
 const HASHES_MAX: usize = 2;
@@ -77,17 +78,6 @@ impl Passwords {
 fn argon2() -> Argon2<'static> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("constant parameters within argon2's limits");
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that shuts down cancels blocking work; this task is about to be dropped too.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 #[cfg(test)]

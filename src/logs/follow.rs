@@ -6,8 +6,9 @@ use async_stream::try_stream;
 use futures::stream::BoxStream;
 
 use super::cursor::Cursor;
-use super::log::{Log, blocking};
+use super::log::Log;
 use super::{Entry, Error};
+use crate::task::blocking;
 
 /// Lines a follower holds in memory at once, for a client that reads slowly.
 const BATCH_LINES: usize = 1024;

@@ -60,18 +60,6 @@ impl Drop for Claim {
     }
 }
 
-/// Runs file work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down cancels blocking work; this task is about to be dropped too.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
 /// For removing what may not be there.
 pub(super) fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {

@@ -12,11 +12,11 @@ use uuid::Uuid;
 use super::appender::Appender;
 use super::cursor::Cursor;
 use super::key::{BUILDS, INSTANCES};
-use super::log::{Claim, Log, blocking, ignore_missing};
+use super::log::{Claim, Log, ignore_missing};
 use super::segment::View;
 use super::{Entry, Error, Followed, LogKey, LogWriter, Resume, follow, writer};
 use crate::random;
-use crate::task::{OnError, Supervisor};
+use crate::task::{OnError, Supervisor, blocking};
 
 /// Removed logs are moved here first, so that half a log is never taken for a whole one.
 const REMOVED: &str = "removed";

@@ -4,8 +4,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::Appender;
-use super::log::blocking;
 use super::{Error, LogKey, LogLine};
+use crate::task::blocking;
 
 /// Lines that wait while a batch is written. Enough that writing is done in large batches, and at most 8 MiB of the
 /// longest lines per log; whoever appends to a full queue waits, and so does the pipe it reads from.
