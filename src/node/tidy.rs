@@ -69,7 +69,7 @@ async fn unknown(state: &State, logs: &LogStore, artifacts: &ArtifactStore) -> U
 async fn remove(gone: Unknown, logs: &LogStore, artifacts: &ArtifactStore) {
     for key in gone.logs {
         if let Err(error) = logs.remove(key).await {
-            tracing::debug!(%error, "a log stays for now");
+            tracing::debug!(%error, "a log is in use; the next look removes it");
         }
     }
     for digest in gone.artifacts {
