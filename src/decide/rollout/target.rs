@@ -9,8 +9,8 @@ use super::slots::{first_instance, slots_of, wanted_replicas};
 use crate::decide::schedule::Want;
 
 impl Rollout<'_, '_> {
-    /// Moves the target on. True when the version that serves must not be kept whole meanwhile, because the two cannot
-    /// run at the same time.
+    /// Moves the target on. True when the version that serves must not be kept whole meanwhile: this round replaces it,
+    /// or the two cannot run at the same time.
     pub(super) fn advance(&mut self, target: &Deployment, serving: Option<&Deployment>) -> bool {
         match target.status {
             DeploymentStatus::Pending => {
@@ -24,10 +24,7 @@ impl Rollout<'_, '_> {
                 false
             }
             DeploymentStatus::Built => self.begin(target),
-            _ => {
-                self.bring_up(target, serving);
-                runs_alone(target)
-            }
+            _ => self.bring_up(target, serving),
         }
     }
 
@@ -158,8 +155,8 @@ impl Rollout<'_, '_> {
         Ok(())
     }
 
-    /// Sees a deployment with instances through: to serving, or to failed.
-    fn bring_up(&mut self, target: &Deployment, serving: Option<&Deployment>) {
+    /// Sees a deployment with instances through: to serving, or to failed. Answers as [`Self::advance`] does.
+    fn bring_up(&mut self, target: &Deployment, serving: Option<&Deployment>) -> bool {
         let replicas = wanted_replicas(self.service, target);
         let slots = slots_of(self.situation.state, target.id);
         let attempts = self.situation.options.rollout_attempts;
@@ -167,18 +164,18 @@ impl Rollout<'_, '_> {
         if let Some((number, slot)) = failed {
             let (reason, log_tail) = given_up(*number, slot, target, serving);
             self.move_to(target, DeploymentStatus::Failed, Some(reason), log_tail);
-            return;
+            return false;
         }
         let current: Vec<&Instance> = slots.range(..replicas).filter_map(|(_, slot)| slot.current).collect();
         let all_work = current.len() == replicas as usize && current.iter().all(|instance| works(instance));
         if all_work && self.may_take_over(target, serving, &current) {
             self.plan.commands.push(Command::Promote(target.id));
-            return;
+            return true;
         }
         let begun = slots.values().flat_map(|slot| slot.newest).any(|i| i.status.state > InstanceState::Assigned);
         if target.status == DeploymentStatus::Scheduled && begun {
             self.move_to(target, DeploymentStatus::Starting, None, Vec::new());
-            return;
+            return runs_alone(target);
         }
         let progress = slots.values().filter_map(|slot| slot.newest).map(last_progress).max();
         let progress = progress.max(target.started_at).unwrap_or(target.created_at);
@@ -186,11 +183,16 @@ impl Rollout<'_, '_> {
         if self.situation.now >= deadline {
             let (reason, log_tail) = stalled(&slots, replicas, target, serving, self.situation.options);
             self.move_to(target, DeploymentStatus::Failed, Some(reason), log_tail);
-            return;
+            return false;
         }
         self.plan.wake(deadline);
-        let waiting = self.keep_replicas(target);
+        // One that began with no replicas and got some since has to make room only now.
+        let (waiting, has_the_floor) = match self.make_room(target) {
+            Ok(()) => (self.keep_replicas(target), runs_alone(target)),
+            Err((waiting, has_the_floor)) => (Some(waiting), has_the_floor),
+        };
         self.say(target, waiting);
+        has_the_floor
     }
 
     /// Without a health check, running is all there is to see: it must last a little before it replaces what works.

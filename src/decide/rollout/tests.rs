@@ -392,3 +392,32 @@ fn deleting_a_service_in_the_middle_of_a_rollout_leaves_nothing_to_decide() {
     world.command(Command::DeleteService(service));
     assert_eq!(world.decide().commands, []);
 }
+
+#[test]
+fn with_volumes_a_version_that_began_with_no_replicas_makes_room_when_it_gets_one() {
+    let mut world = World::with_nodes(1);
+    world.service("db", |spec| spec.volumes = vec![volume()]);
+    world.deploy("db");
+    world.run_until_quiet();
+    world.scale("db", 0);
+    let second = world.deploy("db");
+    // It begins with nothing to run, and the instance of the version before is still there.
+    world.round();
+    world.scale("db", 1);
+    world.run_until_quiet();
+    assert_eq!(world.deployment(second).status, DeploymentStatus::Running, "{}", world.reason(second));
+    assert_eq!(world.live_instances(second).len(), 1);
+}
+
+#[test]
+fn the_round_that_promotes_a_version_gives_the_one_before_nothing_more() {
+    let (mut world, first, second) = second_version(|spec| spec.health_check = Some(tcp_check()));
+    let [new] = &world.live_instances(second)[..] else { panic!("one instance") };
+    let new = new.id;
+    world.comes_up(new);
+    let old = world.live_instances(first)[0].id;
+    world.fails(old, 137);
+    let plan = world.round();
+    assert!(plan.commands.contains(&Command::Promote(second)));
+    assert_eq!(world.live_instances(first), []);
+}
