@@ -93,6 +93,7 @@ impl Replica {
                     voters: vec![node],
                     learners: Vec::new(),
                     log_size: (0, 0),
+                    log_syncs: 0,
                     failure: None,
                 }
             }

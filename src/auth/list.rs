@@ -1,6 +1,5 @@
 //! What a caller sees when they list things: only what is in their organisations.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{App, AppId, Build, Cpu, Deployment, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service};
@@ -45,27 +44,24 @@ impl Caller {
 
     /// Apps of their organisations, oldest first.
     pub fn apps(&self) -> impl Iterator<Item = Scoped<App>> + '_ {
-        let orgs: Vec<OrgId> = self.memberships().map(|member| member.org).collect();
-        let mine = self.0.state.apps().filter(move |app| orgs.contains(&app.org));
-        mine.map(|app| Scoped::new(app.clone(), app.org, self.0.clone()))
+        let mut mine: Vec<&Arc<App>> = self.memberships().flat_map(|member| self.0.state.apps_of(member.org)).collect();
+        mine.sort_unstable_by_key(|app| app.id);
+        mine.into_iter().map(|app| Scoped::new(app.clone(), app.org, self.0.clone()))
     }
 
     /// Services of their organisations, oldest first.
     pub fn services(&self) -> impl Iterator<Item = Scoped<Service>> + '_ {
-        let mine = self.app_orgs();
-        self.0.state.services().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+        self.0.state.services().filter_map(|row| self.scoped_by_app(row, row.app))
     }
 
     /// Deployments of their organisations, newest first.
     pub fn deployments(&self) -> impl Iterator<Item = Scoped<Deployment>> + '_ {
-        let mine = self.app_orgs();
-        self.0.state.deployments().rev().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+        self.0.state.deployments().rev().filter_map(|row| self.scoped_by_app(row, row.app))
     }
 
     /// Builds of their organisations, newest first.
     pub fn builds(&self) -> impl Iterator<Item = Scoped<Build>> + '_ {
-        let mine = self.app_orgs();
-        self.0.state.builds().rev().filter_map(move |row| self.scoped(row, *mine.get(&row.app)?))
+        self.0.state.builds().rev().filter_map(|row| self.scoped_by_app(row, row.app))
     }
 
     /// All nodes by id; every user may see them.
@@ -77,12 +73,10 @@ impl Caller {
         self.0.state.memberships_of(self.user().id)
     }
 
-    fn app_orgs(&self) -> BTreeMap<AppId, OrgId> {
-        self.apps().map(|app| (app.id, app.org())).collect()
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "used in filter_map")]
-    fn scoped<T>(&self, row: &Arc<T>, org: OrgId) -> Option<Scoped<T>> {
+    /// The row of an app, when that is in one of their organisations.
+    fn scoped_by_app<T>(&self, row: &Arc<T>, app: AppId) -> Option<Scoped<T>> {
+        let org = self.0.state.app(app)?.org;
+        self.0.state.role(org, self.user().id)?;
         Some(Scoped::new(row.clone(), org, self.0.clone()))
     }
 }

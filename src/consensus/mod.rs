@@ -206,7 +206,7 @@ impl Consensus {
     pub fn status(&self) -> Status {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        Status::new(&metrics, self.store.log().size(), self.store.fatal().reason().map(str::to_owned))
+        Status::new(&metrics, &self.store.log(), self.store.fatal().reason().map(str::to_owned))
     }
 
     /// Stops openraft, then brings everything to the disk and closes the store. Whoever waits gets an error.

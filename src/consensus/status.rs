@@ -4,6 +4,7 @@ use openraft::ServerState;
 
 use super::Metrics;
 use crate::model::NodeId;
+use crate::store::LogStore;
 
 /// What this node knows of the group, for the API and metrics. Not linearizable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Status {
     pub learners: Vec<NodeId>,
     /// Entries and bytes in this node's log.
     pub log_size: (u64, u64),
+    /// How often the log was synced since the start.
+    pub log_syncs: u64,
     /// Why consensus has stopped here, if it has.
     pub failure: Option<String>,
 }
@@ -50,7 +53,7 @@ pub enum RaftRole {
 }
 
 impl Status {
-    pub(super) fn new(metrics: &Metrics, log_size: (u64, u64), failure: Option<String>) -> Self {
+    pub(super) fn new(metrics: &Metrics, log: &LogStore, failure: Option<String>) -> Self {
         let membership = metrics.membership_config.membership();
         let role = match metrics.state {
             ServerState::Learner => RaftRole::Learner,
@@ -70,7 +73,8 @@ impl Status {
             snapshot: metrics.snapshot.map(|id| id.index),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
-            log_size,
+            log_size: log.size(),
+            log_syncs: log.syncs(),
             failure: failure.or_else(|| metrics.running_state.as_ref().err().map(ToString::to_string)),
         }
     }

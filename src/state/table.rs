@@ -33,6 +33,7 @@ pub struct State {
 
     // Indexes. Derived from the rows above by `put` and `delete`; never stored.
     users_by_email: OrdMap<String, UserId>,
+    memberships_by_user: OrdSet<(UserId, OrgId)>,
     apps_by_name: OrdMap<(OrgId, String), AppId>,
     services_by_name: OrdMap<(AppId, String), ServiceId>,
     services_by_host: OrdMap<String, ServiceId>,
@@ -100,12 +101,22 @@ impl State {
 
     /// The organisations a user belongs to, oldest first.
     pub fn memberships_of(&self, user: UserId) -> impl Iterator<Item = &Arc<Membership>> {
-        self.memberships.values().filter(move |membership| membership.user == user)
+        let first = (user, OrgId(uuid::Uuid::nil()));
+        let last = (user, OrgId(uuid::Uuid::max()));
+        self.memberships_by_user.range(first..=last).filter_map(|(user, org)| self.memberships.get(&(*org, *user)))
     }
 
     /// The user with this address; `email` is lower-case.
     pub fn user_by_email(&self, email: &str) -> Option<&Arc<User>> {
         self.users_by_email.get(email).and_then(|id| self.users.get(id))
+    }
+
+    /// The apps of an organisation by name.
+    pub fn apps_of(&self, org: OrgId) -> impl Iterator<Item = &Arc<App>> {
+        self.apps_by_name
+            .range((org, String::new())..)
+            .take_while(move |((of, _), _)| *of == org)
+            .filter_map(|(_, id)| self.apps.get(id))
     }
 
     /// The app of this name in an organisation.
@@ -233,7 +244,10 @@ impl State {
         match record {
             Record::Cluster(row) => self.cluster = Some(row),
             Record::Org(row) => drop(self.orgs.insert(row.id, row)),
-            Record::Membership(row) => drop(self.memberships.insert((row.org, row.user), row)),
+            Record::Membership(row) => {
+                self.memberships_by_user.insert((row.user, row.org));
+                self.memberships.insert((row.org, row.user), row);
+            }
             Record::User(row) => {
                 self.users_by_email.insert(row.email.clone(), row.id);
                 self.users.insert(row.id, row);
@@ -348,7 +362,10 @@ impl State {
                     self.requests_by_age.remove(&(row.at, id));
                 }
             }
-            Key::Cluster | Key::Org(_) | Key::Membership(..) | Key::Session(_) | Key::Node(_) | Key::Setting(_) => {}
+            Key::Membership(org, user) => {
+                self.memberships_by_user.remove(&(user, org));
+            }
+            Key::Cluster | Key::Org(_) | Key::Session(_) | Key::Node(_) | Key::Setting(_) => {}
         }
     }
 }

@@ -121,7 +121,6 @@ impl Database {
         guarded(self.file, table, || {
             let mut transaction = redb.begin_write()?;
             match commit {
-                Commit::Lazy => transaction.set_durability(Durability::None)?,
                 Commit::Synced => transaction.set_durability(Durability::Immediate)?,
                 Commit::Checkpoint => {
                     transaction.set_durability(Durability::Immediate)?;
@@ -258,8 +257,6 @@ impl Database {
 /// How a transaction reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Commit {
-    /// With the next synced one; a crash before that takes it back.
-    Lazy,
     /// When the commit returns.
     Synced,
     /// When the commit returns, and so that opening after a crash need not walk the file. Two syncs.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -48,12 +49,14 @@ pub struct LogStore {
 pub(super) struct Shared {
     pub(super) database: Database,
     pub(super) fatal: Fatal,
+    /// Transactions that reached the disk since the start.
+    pub(super) syncs: AtomicU64,
     memory: Mutex<Memory>,
 }
 
 /// The log as openraft sees it now: what is queued counts as written.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
@@ -76,10 +79,9 @@ struct Cached {
 }
 
 impl LogStore {
-    /// Reads the whole log, verifying every value, and starts the writer.
-    pub(super) fn open(database: Database, fatal: Fatal) -> Result<Self, Error> {
-        let memory = Memory::load(&database)?;
-        let shared = Arc::new(Shared { database, fatal, memory: Mutex::new(memory) });
+    /// Starts the writer of a file with what [`Memory::load`] found in it.
+    pub(super) fn start(database: Database, memory: Memory, fatal: Fatal) -> Result<Self, Error> {
+        let shared = Arc::new(Shared { database, fatal, syncs: AtomicU64::new(0), memory: Mutex::new(memory) });
         let (queue, ops) = mpsc::channel(QUEUE_OPS);
         log_writer::start(Arc::clone(&shared), ops)?;
         Ok(Self { shared, queue })
@@ -91,10 +93,9 @@ impl LogStore {
         (memory.sizes.len() as u64, memory.bytes)
     }
 
-    /// Whether nothing was ever written: no vote, no entry.
-    pub(super) fn is_pristine(&self) -> bool {
-        let memory = self.shared.memory();
-        memory.vote.is_none() && memory.last.is_none()
+    /// How often the log was synced since the start. Fewer than the writes, when those share a sync.
+    pub fn syncs(&self) -> u64 {
+        self.shared.syncs.load(Ordering::Relaxed)
     }
 
     /// Writes what is queued, then closes the file. Later calls answer [`Error::Closed`].
@@ -134,6 +135,11 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For the writer: how far the log is known to be committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.memory().committed
+    }
+
     /// Told by the writer: every append up to this one is on disk.
     pub(super) fn flushed(&self, append: u64) {
         let mut memory = self.memory();
@@ -143,7 +149,8 @@ impl Shared {
 }
 
 impl Memory {
-    fn load(database: &Database) -> Result<Self, Error> {
+    /// Reads the whole log, verifying every value.
+    pub(super) fn load(database: &Database) -> Result<Self, Error> {
         let mut memory = Self {
             vote: database.meta::<VoteV1>("vote")?.map(Vote::from),
             committed: database.meta::<LogIdV1>("committed")?.map(LogId::from),
@@ -162,6 +169,11 @@ impl Memory {
             memory.shrink_cache();
         }
         Ok(memory)
+    }
+
+    /// Whether nothing was ever written: no vote, no entry.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.vote.is_none() && self.last.is_none()
     }
 
     fn push(&mut self, entry: Entry, append: u64) {
@@ -339,9 +351,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        // A hint for the next start: it goes to disk with the next thing that must.
         self.shared.memory().committed = committed;
-        // Not waited for: it is a hint for the next start, and goes to disk with the next thing that must.
-        self.queue.send(Op::Committed(committed.map(LogIdV1::from))).await.map_err(|_| Error::Closed)?;
         Ok(())
     }
 

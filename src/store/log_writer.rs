@@ -4,6 +4,7 @@
 //! and the node is told to stop.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use openraft::storage::IOFlushed;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Error;
 use super::database::{Commit, Failure};
 use super::log::{LOG, Shared};
-use super::raft_types::{Entry, TypeConfig};
+use super::raft_types::{Entry, LogId, TypeConfig};
 use super::stored::{EntryV1, LogIdV1, VoteV1};
 
 /// One transaction takes at most this many operations, so that the first of them does not wait for ever.
@@ -25,7 +26,6 @@ type Done = oneshot::Sender<Result<(), Error>>;
 pub(super) enum Op {
     Append { entries: Vec<Entry>, append: u64, callback: IOFlushed<TypeConfig> },
     Vote(VoteV1, Done),
-    Committed(Option<LogIdV1>),
     Truncate { from: u64, done: Done },
     Purge { upto: LogIdV1, done: Done },
     Close(Done),
@@ -35,15 +35,18 @@ pub(super) enum Op {
 pub(super) fn start(shared: Arc<Shared>, ops: mpsc::Receiver<Op>) -> Result<(), Error> {
     thread::Builder::new()
         .name("raft-log".to_owned())
-        .spawn(move || Writer { shared, committed: None }.run(ops))
+        .spawn(move || {
+            let committed = shared.committed();
+            Writer { shared, committed }.run(ops);
+        })
         .map(drop)
         .map_err(|source| Error::Io { path: "raft-log".into(), doing: "start the thread", source })
 }
 
 struct Writer {
     shared: Arc<Shared>,
-    /// Waits for the next transaction.
-    committed: Option<Option<LogIdV1>>,
+    /// What the file says of how far the log is committed.
+    committed: Option<LogId>,
 }
 
 impl Writer {
@@ -53,10 +56,6 @@ impl Writer {
             if let Some(Op::Close(_)) = batch.last() {
                 self.finish(batch);
                 return;
-            }
-            if batch.iter().all(|op| matches!(op, Op::Committed(_))) {
-                self.keep_committed(&batch);
-                continue;
             }
             let written = self.write(&batch);
             let failed = written.is_err();
@@ -70,8 +69,7 @@ impl Writer {
 
     /// One transaction for the whole batch.
     fn write(&mut self, batch: &[Op]) -> Result<(), Error> {
-        self.keep_committed(batch);
-        let committed = self.committed.take();
+        let committed = self.shared.committed();
         let database = &self.shared.database;
         database.write("log", Commit::Synced, |transaction| {
             for op in batch {
@@ -85,14 +83,17 @@ impl Writer {
                         transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
                         database.put_meta(transaction, "purged", Some(upto))?;
                     }
-                    Op::Committed(_) | Op::Close(_) => {}
+                    Op::Close(_) => {}
                 }
             }
-            if let Some(committed) = &committed {
-                database.put_meta(transaction, "committed", committed.as_ref())?;
+            if committed != self.committed {
+                database.put_meta(transaction, "committed", committed.map(LogIdV1::from).as_ref())?;
             }
             Ok(())
-        })
+        })?;
+        self.committed = committed;
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn append(&self, transaction: &WriteTransaction, entries: &[Entry]) -> Result<(), Failure> {
@@ -103,14 +104,6 @@ impl Writer {
             table.insert(index, sealed.as_slice())?;
         }
         Ok(())
-    }
-
-    fn keep_committed(&mut self, batch: &[Op]) {
-        for op in batch {
-            if let Op::Committed(committed) = op {
-                self.committed = Some(*committed);
-            }
-        }
     }
 
     fn answer(&self, batch: Vec<Op>, written: Result<(), Error>) {
@@ -140,7 +133,6 @@ impl Writer {
                     // Nobody waits when the caller was cancelled.
                     let _ = done.send(result());
                 }
-                Op::Committed(_) => {}
             }
         }
     }
@@ -172,7 +164,6 @@ fn refuse_all(mut ops: mpsc::Receiver<Op>) {
             Op::Vote(_, done) | Op::Truncate { done, .. } | Op::Purge { done, .. } | Op::Close(done) => {
                 let _ = done.send(Err(Error::Closed));
             }
-            Op::Committed(_) => {}
         }
     }
 }

@@ -1,40 +1,44 @@
-//! The replicated state: openraft's state machine over `state.redb`.
+//! The replicated state: openraft's state machine.
 //!
-//! In: committed entries, in order. Out: the rows they change and the point they bring the state to, in one
-//! transaction; then the new view for readers; then the answers for whoever proposed. The whole state is in memory,
-//! the file is what it is loaded from.
-//!
-//! Transactions are not synced one by one. A crash takes the file back to its last checkpoint, and openraft applies
-//! the log from there; so there is a checkpoint before every snapshot, since the log is purged after one.
+//! In: committed entries, in order. Out: the next state in memory; then the new view for readers; then the answers for
+//! whoever proposed. The whole state is in memory, and the synced log already holds everything in it: `state.redb` is
+//! brought up to date by a thread of its own (`state_writer`) behind the answers. A crash takes the file back to its last
+//! checkpoint, and openraft applies the log from there; so there is a checkpoint before every snapshot, since the log is
+//! purged after one.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use redb::{ReadableTable, WriteTransaction};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::database::{ByteTable, Commit, Database, Failure};
+use super::database::Database;
 use super::fatal::Fatal;
 use super::raft_types::{Entry, LogId, Response, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{Folder, SnapshotFile, SnapshotWriter};
+use super::state_writer::{self, Op};
 use super::stored::{AppliedV1, LogIdV1, StoredMembershipV1};
 use super::view::View;
-use super::{Error, STATE_FILE, envelope};
+use super::{Error, envelope};
 use crate::state::{self, Change, Key, Record, State};
 
-const ROWS: ByteTable = ByteTable::new("rows");
-
-/// One transaction takes at most this many entries, so that answers do not wait for a long backlog.
+/// Entries that are applied in one go, so that answers do not wait for a long backlog.
 const BATCH_ENTRIES: usize = 512;
 
-/// A checkpoint after this many entries or bytes bounds what is applied again after a crash, and how far the file
-/// grows: pages of unsynced transactions cannot be reused.
+/// A checkpoint after this many entries or bytes bounds what is applied again after a crash.
 const CHECKPOINT_ENTRIES: u64 = 4096;
 const CHECKPOINT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Applying waits for the file when this many checkpoints are due, which bounds the memory on a slow disk.
+const CHECKPOINTS_BEHIND: u64 = 4;
+
+/// Operations that wait for the thread: one checkpoint that is due, and the few that somebody waits for.
+const QUEUE_OPS: usize = 16;
 
 type Snapshot = openraft::Snapshot<super::raft_types::LeaderId, u64, super::raft_types::Member, SnapshotFile>;
 
@@ -42,40 +46,58 @@ type Snapshot = openraft::Snapshot<super::raft_types::LeaderId, u64, super::raft
 #[derive(Clone)]
 pub struct StateMachine {
     shared: Arc<Shared>,
+    writer: mpsc::Sender<Op>,
 }
 
-struct Shared {
-    database: Database,
-    fatal: Fatal,
+/// What the state machine and the writer share.
+pub(super) struct Shared {
+    pub(super) database: Database,
+    pub(super) fatal: Fatal,
     folder: Folder,
-    applied: Mutex<Applied>,
+    memory: Mutex<Memory>,
     snapshot: Mutex<Option<SnapshotFile>>,
     view: watch::Sender<View>,
 }
 
-/// The newest state, and what the file lacks of it after a crash.
+/// The newest state, and what the file lacks of it.
+struct Memory {
+    applied: Applied,
+    unwritten: Unwritten,
+}
+
+/// How far the log is applied, and to what.
 #[derive(Clone)]
-struct Applied {
-    last: Option<LogId>,
-    membership: StoredMembership,
-    state: State,
-    unsynced_entries: u64,
-    unsynced_bytes: u64,
+pub(super) struct Applied {
+    pub(super) last: Option<LogId>,
+    pub(super) membership: StoredMembership,
+    pub(super) state: State,
+}
+
+/// Rows that changed since the last checkpoint, the last change of each; `None` deletes one.
+#[derive(Default)]
+pub(super) struct Unwritten {
+    pub(super) rows: BTreeMap<Vec<u8>, Option<Record>>,
+    entries: u64,
+    bytes: u64,
+    /// Whether a checkpoint is on its way.
+    asked: bool,
 }
 
 impl StateMachine {
-    /// Loads the state, verifying every row.
-    pub(super) fn open(
+    /// Starts the writer of a file with what [`state_writer::load`] found in it.
+    pub(super) fn start(
         database: Database,
+        applied: Applied,
         fatal: Fatal,
         folder: Folder,
         snapshot: Option<SnapshotFile>,
     ) -> Result<Self, Error> {
-        let applied = load(&database)?;
         let view = watch::Sender::new(applied.view());
-        let shared =
-            Shared { database, fatal, folder, applied: Mutex::new(applied), snapshot: Mutex::new(snapshot), view };
-        Ok(Self { shared: Arc::new(shared) })
+        let memory = Mutex::new(Memory { applied, unwritten: Unwritten::default() });
+        let shared = Arc::new(Shared { database, fatal, folder, memory, snapshot: Mutex::new(snapshot), view });
+        let (writer, ops) = mpsc::channel(QUEUE_OPS);
+        state_writer::start(Arc::clone(&shared), ops)?;
+        Ok(Self { shared, writer })
     }
 
     /// The state as it is published after every batch.
@@ -88,20 +110,42 @@ impl StateMachine {
         self.shared.folder.create(meta)
     }
 
-    /// Whether nothing was ever applied.
-    pub(super) fn is_pristine(&self) -> bool {
-        self.shared.applied().last.is_none()
-    }
-
     /// Brings everything that is applied to the disk.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
-        self.shared.run(|shared| shared.checkpoint()).await
+        self.call(Op::Checkpoint).await
     }
 
     /// Checkpoint, then close the file. Later calls answer [`Error::Closed`].
     pub(super) async fn close(&self) -> Result<(), Error> {
-        self.checkpoint().await?;
-        self.shared.run(|shared| shared.database.close()).await
+        self.call(Op::Close).await
+    }
+
+    /// Queues an operation for the writer and waits until it is done.
+    async fn call(&self, op: impl FnOnce(state_writer::Done) -> Op) -> Result<(), Error> {
+        let (done, finished) = oneshot::channel();
+        self.writer.send(op(done)).await.map_err(|_| Error::Closed)?;
+        finished.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Applies entries in memory, publishes, and returns the answers in order. A panic is a defect of ours: the node
+    /// stops, and the state before it stays.
+    fn apply_in_memory(&self, entries: &[Entry]) -> Result<(Vec<Response>, u64), Error> {
+        catch_unwind(AssertUnwindSafe(|| self.shared.apply(entries)))
+            .map_err(|_| Error::Defect)
+            .inspect_err(|error| self.shared.fatal.report(error))
+    }
+
+    /// Keeps the file from falling far behind; `due` says how many checkpoints of work it lacks.
+    async fn keep_up(&self, due: u64) -> Result<(), Error> {
+        if due >= CHECKPOINTS_BEHIND {
+            return self.checkpoint().await;
+        }
+        if due > 0 && !mem::replace(&mut self.shared.memory().unwritten.asked, true) {
+            // Nobody waits for this one. A failure stops the node by itself.
+            let (done, _) = oneshot::channel();
+            self.writer.send(Op::Checkpoint(done)).await.map_err(|_| Error::Closed)?;
+        }
+        Ok(())
     }
 }
 
@@ -110,158 +154,104 @@ impl Applied {
         View { index: self.last.map_or(0, |last| last.index), state: self.state.clone() }
     }
 
-    fn stored(&self) -> AppliedV1 {
+    pub(super) fn stored(&self) -> AppliedV1 {
         AppliedV1 { last_applied: self.last.map(LogIdV1::from), membership: StoredMembershipV1::from(&self.membership) }
     }
 
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() }
     }
-}
 
-fn load(database: &Database) -> Result<Applied, Error> {
-    let stored = database.meta::<AppliedV1>("applied")?;
-    let (last, membership) = match stored {
-        None => (None, StoredMembership::default()),
-        Some(stored) => {
-            let membership = StoredMembership::try_from(stored.membership).map_err(|source| Error::Unreadable {
-                file: STATE_FILE,
-                table: "meta",
-                key: "applied".to_owned(),
-                source,
-            })?;
-            (stored.last_applied.map(LogId::from), membership)
-        }
-    };
-    let state = database.read("rows", |transaction| {
-        let table = match transaction.open_table(ROWS) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(State::default()),
-            table => table?,
-        };
-        let mut failure = None;
-        let rows = table.iter()?.map_while(|row| match read_row(database, row) {
-            Ok(record) => Some(record),
-            Err(error) => {
-                failure = Some(error);
-                None
+    /// Applies one entry; notes what changes.
+    fn take(&mut self, entry: &Entry, unwritten: &mut Unwritten) -> Response {
+        self.last = Some(entry.log_id);
+        unwritten.entries += 1;
+        match &entry.payload {
+            EntryPayload::Blank => Response::Internal,
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                Response::Internal
             }
-        });
-        let state = State::from_records(rows);
-        failure.map_or(Ok(state), Err)
-    })?;
-    Ok(Applied { last, membership, state, unsynced_entries: 0, unsynced_bytes: 0 })
-}
-
-type Row<'a> = (redb::AccessGuard<'a, &'static [u8]>, redb::AccessGuard<'a, &'static [u8]>);
-
-fn read_row(database: &Database, row: Result<Row<'_>, redb::StorageError>) -> Result<Record, Failure> {
-    let (key, sealed) = row?;
-    let key = key.value();
-    let name = || key_name(key);
-    let record: Record = database.unseal("rows", key, name, sealed.value())?;
-    if record.key().to_bytes() != key {
-        return Err(database.damaged("rows", name(), "the row belongs under another key").into());
+            EntryPayload::Normal(proposal) => {
+                unwritten.bytes += proposal.bytes().len() as u64;
+                let index = entry.log_id.index;
+                let applied = state::apply(&self.state, index, proposal.entry());
+                self.state = applied.state;
+                for change in applied.changes.0 {
+                    match change {
+                        Change::Put(record) => unwritten.rows.insert(record.key().to_bytes(), Some(record)),
+                        Change::Delete(key) => unwritten.rows.insert(Key::to_bytes(&key), None),
+                    };
+                }
+                Response::Command { index, result: applied.result }
+            }
+        }
     }
-    Ok(record)
 }
 
-/// The kinds of rows by the first byte of their keys, for messages about rows that cannot be read.
-const KINDS: [&str; 14] = [
-    "cluster",
-    "org",
-    "membership",
-    "user",
-    "session",
-    "app",
-    "service",
-    "source",
-    "deployment",
-    "build",
-    "instance",
-    "node",
-    "setting",
-    "request",
-];
+impl Unwritten {
+    /// How many checkpoints are due.
+    fn due(&self) -> u64 {
+        (self.entries / CHECKPOINT_ENTRIES).max(self.bytes / CHECKPOINT_BYTES)
+    }
 
-fn key_name(key: &[u8]) -> String {
-    let kind = key.first().and_then(|kind| KINDS.get(usize::from(*kind)));
-    format!("key of kind {}", kind.unwrap_or(&"unknown"))
+    /// Adds what came later.
+    fn extend(&mut self, later: Self) {
+        self.rows.extend(later.rows);
+        self.entries += later.entries;
+        self.bytes += later.bytes;
+    }
 }
 
 impl Shared {
-    fn applied(&self) -> MutexGuard<'_, Applied> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current_snapshot(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs disk work where it may block. Every failure here stops the node.
-    async fn run<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let shared = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
-        done.unwrap_or(Err(Error::Defect)).inspect_err(|error| self.fatal.report(error))
+    fn apply(&self, entries: &[Entry]) -> (Vec<Response>, u64) {
+        let mut memory = self.memory();
+        let mut next = memory.applied.clone();
+        let mut changed = Unwritten::default();
+        let responses = entries.iter().map(|entry| next.take(entry, &mut changed)).collect();
+        memory.applied = next;
+        memory.unwritten.extend(changed);
+        self.view.send_replace(memory.applied.view());
+        (responses, memory.unwritten.due())
     }
 
-    /// Applies entries in memory, writes what they changed, publishes, and returns the answers in order.
-    fn apply(&self, entries: &[Entry]) -> Result<Vec<Response>, Error> {
-        let mut applied = self.applied();
-        let mut next = applied.clone();
-        let mut changes = BTreeMap::new();
-        let responses = entries.iter().map(|entry| next.take(entry, &mut changes)).collect();
-        let due = next.unsynced_entries >= CHECKPOINT_ENTRIES || next.unsynced_bytes >= CHECKPOINT_BYTES;
-        self.write_changes(&next, &changes, if due { Commit::Checkpoint } else { Commit::Lazy })?;
-        if due {
-            next.unsynced_entries = 0;
-            next.unsynced_bytes = 0;
+    /// For the writer: what the file lacks, and how far that brings it. From here on it counts as written; a write that
+    /// fails stops the node.
+    pub(super) fn take_unwritten(&self) -> Option<(Unwritten, AppliedV1)> {
+        let mut memory = self.memory();
+        let unwritten = mem::take(&mut memory.unwritten);
+        (unwritten.entries > 0).then(|| (unwritten, memory.applied.stored()))
+    }
+
+    /// For the writer: the file has been given this state instead of its own.
+    pub(super) fn replace(&self, applied: Applied, snapshot: SnapshotFile) -> Result<(), Error> {
+        let mut memory = self.memory();
+        *memory = Memory { applied, unwritten: Unwritten::default() };
+        self.view.send_replace(memory.applied.view());
+        drop(memory);
+        self.keep(snapshot)
+    }
+
+    /// A snapshot from elsewhere as a file of our folder.
+    pub(super) fn own(&self, received: SnapshotFile) -> Result<SnapshotFile, Error> {
+        if self.folder.holds(&received) {
+            return Ok(received);
         }
-        *applied = next;
-        self.view.send_replace(applied.view());
-        Ok(responses)
-    }
-
-    /// Rows, and how far they go, in one transaction.
-    fn write_changes(
-        &self,
-        next: &Applied,
-        changes: &BTreeMap<Vec<u8>, Option<Record>>,
-        commit: Commit,
-    ) -> Result<(), Error> {
-        self.database.write("rows", commit, |transaction| {
-            let mut table = transaction.open_table(ROWS)?;
-            for (key, record) in changes {
-                match record {
-                    None => drop(table.remove(key.as_slice())?),
-                    Some(record) => {
-                        let sealed = self.database.seal("rows", key, record)?;
-                        table.insert(key.as_slice(), sealed.as_slice())?;
-                    }
-                }
-            }
-            drop(table);
-            self.database.put_meta(transaction, "applied", Some(&next.stored()))
-        })
-    }
-
-    fn checkpoint(&self) -> Result<(), Error> {
-        // Held while syncing, so that nothing is applied between the sync and the account of it.
-        let mut applied = self.applied();
-        if applied.unsynced_entries > 0 {
-            self.database.write("rows", Commit::Checkpoint, |_| Ok(()))?;
-            applied.unsynced_entries = 0;
-            applied.unsynced_bytes = 0;
-        }
-        Ok(())
+        let mut writer = self.folder.create(received.meta())?;
+        received.chunks(|chunk| writer.chunk(chunk))?;
+        writer.finish()
     }
 
     /// Writes a snapshot of a state that was taken earlier.
     fn build(&self, meta: &SnapshotMeta, state: &State) -> Result<SnapshotFile, Error> {
-        // First, since the log may be purged up to the snapshot once it exists.
-        self.checkpoint()?;
         let mut writer = self.folder.create(meta)?;
         for record in state.records() {
             let row = envelope::encode(&record).map_err(|source| Error::Encoding { what: "row", source })?;
@@ -281,86 +271,11 @@ impl Shared {
         }
         Ok(())
     }
-
-    /// Replaces the whole state.
-    fn install(&self, meta: &SnapshotMeta, received: SnapshotFile) -> Result<(), Error> {
-        let snapshot = if self.folder.holds(&received) { received } else { self.copy(&received)? };
-        let mut applied = self.applied();
-        let mut next = Applied {
-            last: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-            state: State::default(),
-            unsynced_entries: 0,
-            unsynced_bytes: 0,
-        };
-        self.database.write("rows", Commit::Checkpoint, |transaction| {
-            next.state = self.replace_rows(transaction, &snapshot)?;
-            self.database.put_meta(transaction, "applied", Some(&next.stored()))
-        })?;
-        *applied = next;
-        self.view.send_replace(applied.view());
-        drop(applied);
-        self.keep(snapshot)
-    }
-
-    fn copy(&self, received: &SnapshotFile) -> Result<SnapshotFile, Error> {
-        let mut writer = self.folder.create(received.meta())?;
-        received.chunks(|chunk| writer.chunk(chunk))?;
-        writer.finish()
-    }
-
-    fn replace_rows(&self, transaction: &WriteTransaction, snapshot: &SnapshotFile) -> Result<State, Failure> {
-        transaction.delete_table(ROWS)?;
-        let mut table = transaction.open_table(ROWS)?;
-        let mut records = Vec::new();
-        snapshot.rows::<Failure>(|row| {
-            let record: Record = envelope::decode(row).map_err(|source| Error::Unreadable {
-                file: "snapshot",
-                table: "rows",
-                key: "row".into(),
-                source,
-            })?;
-            let key = record.key().to_bytes();
-            let sealed = self.database.seal_bytes("rows", &key, row);
-            table.insert(key.as_slice(), sealed.as_slice())?;
-            records.push(record);
-            Ok(())
-        })?;
-        Ok(State::from_records(records))
-    }
-}
-
-impl Applied {
-    /// Applies one entry; collects what changes, the last change of a row winning.
-    fn take(&mut self, entry: &Entry, changes: &mut BTreeMap<Vec<u8>, Option<Record>>) -> Response {
-        self.last = Some(entry.log_id);
-        self.unsynced_entries += 1;
-        match &entry.payload {
-            EntryPayload::Blank => Response::Internal,
-            EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                Response::Internal
-            }
-            EntryPayload::Normal(proposal) => {
-                self.unsynced_bytes += proposal.bytes().len() as u64;
-                let index = entry.log_id.index;
-                let applied = state::apply(&self.state, index, proposal.entry());
-                self.state = applied.state;
-                for change in applied.changes.0 {
-                    match change {
-                        Change::Put(record) => changes.insert(record.key().to_bytes(), Some(record)),
-                        Change::Delete(key) => changes.insert(Key::to_bytes(&key), None),
-                    };
-                }
-                Response::Command { index, result: applied.result }
-            }
-        }
-    }
 }
 
 /// Writes a snapshot of the state as it was when this was made.
 pub struct SnapshotBuilder {
-    shared: Arc<Shared>,
+    machine: StateMachine,
     meta: SnapshotMeta,
     state: State,
 }
@@ -369,8 +284,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (meta, state) = (self.meta.clone(), self.state.clone());
-        let snapshot = self.shared.run(move |shared| shared.build(&meta, &state)).await?;
+        // First, since the log may be purged up to the snapshot once it exists.
+        self.machine.checkpoint().await?;
+        let (meta, state, shared) = (self.meta.clone(), self.state.clone(), Arc::clone(&self.machine.shared));
+        let built = tokio::task::spawn_blocking(move || shared.build(&meta, &state)).await;
+        let fatal = &self.machine.shared.fatal;
+        let snapshot = built.unwrap_or(Err(Error::Defect)).inspect_err(|error| fatal.report(error))?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }
@@ -380,8 +299,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let applied = self.shared.applied();
-        Ok((applied.last, applied.membership.clone()))
+        let memory = self.shared.memory();
+        Ok((memory.applied.last, memory.applied.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -401,44 +320,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if batch.is_empty() {
                 return Ok(());
             }
-            let responses = self.shared.run(move |shared| shared.apply(&batch)).await?;
+            let (responses, due) = self.apply_in_memory(&batch)?;
             for (responder, response) in responders.into_iter().zip(responses) {
                 if let Some(responder) = responder {
                     responder.send(response);
                 }
             }
+            self.keep_up(due).await?;
         }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let applied = self.shared.applied();
-        SnapshotBuilder { shared: Arc::clone(&self.shared), meta: applied.meta(), state: applied.state.clone() }
+        let memory = self.shared.memory();
+        SnapshotBuilder { machine: self.clone(), meta: memory.applied.meta(), state: memory.applied.state.clone() }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
-        let meta = meta.clone();
-        Ok(self.shared.run(move |shared| shared.install(&meta, snapshot)).await?)
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
+        let snapshot = Box::new(snapshot);
+        Ok(self.call(|done| Op::Install { snapshot, done }).await?)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let current = self.shared.current_snapshot();
         let Some(snapshot) = current.as_ref() else { return Ok(None) };
         Ok(Some(Snapshot { meta: snapshot.meta().clone(), snapshot: snapshot.reopen()? }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_of_row_has_its_name() {
-        let mut kinds = Vec::new();
-        for record in state::sample_records() {
-            let key = record.key();
-            assert_eq!(key_name(&key.to_bytes()), format!("key of kind {}", key.kind()));
-            kinds.push(key.kind());
-        }
-        assert!(KINDS.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
     }
 }

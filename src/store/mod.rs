@@ -1,13 +1,13 @@
 //! What a node keeps on disk for the Raft group: the log and the vote, the replicated state, and snapshots.
 //!
-//! Runs here: one thread that writes the log; everything else runs on its caller's time. In: openraft's calls
-//! ([`LogStore`], [`StateMachine`]). Out: the state as a [`View`] after every batch, and [`Fatal`] when the disk
-//! cannot be trusted any more. Two redb files and a folder, all sealed with the node's key:
+//! Runs here: one thread that writes the log and one that writes the state; everything else runs on its caller's time.
+//! In: openraft's calls ([`LogStore`], [`StateMachine`]). Out: the state as a [`View`] after every batch, and [`Fatal`]
+//! when the disk cannot be trusted any more. Two redb files and a folder, all sealed with the node's key:
 //!
 //! | what | when it reaches the disk |
 //! |---|---|
 //! | `raft.redb`: log, vote, committed and purged positions | synced, one transaction for all that is queued |
-//! | `state.redb`: a row for every record, how far it is applied, the membership | with every batch, synced at checkpoints |
+//! | `state.redb`: a row for every record, how far it is applied, the membership | at checkpoints, synced |
 //! | `snapshots/`: the newest snapshot | synced, then renamed to its final name |
 //! | `clean`: the last run closed everything | at the end of a stop; removed at start |
 //!
@@ -23,6 +23,7 @@ mod machine;
 mod raft_types;
 mod seal;
 mod snapshot;
+mod state_writer;
 mod stored;
 mod view;
 
@@ -103,11 +104,14 @@ impl Store {
         remove_clean_mark(&folder)?;
 
         let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
-        let machine = StateMachine::open(state, fatal.clone(), snapshots, newest)?;
-        let log = LogStore::open(raft, fatal.clone())?;
-        if log.is_pristine() && !machine.is_pristine() {
+        let applied = state_writer::load(&state)?;
+        let memory = log::Memory::load(&raft)?;
+        if memory.is_pristine() && applied.last.is_some() {
             return Err(Error::Missing { path: folder.join(RAFT_FILE) });
         }
+        // The threads hold the files, so they start when nothing can be refused any more.
+        let machine = StateMachine::start(state, applied, fatal.clone(), snapshots, newest)?;
+        let log = LogStore::start(raft, memory, fatal.clone())?;
         Ok(Self { folder, log, machine, fatal })
     }
 

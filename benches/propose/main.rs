@@ -1,0 +1,151 @@
+//! How many writes a second a node acknowledges, against etcd and against what the disk can do.
+//!
+//! For each number of writers, in one run and in turns: `narvana` proposes commands of about 256 bytes to a group of
+//! one, with the real state, both files, every value sealed and every batch synced; `etcd`, with one member, puts
+//! values of 256 bytes over gRPC on loopback; `disk` appends as many bytes as an average batch of ours to a file and
+//! calls fdatasync. Medians of the turns; the ratios matter, since disks and their neighbours differ.
+//!
+//! Run with `cargo bench --bench propose`; a first argument is the folder to use (default: the temporary folder).
+
+mod disk;
+mod etcd;
+mod measure;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use etcd::Etcd;
+use measure::{Measured, Writer, measure, median};
+use narvana::consensus::{Consensus, NoTransport, Options};
+use narvana::model::{NodeId, SettingKey};
+use narvana::state::{Actor, Command, LogEntry};
+use narvana::store::{self, KEY_FILE, SealKey, Store};
+use narvana::task::Supervisor;
+use narvana::{clock, random};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of one value.
+const ENTRY_BYTES: usize = 256;
+
+/// Turns for each number of writers.
+const TURNS: usize = 3;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Cargo itself passes flags.
+    let base = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let folder = match &base {
+        Some(base) => tempfile::tempdir_in(base)?,
+        None => tempfile::tempdir()?,
+    };
+    let folder = folder.path();
+    let etcd = Etcd::start(&folder.join("etcd")).await?;
+    println!(
+        "{:>7} | {:>9} {:>7} {:>7} | {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7}",
+        "writers", "narvana/s", "p50 ms", "p99 ms", "etcd/s", "x etcd", "batch", "batches/s", "disk/s", "x disk"
+    );
+    for writers in [1, 16, 64, 256] {
+        let mut turns = Vec::new();
+        for turn in 0..TURNS {
+            turns.push(one_turn(&folder.join(format!("{writers}-{turn}")), writers, &etcd).await?);
+        }
+        let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
+        println!(
+            "{writers:>7} | {:>9.0} {:>7.2} {:>7.2} | {:>9.0} {:>7.2} | {:>9.1} {:>9.0} {:>9.0} {:>7.2}",
+            of(|turn| turn.ours.writes.rate()),
+            of(|turn| turn.ours.writes.percentile(50)),
+            of(|turn| turn.ours.writes.percentile(99)),
+            of(|turn| turn.etcd.rate()),
+            of(|turn| turn.ours.writes.rate() / turn.etcd.rate()),
+            of(|turn| turn.ours.writes.rate() / turn.ours.syncs),
+            of(|turn| turn.ours.syncs),
+            of(|turn| turn.disk),
+            of(|turn| turn.ours.syncs / turn.disk),
+        );
+        let reads = of(|turn| turn.ours.reads.rate());
+        println!("{writers:>7} readers: {reads:.0} linearizable reads/s");
+    }
+    Ok(())
+}
+
+/// All three, one after the other.
+struct Turn {
+    ours: Ours,
+    etcd: Measured,
+    disk: f64,
+}
+
+async fn one_turn(folder: &Path, writers: usize, etcd: &Etcd) -> anyhow::Result<Turn> {
+    let ours = narvana(folder, writers).await?;
+    let mut clients = Vec::new();
+    for number in 0..writers {
+        clients.push(etcd.writer(number).await?);
+    }
+    let etcd = measure(clients).await;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    let batch = (ours.writes.rate() / ours.syncs).round() as usize * ENTRY_BYTES;
+    let disk = disk::synced_appends(&folder.join("plain"), batch)?;
+    Ok(Turn { ours, etcd, disk })
+}
+
+struct Ours {
+    writes: Measured,
+    /// Synced batches per second.
+    syncs: f64,
+    reads: Measured,
+}
+
+async fn narvana(folder: &Path, writers: usize) -> anyhow::Result<Ours> {
+    std::fs::create_dir_all(folder)?;
+    let fatal = CancellationToken::new();
+    let began = Instant::now();
+    let store = Store::open(store::Options {
+        folder: folder.to_owned(),
+        cluster: random::id(),
+        node: NodeId::FOUNDER,
+        key: SealKey::create(&folder.join(KEY_FILE))?,
+        fatal: fatal.clone(),
+    })?;
+    let supervisor = Supervisor::new("consensus", fatal);
+    let consensus = Consensus::start(NodeId::FOUNDER, Options::default(), store, NoTransport, supervisor).await?;
+    consensus.initialize("127.0.0.1:9090").await?;
+    consensus.propose(entry()).await?;
+    if writers == 1 {
+        eprintln!("from an empty folder to the first acknowledged write: {:?}", began.elapsed());
+    }
+    let syncs = consensus.status().log_syncs;
+    let writes = measure((0..writers).map(|_| Proposer(consensus.clone())).collect()).await;
+    #[expect(clippy::cast_precision_loss, reason = "printed without digits")]
+    let syncs = (consensus.status().log_syncs - syncs) as f64 / writes.took.as_secs_f64();
+    let reads = measure((0..writers).map(|_| Reader(consensus.clone())).collect()).await;
+    consensus.shutdown().await?;
+    Ok(Ours { writes, syncs, reads })
+}
+
+struct Proposer(Consensus);
+
+impl Writer for Proposer {
+    async fn write(&mut self) {
+        self.0.propose(entry()).await.expect("a group of one accepts");
+    }
+}
+
+/// A writer that writes nothing.
+struct Reader(Consensus);
+
+impl Writer for Reader {
+    async fn write(&mut self) {
+        self.0.linearizable().await.expect("a group of one answers");
+    }
+}
+
+fn entry() -> LogEntry {
+    let domain = format!("{}.{}.{}.{}.test", "a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(50));
+    LogEntry {
+        proposed_at: clock::now(),
+        actor: Actor::System,
+        request: None,
+        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, domain)])),
+    }
+}
