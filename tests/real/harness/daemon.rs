@@ -19,18 +19,27 @@ pub(crate) struct Daemon {
     address: String,
     folder: tempfile::TempDir,
     arguments: Vec<String>,
+    /// A file with registries that Podman may reach without TLS.
+    registries: Option<PathBuf>,
     /// Held as long as the daemon uses the storage that is kept between tests.
     _storage: Option<File>,
 }
 
 impl Daemon {
-    /// Podman's service. Containers outlive it, so a test may end it and start another.
-    pub(super) fn podman() -> Self {
+    /// Podman's service. Containers outlive it, so a test may end it and start another. `registry` is the host and port
+    /// of one that speaks plain HTTP.
+    pub(super) fn podman(registry: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("podman.sock");
         let arguments = ["podman", "system", "service", "--time=0", &format!("unix://{}", socket.display())];
         let arguments = arguments.map(str::to_owned).to_vec();
-        Self::start(folder, socket, arguments, None)
+        let registries = registry.map(|location| {
+            let file = folder.path().join("registries.conf");
+            let text = format!("[[registry]]\nlocation = \"{location}\"\ninsecure = true\n");
+            std::fs::write(&file, text).expect("a file in our folder");
+            file
+        });
+        Self::start(folder, socket, arguments, registries, None)
     }
 
     /// A Docker daemon. Its storage is kept between tests, so that the image is built once; when another test uses that
@@ -57,13 +66,19 @@ impl Daemon {
             "-H".to_owned(),
             format!("unix://{}", socket.display()),
         ];
-        Self::start(folder, socket, arguments, lock)
+        Self::start(folder, socket, arguments, None, lock)
     }
 
-    fn start(folder: tempfile::TempDir, socket: PathBuf, arguments: Vec<String>, storage: Option<File>) -> Self {
-        let child = spawn(folder.path(), &arguments);
+    fn start(
+        folder: tempfile::TempDir,
+        socket: PathBuf,
+        arguments: Vec<String>,
+        registries: Option<PathBuf>,
+        storage: Option<File>,
+    ) -> Self {
+        let child = spawn(folder.path(), &arguments, registries.as_deref());
         let address = format!("unix://{}", socket.display());
-        let mut daemon = Self { child, socket, address, folder, arguments, _storage: storage };
+        let mut daemon = Self { child, socket, address, folder, arguments, registries, _storage: storage };
         daemon.wait_until_it_listens();
         daemon
     }
@@ -100,7 +115,7 @@ impl Daemon {
         for stale in [self.socket.clone(), self.folder.path().join("exec/containerd/containerd.pid")] {
             let _not_there = std::fs::remove_file(stale);
         }
-        self.child = spawn(self.folder.path(), &self.arguments);
+        self.child = spawn(self.folder.path(), &self.arguments, self.registries.as_deref());
         self.wait_until_it_listens();
     }
 
@@ -135,9 +150,13 @@ impl Daemon {
 }
 
 /// `setpriv` ends the daemon when the test is killed and cannot end it itself.
-fn spawn(folder: &Path, arguments: &[String]) -> Child {
+fn spawn(folder: &Path, arguments: &[String], registries: Option<&Path>) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).expect("a file in our folder");
-    Command::new("setpriv")
+    let mut command = Command::new("setpriv");
+    if let Some(file) = registries {
+        command.env("CONTAINERS_REGISTRIES_CONF", file);
+    }
+    command
         .args(["--pdeathsig", "TERM"])
         .args(arguments)
         .stdin(Stdio::null())

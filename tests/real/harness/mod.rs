@@ -7,6 +7,7 @@
 mod busybox;
 mod daemon;
 pub(crate) mod node;
+pub(crate) mod registry;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use busybox::{BUSYBOX, context_with};
 use daemon::Daemon;
+use registry::Registry;
 
 /// How long anything in these tests may take before it counts as failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -41,7 +43,7 @@ pub(crate) struct Harness {
 impl Harness {
     /// A real Podman.
     pub(crate) async fn podman() -> Self {
-        Self::with(Daemon::podman()).await
+        Self::with(Daemon::podman(None)).await
     }
 
     /// A real Docker.
@@ -53,6 +55,14 @@ impl Harness {
     pub(crate) async fn of(kind: EngineKind) -> Self {
         match kind {
             EngineKind::Podman => Self::podman().await,
+            EngineKind::Docker => Self::docker().await,
+        }
+    }
+
+    /// An engine that may pull from this registry, which speaks plain HTTP. Docker trusts loopback by itself.
+    pub(crate) async fn with_registry(kind: EngineKind, registry: &Registry) -> Self {
+        match kind {
+            EngineKind::Podman => Self::with(Daemon::podman(Some(registry.host()))).await,
             EngineKind::Docker => Self::docker().await,
         }
     }

@@ -2,6 +2,7 @@
 
 mod daily;
 mod failure;
+mod image;
 mod life;
 mod walk;
 

@@ -1,0 +1,118 @@
+//! A container registry on loopback: the machine's `docker-registry`, in a temporary folder, at a free port.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use narvana::engine::Kind;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::mpsc;
+
+use super::node::curl;
+use super::{BUSYBOX, DEADLINE, Harness, context_with};
+
+pub(crate) struct Registry {
+    child: Child,
+    host: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Starts an empty one.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (settings, log) = (folder.path().join("config.yml"), folder.path().join("log"));
+        let storage = folder.path().join("storage");
+        let text = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
+            storage.display()
+        );
+        std::fs::write(&settings, text).expect("a file in our folder");
+        let output = File::create(&log).expect("a file in our folder");
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "docker-registry", "serve"])
+            .arg(&settings)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
+            .spawn()
+            .expect("the package docker-registry is installed");
+        let started = Instant::now();
+        let host = loop {
+            let words = std::fs::read_to_string(&log).unwrap_or_default();
+            let port = words.split("listening on 127.0.0.1:").nth(1).and_then(|rest| {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                (digits.len() < rest.len()).then_some(digits)
+            });
+            if let Some(port) = port {
+                break format!("127.0.0.1:{port}");
+            }
+            let ended = child.try_wait().expect("it is ours");
+            assert!(ended.is_none() && started.elapsed() < DEADLINE, "no registry: {ended:?}: {words}");
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        };
+        Self { child, host, _folder: folder }
+    }
+
+    /// Its host and port.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Puts an image there that says `page`, and nowhere else: the engine that built it forgets it. Returns its digest.
+    pub(crate) async fn fill(&self, harness: &Harness, image: &str, page: &str) -> String {
+        let reference = format!("{}/{image}", self.host);
+        let dockerfile = format!("FROM {BUSYBOX}\nCOPY index.html /www/index.html\n");
+        let request = context_with(&reference, &dockerfile, &[("index.html", page.as_bytes(), 0o644)]);
+        let (log, mut lines) = mpsc::channel(64);
+        let engine = harness.engine();
+        let (built, ()) = tokio::join!(engine.build(request, log), async { while lines.recv().await.is_some() {} });
+        built.expect("it is built");
+        let mut push = match engine.describe().kind {
+            Kind::Podman => Command::new("podman"),
+            Kind::Docker | Kind::Fake => Command::new("docker"),
+        };
+        match engine.describe().kind {
+            Kind::Podman => push.args(["push", "--quiet", "--tls-verify=false", &reference]),
+            Kind::Docker | Kind::Fake => push.args(["-H", harness.address(), "push", "--quiet", &reference]),
+        };
+        let pushed = push.output().expect("the engine's own program is installed");
+        assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+        engine.remove_image(&reference).await.expect("removed");
+        assert_eq!(engine.image(&reference).await.expect("an answer"), None, "only the registry has it");
+        self.digest(image)
+    }
+
+    fn digest(&self, image: &str) -> String {
+        let (name, tag) = image.rsplit_once(':').expect("a tag");
+        let url = format!("http://{}/v2/{name}/manifests/{tag}", self.host);
+        let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json, \
+                      application/vnd.oci.image.manifest.v1+json";
+        let head = curl(&["--head", "-H", accept, &url]);
+        let digest = head.body.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
+        digest.unwrap_or_else(|| panic!("a digest: {head:?}")).trim().to_owned()
+    }
+
+    /// Makes it hang.
+    pub(crate) fn hang(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends a hang.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ended_already = kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ended_already = self.child.wait();
+    }
+}
