@@ -12,6 +12,10 @@ const PIDS_MAX: u32 = 4_096;
 pub(super) const INSTANCE_LABEL: &str = "narvana.instance";
 /// Label that names the app.
 pub(super) const APP_LABEL: &str = "narvana.app";
+/// Label that names the service.
+const SERVICE_LABEL: &str = "narvana.service";
+/// Label that names the build of an image, which the builder puts there.
+pub(super) const BUILD_LABEL: &str = "narvana.build";
 /// Label that says for which attempt it was made.
 pub(super) const GENERATION_LABEL: &str = "narvana.generation";
 
@@ -25,7 +29,26 @@ pub(super) fn network_name(app: AppId) -> String {
     format!("narvana-{app}")
 }
 
-/// The engine's name for a volume of a service.
+/// The app whose network has that name.
+pub(super) fn app_of_network(name: &str) -> Option<AppId> {
+    name.strip_prefix("narvana-")?.parse().ok()
+}
+
+/// The labels of a volume. It outlives its service, so it says in words what it held.
+pub(super) fn volume_labels(
+    cluster: ClusterId,
+    instance: &Instance,
+    (app, service, volume): (&str, &str, &str),
+) -> Labels {
+    let mut labels = node_labels(cluster, instance.placement.node);
+    labels.insert(APP_LABEL.to_owned(), instance.app.to_string());
+    labels.insert(SERVICE_LABEL.to_owned(), instance.service.to_string());
+    labels.insert("narvana.volume".to_owned(), format!("{app}/{service}/{volume}"));
+    labels
+}
+
+/// The engine's name for a volume of a service. It has the service's id, so that a later service of the same name never
+/// gets the data of an earlier one.
 pub(super) fn volume_name(service: ServiceId, volume: &str) -> String {
     format!("narvana-{service}-{volume}")
 }
@@ -50,7 +73,7 @@ pub(super) fn spec(
     spec.labels = node_labels(cluster, instance.placement.node);
     for (label, value) in [
         (APP_LABEL, instance.app.to_string()),
-        ("narvana.service", instance.service.to_string()),
+        (SERVICE_LABEL, instance.service.to_string()),
         ("narvana.deployment", instance.deployment.to_string()),
         (INSTANCE_LABEL, instance.id.to_string()),
         (GENERATION_LABEL, instance.attempt.to_string()),

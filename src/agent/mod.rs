@@ -11,6 +11,7 @@
 mod container;
 mod engine_state;
 mod exit;
+mod leftovers;
 mod log_pump;
 mod probe;
 mod reconciler;

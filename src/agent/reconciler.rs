@@ -11,11 +11,12 @@ use crate::clock;
 use crate::consensus::ProposeError;
 use crate::decide::reconcile::{self, Action, Container, Task, reconcile};
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
-use crate::model::{AppId, Exit, Health, InstanceId, InstanceState, Timestamp};
+use crate::model::{Exit, Health, InstanceId, InstanceState, Timestamp};
 use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
-use super::container::{self, APP_LABEL, GENERATION_LABEL, INSTANCE_LABEL};
+use super::container::{self, GENERATION_LABEL, INSTANCE_LABEL};
+use super::leftovers::keep_clear;
 use super::runner::{Orders, Runner};
 use super::{EngineState, Options, Parts};
 
@@ -33,6 +34,8 @@ pub struct Agent {
     removing: Arc<Mutex<HashSet<String>>>,
     /// Wakes the loop: an engine event, or the end of a runner.
     wake: Arc<Notify>,
+    /// A container went whose image and network may be nobody's now.
+    look_for_leftovers: Arc<Notify>,
 }
 
 struct RunnerHandle {
@@ -60,6 +63,7 @@ impl Agent {
             runners: HashMap::new(),
             removing: Arc::default(),
             wake: Arc::new(Notify::new()),
+            look_for_leftovers: Arc::new(Notify::new()),
         }
     }
 
@@ -71,6 +75,8 @@ impl Agent {
         let mut last_slice: Option<Slice> = None;
         let mut wake_at: Option<Timestamp> = None;
         self.follow_events();
+        let leftovers = keep_clear(self.options.clone(), self.parts.clone(), Arc::clone(&self.look_for_leftovers));
+        self.parts.supervisor.spawn("leftovers", OnError::Log, leftovers);
         loop {
             let slice = self.slice(&views.borrow_and_update().state);
             let engine = engines.borrow_and_update().clone();
@@ -126,7 +132,7 @@ impl Agent {
         self.end_forgotten(&state);
         let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), clock::now());
         for action in plan.actions {
-            self.carry_out(engine, &state, &containers, action);
+            self.carry_out(engine, &state, action);
         }
         self.poke_runners(&state, &containers);
         plan.wake_at
@@ -169,7 +175,7 @@ impl Agent {
         }
     }
 
-    fn carry_out(&mut self, engine: &Arc<dyn Engine>, state: &State, containers: &[ContainerStatus], action: Action) {
+    fn carry_out(&mut self, engine: &Arc<dyn Engine>, state: &State, action: Action) {
         match action {
             Action::Run(instance) => self.spawn_runner(engine, state, instance, None),
             // A runner looks at the container first, and reports an end that nobody saw.
@@ -189,11 +195,10 @@ impl Agent {
                 let reason = "its container was removed by somebody else".to_owned();
                 self.spawn_report_end(state, instance, InstanceState::Failed, None, Some(reason));
             }
-            Action::CleanUp { container, .. } => self.spawn_removal(engine, container, None),
+            Action::CleanUp { container, .. } => self.spawn_removal(engine, container),
             Action::RemoveOrphan { container, reason } => {
                 tracing::info!(%container, reason, "removing a container that is nobody's");
-                let network = forsaken_network(state, containers, &container);
-                self.spawn_removal(engine, container, network);
+                self.spawn_removal(engine, container);
             }
         }
     }
@@ -262,8 +267,8 @@ impl Agent {
         });
     }
 
-    /// Removes a container, and then its app's network when the app is gone.
-    fn spawn_removal(&self, engine: &Arc<dyn Engine>, container: String, network: Option<String>) {
+    /// Removes a container, and has somebody look whether it was the last one that needed its image and its network.
+    fn spawn_removal(&self, engine: &Arc<dyn Engine>, container: String) {
         let mut removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         if !removing.insert(container.clone()) {
             return;
@@ -272,20 +277,15 @@ impl Agent {
         let end = RemovalEnd { container: container.clone(), removing: Arc::clone(&self.removing) };
         let engine = Arc::clone(engine);
         let grace = self.options.stop_grace;
+        let look_for_leftovers = Arc::clone(&self.look_for_leftovers);
         self.parts.supervisor.spawn("remove container", OnError::Log, async move {
             let _end = end;
             match engine.stop(&container, grace).await {
                 Ok(()) | Err(engine::Error::NotFound { .. }) => engine.remove(&container).await?,
                 Err(error) => return Err(error),
             }
-            match network {
-                // The last container of the app takes the network with it; before that it is in use.
-                Some(network) => match engine.remove_network(&network).await {
-                    Err(engine::Error::Conflict { .. }) => Ok(()),
-                    removed => removed,
-                },
-                None => Ok(()),
-            }
+            look_for_leftovers.notify_one();
+            Ok(())
         });
     }
 
@@ -343,13 +343,6 @@ impl Drop for RemovalEnd {
 
 fn instance_of(container: &ContainerStatus) -> Option<InstanceId> {
     container.labels.get(INSTANCE_LABEL).and_then(|id| id.parse().ok())
-}
-
-/// The network of the app that a container was made for, when there is no such app any more.
-fn forsaken_network(state: &State, containers: &[ContainerStatus], id: &str) -> Option<String> {
-    let container = containers.iter().find(|container| container.id == id)?;
-    let app: AppId = container.labels.get(APP_LABEL)?.parse().ok()?;
-    state.app(app).is_none().then(|| container::network_name(app))
 }
 
 fn observe(container: &ContainerStatus) -> Container {

@@ -142,6 +142,8 @@ impl Runner {
         self.insist(|| self.engine.ensure_network(&network, &labels)).await?;
         for volume in self.deployment.spec.volumes.clone() {
             let name = container::volume_name(self.instance.service, &volume.name);
+            let words = (self.app.as_str(), self.deployment.service_name.as_str(), volume.name.as_str());
+            let labels = container::volume_labels(self.options.cluster, &self.instance, words);
             self.insist(|| self.engine.ensure_volume(&name, &labels)).await?;
         }
         let spec = container::spec(self.options.cluster, &self.app, &self.deployment, &self.instance, &image);

@@ -164,7 +164,9 @@ pub(super) async fn update(
 
 /// Delete an app
 ///
-/// Deletes its services, deployments and logs with it, and stops its containers. Volumes stay on their nodes.
+/// Deletes its services, deployments and logs with it, and stops its containers. Volumes and their data stay on their nodes, named `narvana-<service id>-<volume>`, and no later service gets them,
+/// not even one of the same name. Remove one with `podman volume rm` or `docker volume rm`; its label `narvana.volume`
+/// says what it held.
 #[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path, description = "Its id or name")),
     responses((status = 204)))]
 pub(super) async fn delete(At(app): At<String>, Write(change, Empty {}): Write<Empty>) -> Result<StatusCode, Error> {

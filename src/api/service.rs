@@ -93,7 +93,9 @@ pub(super) async fn update(
 
 /// Delete a service
 ///
-/// Refused while another service of the app depends on it.
+/// Refused while another service of the app depends on it. Volumes and their data stay on their nodes, named `narvana-<service id>-<volume>`, and no later service gets them,
+/// not even one of the same name. Remove one with `podman volume rm` or `docker volume rm`; its label `narvana.volume`
+/// says what it held.
 #[utoipa::path(delete, path = "/v1/apps/{app}/services/{service}", tag = "services",
     params(("app" = String, Path, description = "Its id or name"), ("service" = String, Path, description = "Its name")),
     responses((status = 204)))]

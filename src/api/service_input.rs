@@ -147,7 +147,8 @@ pub(super) struct VolumeBody {
     pub(super) name: String,
     /// Where it is seen in the container.
     pub(super) path: String,
-    /// With a unit, such as `1Gi`.
+    /// How much it is meant to hold, with a unit, such as `1Gi`. A note for people: it is recorded and shown, but the
+    /// scheduler does not reserve it and no engine enforces it; the volume can fill its node's disk.
     pub(super) size: Option<String>,
 }
 

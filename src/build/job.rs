@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::dockerfile;
+use crate::decide::{dockerfile, leftovers};
 use crate::engine::{self, BuildNetwork, BuildRequest, Engine};
 use crate::logs::LogKey;
 use crate::model::{Artifact, Build, BuildCode, BuildFailure, Deployment, UploadedSource, format_duration};
@@ -183,7 +183,7 @@ impl Job {
 
     /// One name per deployment, so that a rollback finds the image it was built as.
     fn image(&self) -> String {
-        format!("localhost/narvana/{}:v{}", self.deployment.service, self.deployment.version)
+        format!("{}{}:v{}", leftovers::BUILT, self.deployment.service, self.deployment.version)
     }
 
     async fn engine(&self) -> Option<Arc<dyn Engine>> {
@@ -263,6 +263,8 @@ impl Job {
             dockerfile: self.dockerfile().to_owned(),
             tag: image.to_owned(),
             labels: BTreeMap::from([
+                label("cluster", self.options.cluster.to_string()),
+                label("node", self.options.lease.node.to_string()),
                 label("app", self.build.app.to_string()),
                 label("service", self.build.service.to_string()),
                 label("build", self.build.id.to_string()),

@@ -26,7 +26,7 @@ use crate::artifact::ArtifactStore;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
-use crate::model::{Cpu, Lease, Memory};
+use crate::model::{ClusterId, Cpu, Lease, Memory};
 use crate::task::Supervisor;
 
 pub use builder::Builder;
@@ -34,6 +34,8 @@ pub use builder::Builder;
 /// What a builder may use and do.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The cluster, for labels.
+    pub cluster: ClusterId,
     /// The lease that builds of this run of this node are under.
     pub lease: Lease,
     /// Folder for sources being built. Emptied at start.

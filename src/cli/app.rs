@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::output::{Table, age, time};
+use super::service::kept_volumes;
 use super::session::Session;
 use crate::client::view::App;
 
@@ -86,9 +87,11 @@ pub(super) async fn run(session: &Session, command: AppCommand) -> anyhow::Resul
         AppCommand::Show { app } => output.show(&client.app(&app).await?, fields),
         AppCommand::Update(args) => update(session, args).await,
         AppCommand::Delete { app } => {
+            let services = client.services(&app).await?.json;
+            let kept = kept_volumes(services.as_array().map_or(&[], Vec::as_slice));
             let answer = client.delete_app(&app).await?;
             let data = if answer.json == Value::Null { json!({ "deleted": app }) } else { answer.json };
-            output.done(&data, &format!("app {app} is deleted"))
+            output.done(&data, &format!("app {app} is deleted{kept}"))
         }
     }
 }

@@ -152,7 +152,7 @@ pub(super) struct SpecArgs {
     /// Service of the same app that must run before; may be given more than once
     #[arg(long, value_name = "SERVICE")]
     pub(super) depends_on: Vec<String>,
-    /// Storage that outlives instances; may be given more than once
+    /// Storage that outlives instances; may be given more than once. The size is a note for people: nothing enforces it
     #[arg(long, value_name = "NAME:PATH[:SIZE]")]
     pub(super) volume: Vec<VolumeArg>,
     /// Label that a node must have; may be given more than once
@@ -289,9 +289,10 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
         }
         ServiceCommand::Delete { service, app } => {
             let app = session.app(&app).await?;
+            let before = client.service(&app, &service).await?.json;
             let answer = client.delete_service(&app, &service).await?;
             let data = if answer.json == Value::Null { json!({ "deleted": service }) } else { answer.json };
-            output.done(&data, &format!("service {service} of {app} is deleted"))
+            output.done(&data, &format!("service {service} of {app} is deleted{}", kept_volumes(&[before])))
         }
         ServiceCommand::Stop(args) => {
             let app = session.app(&args.app).await?;
@@ -370,6 +371,26 @@ fn fields(service: &Service) -> Table {
 /// A name for a deployment that people know: `service v3`.
 pub(super) fn title(deployment: &Deployment) -> String {
     format!("{} v{}", deployment.service_name, deployment.version)
+}
+
+/// What of services stays when they are deleted, and how to remove it; nothing when they have no volumes.
+pub(super) fn kept_volumes(services: &[Value]) -> String {
+    let mut names = Vec::new();
+    for service in services {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            if let (Some(id), Some(name)) = (service["id"].as_str(), volume["name"].as_str()) {
+                names.push(format!("narvana-{id}-{name}"));
+            }
+        }
+    }
+    if names.is_empty() {
+        return String::new();
+    }
+    let names = names.join(" ");
+    format!(
+        "; its data stays on its node, and nothing uses it any more; to remove it too, run there: podman volume rm \
+         {names} (or docker volume rm)"
+    )
 }
 
 #[cfg(test)]

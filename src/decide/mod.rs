@@ -10,6 +10,7 @@ pub mod dockerfile;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod leftovers;
 mod plan;
 pub mod probe;
 pub mod reconcile;

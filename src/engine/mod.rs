@@ -33,6 +33,7 @@ pub use find::{FindError, Found, Options, find};
 pub use log_line::{LINE_BYTES_MAX, LogCursor, LogLine, LogStream, LogsFrom};
 pub use spec::{ContainerSpec, NetworkAttachment, PublishedPort, VolumeMount};
 pub use status::{Binding, ContainerState, ContainerStatus, Description, Event, EventKind, ExecOutcome, Image, Kind};
+pub use status::{StoredImage, StoredNetwork};
 
 use crate::model::Timestamp;
 
@@ -59,14 +60,21 @@ pub trait Engine: Send + Sync + 'static {
     /// they are read there. Dropping the future ends the build, its running step included.
     async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error>;
 
-    /// Removes an image, if it is there.
+    /// Removes an image, if it is there: of one with several references only this one. [`Error::Conflict`] when a
+    /// container needs it.
     async fn remove_image(&self, reference: &str) -> Result<(), Error>;
+
+    /// Images that carry all these labels, ordered by id.
+    async fn list_images(&self, labels: &Labels) -> Result<Vec<StoredImage>, Error>;
 
     /// Makes sure that a bridge network of that name exists.
     async fn ensure_network(&self, name: &str, labels: &Labels) -> Result<(), Error>;
 
     /// Removes a network, if it is there. [`Error::Conflict`] while containers use it.
     async fn remove_network(&self, name: &str) -> Result<(), Error>;
+
+    /// Networks that carry all these labels, ordered by name.
+    async fn list_networks(&self, labels: &Labels) -> Result<Vec<StoredNetwork>, Error>;
 
     /// Makes sure that a volume of that name exists.
     async fn ensure_volume(&self, name: &str, labels: &Labels) -> Result<(), Error>;

@@ -50,6 +50,26 @@ pub struct Image {
     pub exposed_ports: Vec<(u16, Protocol)>,
 }
 
+/// An image in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// `sha256:` and 64 hex digits.
+    pub id: String,
+    /// Its references with tags, ascending; none when another image took them over.
+    pub references: Vec<String>,
+    /// Its labels, those of the image it was made from included.
+    pub labels: Labels,
+}
+
+/// A network in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredNetwork {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
 /// How far a container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerState {

@@ -121,7 +121,7 @@ pub struct Volume {
     pub name: String,
     /// Where it is seen in the container.
     pub path: String,
-    /// How much it may hold; told to the user, not enforced by every engine.
+    /// How much it is meant to hold. A note for people: nothing reserves or enforces it.
     pub size: Option<Memory>,
 }
 

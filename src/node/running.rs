@@ -20,7 +20,7 @@ use crate::decide;
 use crate::decide::route_table::RouteTable;
 use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
-use crate::model::{Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
+use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -102,7 +102,7 @@ impl Running {
         logs_part.spawn("tidy", OnError::Log, tidy);
 
         let builder = Builder::new(
-            build_options(&config, lease, resources),
+            build_options(&config, identity.cluster, lease, resources),
             build::Parts {
                 consensus: consensus.clone(),
                 engine: engine.clone(),
@@ -297,8 +297,9 @@ fn engine_options(config: &NodeConfig, dir: &DataDir, identity: Identity) -> eng
     }
 }
 
-fn build_options(config: &NodeConfig, lease: Lease, resources: NodeResources) -> build::Options {
+fn build_options(config: &NodeConfig, cluster: ClusterId, lease: Lease, resources: NodeResources) -> build::Options {
     build::Options {
+        cluster,
         lease,
         work_dir: config.build_dir.clone(),
         timeout: config.build_timeout,

@@ -74,6 +74,8 @@ impl Call {
         let conflict = [
             "already in use",
             "being used",
+            "is using",
+            "image is in use",
             "has active endpoints",
             "can only kill running",
             "is not running",

@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, mpsc};
 use self::call::Call;
 use super::{
     BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, Image, Kind, Labels,
-    LogLine, LogsFrom,
+    LogLine, LogsFrom, StoredImage, StoredNetwork,
 };
 use crate::model::Timestamp;
 use crate::task::Supervisor;
@@ -115,12 +115,20 @@ impl Engine for ApiEngine {
         self.delete_image(reference).await
     }
 
+    async fn list_images(&self, labels: &Labels) -> Result<Vec<StoredImage>, Error> {
+        self.read_images(labels).await
+    }
+
     async fn ensure_network(&self, name: &str, labels: &Labels) -> Result<(), Error> {
         self.make_network(name, labels).await
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), Error> {
         self.call(format!("remove network {name}")).gone(self.docker.remove_network(name)).await
+    }
+
+    async fn list_networks(&self, labels: &Labels) -> Result<Vec<StoredNetwork>, Error> {
+        self.read_networks(labels).await
     }
 
     async fn ensure_volume(&self, name: &str, labels: &Labels) -> Result<(), Error> {

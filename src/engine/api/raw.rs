@@ -1,8 +1,8 @@
 //! Answers that the client library is too strict for.
 //!
 //! Podman 4.3 names states of its own in Docker's API (`stopped` between the end of a process and the clean-up after
-//! it), and one such word makes the library refuse the whole answer, for a list the whole list. So these two are read
-//! as plain JSON. The library has no call for that; one that returns bytes is sent to another path.
+//! it), and one such word makes the library refuse the whole answer, for a list the whole list. It also leaves out
+//! fields of images that Docker always sends. So these answers are read as plain JSON. The library has no call for that; one that returns bytes is sent to another path.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::ApiEngine;
 use super::call::Call;
-use crate::engine::Error;
+use super::containers::label_filter;
+use super::images::with_algorithm;
+use crate::engine::{Error, Labels, StoredImage, StoredNetwork};
 
 /// The path of the call whose bytes are wanted, as the library makes it.
 const CARRIER: &str = "/containers/x/export";
@@ -21,6 +23,24 @@ const CARRIER: &str = "/containers/x/export";
 struct Listed {
     #[serde(rename = "Id")]
     id: String,
+}
+
+#[derive(serde::Deserialize)]
+struct ListedImage {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(rename = "RepoTags")]
+    references: Option<Vec<String>>,
+    #[serde(rename = "Labels")]
+    labels: Option<Labels>,
+}
+
+#[derive(serde::Deserialize)]
+struct ListedNetwork {
+    #[serde(rename = "Name")]
+    name: String,
+    #[serde(rename = "Labels")]
+    labels: Option<Labels>,
 }
 
 impl ApiEngine {
@@ -49,6 +69,41 @@ impl ApiEngine {
         Ok(listed.into_iter().map(|container| container.id).collect())
     }
 
+    pub(super) async fn read_images(&self, labels: &Labels) -> Result<Vec<StoredImage>, Error> {
+        // Podman 4.3 finds no image at all when asked for two labels, so it is asked for one.
+        let query = labels_query(&labels.clone().into_iter().take(1).collect());
+        let listed: Vec<ListedImage> =
+            self.get(&self.call("list images"), format!("/images/json?filters={query}")).await?;
+        let mut images: Vec<StoredImage> = listed.into_iter().map(stored_image).collect();
+        images.retain(|image| carries(&image.labels, labels));
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        // Podman lists an image once for each of its names.
+        images.dedup_by(|later, first| {
+            let same = later.id == first.id;
+            if same {
+                first.references.append(&mut later.references);
+            }
+            same
+        });
+        for image in &mut images {
+            image.references.sort();
+            image.references.dedup();
+        }
+        Ok(images)
+    }
+
+    pub(super) async fn read_networks(&self, labels: &Labels) -> Result<Vec<StoredNetwork>, Error> {
+        let query = labels_query(labels);
+        let listed: Vec<ListedNetwork> =
+            self.get(&self.call("list networks"), format!("/networks?filters={query}")).await?;
+        let stored =
+            |network: ListedNetwork| StoredNetwork { name: network.name, labels: network.labels.unwrap_or_default() };
+        let mut networks: Vec<StoredNetwork> = listed.into_iter().map(stored).collect();
+        networks.retain(|network| carries(&network.labels, labels));
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(networks)
+    }
+
     async fn get<T: DeserializeOwned>(&self, call: &Call, path: String) -> Result<T, Error> {
         let docker = self.docker.clone().with_request_modifier(move |mut request| {
             let uri = request.uri().to_string().replacen(CARRIER, &path, 1);
@@ -58,6 +113,22 @@ impl ApiEngine {
         let bytes = call.run(docker.export_container("x").try_collect::<Vec<_>>()).await?.concat();
         serde_json::from_slice(&bytes).map_err(|error| call.garbled(error.to_string()))
     }
+}
+
+fn stored_image(listed: ListedImage) -> StoredImage {
+    let mut references = listed.references.unwrap_or_default();
+    // Docker's way to say that there is none.
+    references.retain(|reference| reference != "<none>:<none>");
+    StoredImage { id: with_algorithm(listed.id), references, labels: listed.labels.unwrap_or_default() }
+}
+
+/// Engines differ in what several labels in one filter mean, so the answer is looked through once more.
+fn carries(found: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| found.get(key) == Some(value))
+}
+
+fn labels_query(labels: &Labels) -> String {
+    http_query(&serde_json::to_string(&label_filter(labels)).expect("a map of words is JSON"))
 }
 
 /// A state as Docker names it.

@@ -1,5 +1,6 @@
 //! The fake's answers to calls.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use super::state::State;
 use super::{End, FakeEngine, Fault, Script};
 use crate::engine::{
     BuildRequest, ContainerSpec, ContainerState, ContainerStatus, Description, Engine, Error, Event, EventKind,
-    ExecOutcome, Image, Kind, Labels, LogLine, LogsFrom,
+    ExecOutcome, Image, Kind, Labels, LogLine, LogsFrom, StoredImage, StoredNetwork,
 };
 use crate::model::Timestamp;
 
@@ -116,7 +117,7 @@ impl Engine for FakeEngine {
     }
 
     async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error> {
-        let BuildRequest { tag, mut context, .. } = request;
+        let BuildRequest { tag, labels, mut context, .. } = request;
         while let Some(bytes) = context.next().await {
             bytes.map_err(|error| Error::Rejected { action: format!("build {tag}"), reason: error.to_string() })?;
         }
@@ -127,6 +128,7 @@ impl Engine for FakeEngine {
                 return Err(Error::BuildFailed { reason, last_lines: vec![line] });
             }
             let id = format!("sha256:{}", state.new_id());
+            state.image_labels.insert(id.clone(), labels);
             state.images.insert(tag, Image { id: id.clone(), bytes: 1, exposed_ports: Vec::new() });
             Ok(id)
         })
@@ -135,16 +137,46 @@ impl Engine for FakeEngine {
 
     async fn remove_image(&self, reference: &str) -> Result<(), Error> {
         self.call("remove image", |state| {
-            state.images.remove(reference);
+            let Some(id) = state.image(reference).map(|image| image.id.clone()) else { return Ok(()) };
+            let references = state.images.values().filter(|image| image.id == id).count();
+            let used = state.containers.iter().any(|container| container.status.image_id == id);
+            if used && references == 1 {
+                let action = format!("remove image {reference}");
+                return Err(Error::Conflict { action, reason: "a container is using it".into() });
+            }
+            state.images.retain(|name, image| name != reference && !(reference == id && image.id == id));
             Ok(())
         })
         .await
     }
 
-    async fn ensure_network(&self, name: &str, _labels: &Labels) -> Result<(), Error> {
+    async fn list_images(&self, labels: &Labels) -> Result<Vec<StoredImage>, Error> {
+        self.call("list images", |state| {
+            let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+            for (reference, image) in &state.images {
+                found.entry(&image.id).or_default().push(reference.clone());
+            }
+            let stored = found.into_iter().map(|(id, references)| {
+                let labels = state.image_labels.get(id).cloned().unwrap_or_default();
+                StoredImage { id: id.to_owned(), references, labels }
+            });
+            Ok(stored.filter(|image| matches(&image.labels, labels)).collect())
+        })
+        .await
+    }
+
+    async fn ensure_network(&self, name: &str, labels: &Labels) -> Result<(), Error> {
         self.call("create network", |state| {
-            state.networks.insert(name.to_owned());
+            state.networks.entry(name.to_owned()).or_insert_with(|| labels.clone());
             Ok(())
+        })
+        .await
+    }
+
+    async fn list_networks(&self, labels: &Labels) -> Result<Vec<StoredNetwork>, Error> {
+        self.call("list networks", |state| {
+            let carrying = state.networks.iter().filter(|(_, found)| matches(found, labels));
+            Ok(carrying.map(|(name, labels)| StoredNetwork { name: name.clone(), labels: labels.clone() }).collect())
         })
         .await
     }
@@ -194,7 +226,7 @@ impl Engine for FakeEngine {
             let missing = || Error::ImageNotFound { image: spec.image.clone() };
             let image = state.image(&spec.image).ok_or_else(missing)?.id.clone();
             match &spec.network {
-                Some(network) if !state.networks.contains(&network.name) => {
+                Some(network) if !state.networks.contains_key(&network.name) => {
                     Err(Error::NotFound { what: format!("network {}", network.name) })
                 }
                 _ => Ok(state.create(spec, image)),

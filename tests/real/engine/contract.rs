@@ -11,7 +11,7 @@ use narvana::engine::{
 use narvana::model::{Cpu, Memory, Protocol};
 use tokio::sync::mpsc;
 
-use crate::harness::{BUSYBOX, DEADLINE, until};
+use crate::harness::{BUSYBOX, DEADLINE, context_with, until};
 
 /// Runs for a long time and ends when asked.
 pub(super) const SLEEP: [&str; 2] = ["sleep", "1000"];
@@ -30,6 +30,7 @@ pub(super) async fn all(engine: &dyn Engine, prefix: &str, labels: &Labels) {
     let stage = Stage { engine, prefix, labels };
     stage.answers().await;
     stage.images().await;
+    stage.what_is_kept_is_listed_by_label().await;
     stage.a_service_lives_and_ends().await;
     stage.a_task_writes_and_exits().await;
     assert_eq!(engine.list(labels).await.expect("a list"), [], "everything was removed");
@@ -72,6 +73,65 @@ impl Stage<'_> {
         let created = self.engine.create(&spec).await;
         assert_eq!(created, Err(Error::ImageNotFound { image: missing.to_owned() }));
         self.engine.remove_image(missing).await.expect("what is not there is removed");
+    }
+
+    async fn what_is_kept_is_listed_by_label(&self) {
+        let engine = self.engine;
+        let mut own = self.labels.clone();
+        own.insert("narvana.build".to_owned(), self.prefix.to_owned());
+        let others = Labels::from([("narvana.build".to_owned(), format!("not-{}", self.prefix))]);
+        let tag = format!("localhost/narvana-test/{}:v1", self.prefix);
+        let id = self.build(&tag, &own).await;
+        let listed = engine.list_images(&own).await.expect("a list");
+        let [image] = &listed[..] else { panic!("one image: {listed:?}") };
+        assert_eq!((image.id.as_str(), &image.references[..]), (id.as_str(), std::slice::from_ref(&tag)));
+        assert!(own.iter().all(|(key, value)| image.labels.get(key) == Some(value)), "{image:?}");
+        assert_eq!(engine.list_images(&others).await.expect("a list"), []);
+
+        // What a container needs stays, whether it runs or not.
+        let mut spec = self.spec("keeper", &SLEEP);
+        spec.image = tag.clone();
+        let container = engine.create(&spec).await.expect("created");
+        let used = engine.remove_image(&tag).await;
+        assert!(matches!(used, Err(Error::Conflict { .. })), "{used:?}");
+        engine.start(&container).await.expect("started");
+        let used = engine.remove_image(&tag).await;
+        assert!(matches!(used, Err(Error::Conflict { .. })), "{used:?}");
+        engine.remove(&container).await.expect("removed");
+
+        // An image that loses its name to a newer one is listed without it, and goes by its id.
+        let mut newer = own.clone();
+        newer.insert("narvana.attempt".to_owned(), "2".to_owned());
+        let second = self.build(&tag, &newer).await;
+        let listed = engine.list_images(&own).await.expect("a list");
+        let names = |id: &str| listed.iter().find(|image| image.id == id).map(|image| image.references.len());
+        assert_eq!((names(&id), names(&second)), (self.keeps_unnamed().then_some(0), Some(1)), "{listed:?}");
+        engine.remove_image(&id).await.expect("removed");
+        engine.remove_image(&tag).await.expect("removed");
+        assert_eq!(engine.list_images(&own).await.expect("a list"), []);
+
+        let network = format!("{}-listed", self.prefix);
+        engine.ensure_network(&network, &own).await.expect("a network");
+        let listed = engine.list_networks(&own).await.expect("a list");
+        assert_eq!(listed.iter().map(|network| network.name.as_str()).collect::<Vec<_>>(), [network.as_str()]);
+        assert!(own.iter().all(|(key, value)| listed[0].labels.get(key) == Some(value)), "{listed:?}");
+        assert_eq!(engine.list_networks(&others).await.expect("a list"), []);
+        engine.remove_network(&network).await.expect("removed");
+        assert_eq!(engine.list_networks(&own).await.expect("a list"), []);
+    }
+
+    /// The fake forgets an image together with its last name.
+    fn keeps_unnamed(&self) -> bool {
+        self.engine.describe().kind != narvana::engine::Kind::Fake
+    }
+
+    async fn build(&self, tag: &str, labels: &Labels) -> String {
+        let mut request = context_with(tag, &format!("FROM {BUSYBOX}\nENV BUILT=1\n"), &[]);
+        request.labels.clone_from(labels);
+        let (log, mut lines) = mpsc::channel(64);
+        let (built, ()) =
+            tokio::join!(self.engine.build(request, log), async { while lines.recv().await.is_some() {} });
+        built.expect("it is built")
     }
 
     async fn a_service_lives_and_ends(&self) {

@@ -87,6 +87,13 @@ impl Node {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// The command line as a user of this node would run it.
+    pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+        command.args(args).env("NARVANA_API", &self.api).env("NARVANA_TOKEN", &self.token).stdin(Stdio::null());
+        command.output().expect("the program runs")
+    }
+
     /// The program with this node's settings.
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));

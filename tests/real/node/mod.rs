@@ -3,6 +3,7 @@
 mod daily;
 mod failure;
 mod image;
+mod leftovers;
 mod life;
 mod walk;
 
