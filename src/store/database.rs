@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 
 use super::Error;
+use super::disk::Disk;
 use super::envelope::{self, Stored};
 use super::seal::Sealer;
 use super::stored::IdentityV1;
@@ -59,6 +60,7 @@ impl Database {
     /// Opens the file, or makes it when it is not there. `clean` says that the last run closed it properly; otherwise
     /// its checksums are verified first.
     pub(super) fn open(
+        disk: &dyn Disk,
         folder: &Path,
         file: &'static str,
         identity: IdentityV1,
@@ -68,9 +70,9 @@ impl Database {
         let path = folder.join(file);
         let check = !clean && path.exists();
         let redb = guarded(file, "all", || {
-            let opened =
-                redb::Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check).create(&path);
-            match opened {
+            let mut builder = redb::Builder::new();
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check);
+            match disk.open(&builder, &path) {
                 Ok(redb) => Ok(redb),
                 Err(redb::DatabaseError::DatabaseAlreadyOpen | redb::DatabaseError::LockProtocolMismatch) => {
                     Err(Failure::Store(Error::InUse { path: path.clone() }))

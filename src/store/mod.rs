@@ -14,6 +14,7 @@
 //! Absent on purpose: who leads, who votes and what to propose (`consensus`), and any meaning of the rows (`state`).
 
 mod database;
+mod disk;
 mod envelope;
 mod error;
 mod fatal;
@@ -28,6 +29,10 @@ mod stored;
 mod view;
 
 #[cfg(test)]
+mod crash_disk;
+#[cfg(test)]
+mod crash_points;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod tests;
@@ -40,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{ClusterId, NodeId};
 use database::Database;
+use disk::{Disk, FileSystem};
 use seal::{Sealer, sync_folder_of};
 use stored::IdentityV1;
 
@@ -91,6 +97,10 @@ impl Store {
     /// Opens the store, or makes a new one in a folder that has none. Verifies every value, so a damaged store is
     /// found before the node votes. Blocks for as long as that takes.
     pub fn open(options: Options) -> Result<Self, Error> {
+        Self::open_on(&FileSystem, options)
+    }
+
+    fn open_on(disk: &dyn Disk, options: Options) -> Result<Self, Error> {
         let Options { folder, cluster, node, key, fatal } = options;
         fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), doing: "create", source })?;
         let fatal = Fatal::new(fatal);
@@ -99,8 +109,8 @@ impl Store {
         let was_closed = folder.join(CLEAN_FILE).exists();
         // The state first: it is the file that always exists once the other one has contents.
         expect_files(&folder)?;
-        let state = Database::open(&folder, STATE_FILE, identity, Arc::clone(&sealer), was_closed)?;
-        let raft = Database::open(&folder, RAFT_FILE, identity, Arc::clone(&sealer), was_closed)?;
+        let state = Database::open(disk, &folder, STATE_FILE, identity, Arc::clone(&sealer), was_closed)?;
+        let raft = Database::open(disk, &folder, RAFT_FILE, identity, Arc::clone(&sealer), was_closed)?;
         remove_clean_mark(&folder)?;
 
         let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;

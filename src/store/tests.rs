@@ -20,20 +20,26 @@ use crate::state::{Actor, Command, LogEntry};
 use crate::{clock, random};
 
 /// A data folder that can be opened again, as the same node or another.
-struct Node {
-    folder: TempDir,
+pub(super) struct Node {
+    pub(super) folder: TempDir,
     cluster: ClusterId,
     key: SealKey,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("key");
         Self { folder, cluster: random::id(), key }
     }
 
-    fn options(&self, folder: &Path) -> Options {
+    /// The same node with another folder.
+    pub(super) fn same(&self) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self { folder, cluster: self.cluster, key: self.key.clone() }
+    }
+
+    pub(super) fn options(&self, folder: &Path) -> Options {
         Options {
             folder: folder.to_owned(),
             cluster: self.cluster,
@@ -43,7 +49,7 @@ impl Node {
         }
     }
 
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
         Store::open(self.options(self.folder.path())).expect("opens")
     }
 
