@@ -2,6 +2,8 @@
 //! the configuration file, else a default. Only `cli` and `node` know this; every other part gets small options of its
 //! own.
 
+mod unused;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::model::{Cpu, Memory, Secret, format_duration, parse_duration};
+
+pub use unused::unused_variables;
 
 /// Shortest key for session tokens that an operator may give, in bytes (RFC 7518 section 3.2, for HS256).
 const JWT_SECRET_BYTES_MIN: usize = 32;

@@ -20,10 +20,28 @@ pub(super) fn no_color() -> bool {
 
 /// Where the user's configuration belongs; none without a home.
 pub(super) fn config_dir() -> Option<PathBuf> {
-    let home = || std::env::home_dir().filter(|home| home.is_absolute());
-    let base = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
-    base.map(|base| base.join("narvana"))
+    config_home().map(|base| base.join("narvana"))
 }
+
+/// Where the configuration of all of the user's programs belongs; none without a home.
+pub(super) fn config_home() -> Option<PathBuf> {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")))
+}
+
+/// The socket on which systemd waits to hear that a service is ready.
+pub(super) fn notify_socket() -> Option<OsString> {
+    variable("NOTIFY_SOCKET")
+}
+
+/// The names of all variables that are set and not empty.
+pub(super) fn names() -> Vec<String> {
+    let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+    set.filter_map(|(name, _)| name.into_string().ok()).collect()
+}
+
+/// Variables of ours that no flag stands for: the password, and what this repository's scripts read.
+pub(super) const WITHOUT_FLAG: &[&str] = &["NARVANA_PASSWORD", "NARVANA_BIN", "NARVANA_PROFILE"];
 
 /// Where the user's programs keep what they have, when the user says so.
 pub(super) fn data_home() -> Option<PathBuf> {

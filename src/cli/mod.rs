@@ -15,6 +15,7 @@ mod env;
 mod environment;
 mod explain;
 mod follow;
+mod given;
 mod logging;
 mod logs;
 mod node;
@@ -27,6 +28,8 @@ mod service;
 mod session;
 mod settings;
 mod shell;
+mod systemd;
+mod unit;
 mod value;
 mod wait;
 

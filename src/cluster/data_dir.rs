@@ -131,6 +131,12 @@ impl DataDir {
         self.write(ENDPOINTS, json)
     }
 
+    /// What the node of a folder, which another process may run, wrote about where it listens.
+    pub fn endpoints(path: &Path) -> Result<Vec<u8>, Error> {
+        let file = path.join(ENDPOINTS);
+        fs::read(&file).map_err(io_error("read", &file))
+    }
+
     /// Takes that back when the node stops.
     pub fn remove_endpoints(&self) -> Result<(), Error> {
         self.remove(ENDPOINTS)

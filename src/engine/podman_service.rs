@@ -89,6 +89,8 @@ impl PodmanService {
         let mut child = Command::new(&self.program)
             .args(["system", "service", "--time=0"])
             .arg(format!("unix://{}", self.socket.display()))
+            // Podman would have every container tell systemd that *it* is ready, and wait for that.
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,7 +1,7 @@
 //! The composition root: what a running node is made of, in which order it starts, and in which order it stops.
 //!
 //! [`init`] founds a cluster and runs its first node, [`run`] runs a node that exists; both stay until a signal or a
-//! failure ends them. Everything a node consists of is made here and handed what it needs; nothing else in the program
+//! failure ends them. [`found`] only founds. Everything a node consists of is made here and handed what it needs; nothing else in the program
 //! knows the whole.
 
 mod drain;
@@ -14,6 +14,7 @@ mod routes;
 mod running;
 mod tidy;
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -29,8 +30,8 @@ pub use running::Running;
 /// How `init` ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Init {
-    /// A new node ran and was stopped.
-    Ran,
+    /// There is a new node now.
+    Founded,
     /// There is a node already; nothing was changed.
     Exists,
 }
@@ -39,18 +40,33 @@ pub enum Init {
 /// node serves, with the token that a first registration from another machine needs.
 pub async fn init(config: NodeConfig, ready: impl FnOnce(&Endpoints, &str)) -> anyhow::Result<Init> {
     let begun = Instant::now();
-    let dir = match DataDir::begin_init(&config.data_dir)? {
-        Occupied::Yes(_) => return Ok(Init::Exists),
-        Occupied::No(dir) => dir,
-    };
-    founding::found(&dir, &config).await.context("cannot found the cluster")?;
     // The lock is given back and taken again: between the two the folder is a complete node like any other.
-    drop(dir);
+    if found(&config).await? == Init::Exists {
+        return Ok(Init::Exists);
+    }
     let running = Running::start(config).await?;
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
     ready(running.endpoints(), running.setup_token());
     until_told(running).await?;
-    Ok(Init::Ran)
+    Ok(Init::Founded)
+}
+
+/// Founds a cluster in an empty data folder, and leaves running its first node to somebody else.
+pub async fn found(config: &NodeConfig) -> anyhow::Result<Init> {
+    let dir = match DataDir::begin_init(&config.data_dir)? {
+        Occupied::Yes(_) => return Ok(Init::Exists),
+        Occupied::No(dir) => dir,
+    };
+    founding::found(&dir, config).await.context("cannot found the cluster")?;
+    Ok(Init::Founded)
+}
+
+/// Where the node of a data folder, run by another process, serves, with the token that a first registration from another
+/// machine needs.
+pub fn serving(data_dir: &Path) -> anyhow::Result<(Endpoints, String)> {
+    let endpoints = DataDir::endpoints(data_dir).context("the node does not serve")?;
+    let setup_token = std::fs::read_to_string(data_dir.join(founding::SETUP_TOKEN_FILE)).unwrap_or_default();
+    Ok((serde_json::from_slice(&endpoints)?, setup_token))
 }
 
 /// Runs the node of a data folder until it is told to stop.

@@ -29,6 +29,8 @@ fn what_is_accepted() {
     for line in [
         "init --data-dir /tmp/x --api-port 0 --ingress-http-port auto --label zone=a --label disk=ssd",
         "run --config /etc/narvana.toml",
+        "init --service --data-dir /srv/narvana",
+        "run --service",
         "status -o json",
         "--api http://a:1,http://b:2 --token t --ca-cert ca.pem -q status",
         "register ada@example.org --password-stdin --setup-token t",
