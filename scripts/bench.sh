@@ -216,12 +216,14 @@ row_idle() {
     row 'idle CPU, one app' "$used %" '' '' '<= 0.5 %' "$used <= 0.5"
 }
 
-# The same container by the engine's API: created on a network that is there, and started.
+# The same container by the engine's API: the same program, limits and published port, on a network that is there.
 bare() {
     local id
     id=$(ask_engine -H 'Content-Type: application/json' http://engine/containers/create -d "{\"Image\":\"$IMAGE\",
         \"Cmd\":[\"$(command -v nginx)\",\"-c\",\"/etc/nginx.conf\"],\"Labels\":{\"narvana.bench\":\"1\"},
-        \"HostConfig\":{\"NetworkMode\":\"narvana-bench\"}}" | field Id)
+        \"ExposedPorts\":{\"8080/tcp\":{}},\"HostConfig\":{\"NetworkMode\":\"narvana-bench\",\"Init\":true,
+        \"NanoCpus\":500000000,\"Memory\":536870912,\"MemorySwap\":536870912,\"PidsLimit\":4096,
+        \"PortBindings\":{\"8080/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"\"}]}}}" | field Id)
     ask_engine -X POST "http://engine/containers/$id/start"
     printf '%s\n' "$id"
 }

@@ -94,16 +94,22 @@ impl Runner {
 
     /// From whatever there is to a running container.
     async fn start(&mut self, existing: Option<String>) -> Step<Running> {
-        let id = match existing {
-            Some(id) => id,
-            None => self.create().await?,
+        let (id, found) = match existing {
+            Some(id) => {
+                let seen = self.insist(|| self.engine.inspect(&id)).await?;
+                (id, Some(seen).filter(|seen| seen.state != ContainerState::Created))
+            }
+            // What was just created need not be asked about: each call to an engine takes about 10 ms.
+            None => (self.create().await?, None),
         };
         self.status.container = Some(id.clone());
-        let mut seen = self.insist(|| self.engine.inspect(&id)).await?;
-        if seen.state == ContainerState::Created {
-            self.insist(|| self.engine.start(&id)).await?;
-            seen = self.insist(|| self.engine.inspect(&id)).await?;
-        }
+        let seen = match found {
+            Some(seen) => seen,
+            None => {
+                self.insist(|| self.engine.start(&id)).await?;
+                self.insist(|| self.engine.inspect(&id)).await?
+            }
+        };
         let log = self.spawn_pump(&id);
         if self.status.state < InstanceState::Running {
             self.status.state = InstanceState::Running;
