@@ -10,6 +10,7 @@
 
 mod container;
 mod engine_state;
+mod engine_watch;
 mod exit;
 mod leftovers;
 mod log_pump;

@@ -17,24 +17,41 @@ const STAYS_OPEN_FOR: Duration = Duration::from_millis(100);
 /// Bytes of a failed command's output that are worth showing.
 const OUTPUT_SHOWN: usize = 200;
 
-/// Runs the check once. The error says what was seen, in words.
+/// Why a check did not pass.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The instance failed it: what was seen, in words.
+    Failed(String),
+    /// The engine did not answer, so nothing was seen of the instance.
+    NotSeen,
+}
+
+/// Runs the check once. A failure while the engine is away is none of the instance's: the engine may be what forwards its
+/// ports.
 pub(super) async fn check(
     engine: &dyn Engine,
     container: &str,
     ports: &[PortBinding],
     check: &HealthCheck,
-) -> Result<(), String> {
+) -> Result<(), Trouble> {
+    match run(engine, container, ports, check).await {
+        Err(Trouble::Failed(_)) if engine.ping().await.is_err() => Err(Trouble::NotSeen),
+        seen => seen,
+    }
+}
+
+async fn run(engine: &dyn Engine, container: &str, ports: &[PortBinding], check: &HealthCheck) -> Result<(), Trouble> {
     let limit = Duration::from_secs(u64::from(check.timeout_seconds));
-    match &check.probe {
+    let seen = match &check.probe {
         Probe::Http { path, port } => {
-            let address = address_of(ports, *port)?;
+            let address = address_of(ports, *port).map_err(Trouble::Failed)?;
             let answer = tokio::time::timeout(limit, get(address, path)).await;
             answer
                 .unwrap_or_else(|_| Err(format!("no answer within {} s", check.timeout_seconds)))
                 .map_err(|seen| format!("GET {path}: {seen}"))
         }
         Probe::Tcp { port } => {
-            let address = address_of(ports, *port)?;
+            let address = address_of(ports, *port).map_err(Trouble::Failed)?;
             let open = tokio::time::timeout(limit, connect(address)).await;
             open.unwrap_or_else(|_| Err(format!("no connection within {} s", check.timeout_seconds)))
         }
@@ -46,9 +63,11 @@ pub(super) async fn check(
             Ok(ExecOutcome::TimedOut { .. }) => {
                 Err(format!("the command took longer than {} s", check.timeout_seconds))
             }
+            Err(error) if error.is_unreachable() => return Err(Trouble::NotSeen),
             Err(error) => Err(error.to_string()),
         },
-    }
+    };
+    seen.map_err(Trouble::Failed)
 }
 
 fn address_of(ports: &[PortBinding], wanted: Option<u16>) -> Result<SocketAddr, String> {
@@ -92,4 +111,25 @@ async fn connect(address: SocketAddr) -> Result<(), String> {
 fn shown(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(&output[..output.len().min(OUTPUT_SHOWN)]);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::{FakeEngine, Fault};
+
+    #[tokio::test]
+    async fn what_fails_while_the_engine_is_away_is_not_held_against_the_instance() {
+        let (engine, tcp) = (FakeEngine::new(), Probe::Tcp { port: None });
+        let tcp = HealthCheck { probe: tcp, interval_seconds: 1, timeout_seconds: 1, retries: 1 };
+        let command = Probe::Command { command: vec!["true".to_owned()] };
+        let command = HealthCheck { probe: command, ..tcp.clone() };
+        // Nobody listens on port 1.
+        let ports = [PortBinding { container_port: 8080, protocol: Protocol::Tcp, host_port: 1 }];
+        assert!(matches!(check(&engine, "c", &ports, &tcp).await, Err(Trouble::Failed(_))));
+        assert!(matches!(check(&engine, "c", &ports, &command).await, Err(Trouble::Failed(_))));
+        engine.set_fault(Fault::Unreachable);
+        assert_eq!(check(&engine, "c", &ports, &tcp).await, Err(Trouble::NotSeen));
+        assert_eq!(check(&engine, "c", &ports, &command).await, Err(Trouble::NotSeen));
+    }
 }

@@ -16,6 +16,7 @@ use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
 use super::container::{self, GENERATION_LABEL, INSTANCE_LABEL};
+use super::engine_watch::keep_asking;
 use super::leftovers::keep_clear;
 use super::runner::{Orders, Runner};
 use super::{EngineState, Options, Parts};
@@ -75,6 +76,8 @@ impl Agent {
         let mut last_slice: Option<Slice> = None;
         let mut wake_at: Option<Timestamp> = None;
         self.follow_events();
+        let asking = keep_asking(self.parts.clone(), self.engine_state.clone(), Arc::clone(&self.wake));
+        self.parts.supervisor.spawn("engine watch", OnError::StopNode, asking);
         let leftovers = keep_clear(self.options.clone(), self.parts.clone(), Arc::clone(&self.look_for_leftovers));
         self.parts.supervisor.spawn("leftovers", OnError::Log, leftovers);
         loop {
@@ -121,11 +124,13 @@ impl Agent {
         let containers = match engine.list(&labels).await {
             Ok(containers) => containers,
             Err(error) => {
-                self.engine_state.set(Err(error.to_string()));
+                // Whether it answers at all is watched elsewhere, more often than this.
+                let refuses = !error.is_unreachable();
+                self.engine_state.set_refusal(refuses.then(|| error.to_string()));
                 return None;
             }
         };
-        self.engine_state.set(Ok(engine.describe().to_string()));
+        self.engine_state.set_refusal(None);
         let observed: Vec<Container> = containers.iter().map(observe).collect();
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;

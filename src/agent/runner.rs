@@ -293,8 +293,12 @@ impl Runner {
 
     async fn check_health(&mut self, id: &str, check: &HealthCheck, probing: &mut Probing) -> Step<()> {
         let seen = probe::check(&*self.engine, id, &self.status.ports, check).await;
-        let verdict = probing.record(clock::now(), seen.is_ok());
-        let failure = seen.err();
+        let failure = match seen {
+            Ok(()) => None,
+            Err(probe::Trouble::Failed(failure)) => Some(failure),
+            Err(probe::Trouble::NotSeen) => return Ok(()),
+        };
+        let verdict = probing.record(clock::now(), failure.is_none());
         if verdict.give_up
             && let Some(failure) = failure
         {

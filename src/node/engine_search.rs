@@ -29,7 +29,7 @@ pub(super) async fn search(
         match looked {
             Ok(engine) => {
                 tracing::info!(engine = %engine.engine.describe(), how = engine.how, "container engine found");
-                state.set(Ok(engine.engine.describe().to_string()));
+                state.set_found(Ok(engine.engine.describe().to_string()));
                 found.send_replace(Some(engine.engine));
                 // Dropping the sender would tell everybody that the search is over for good.
                 quit.cancelled().await;
@@ -37,7 +37,7 @@ pub(super) async fn search(
             }
             Err(error) => {
                 tracing::warn!(%error, "no container engine; looking again");
-                state.set(Err(error.to_string()));
+                state.set_found(Err(error.to_string()));
             }
         }
         tokio::select! {

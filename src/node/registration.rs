@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::EngineState;
 use crate::clock;
 use crate::consensus::{Consensus, ProposeError};
 use crate::state::{Actor, Command, LogEntry, NodeFacts};
@@ -28,24 +28,20 @@ pub(super) async fn register(consensus: &Consensus, facts: &NodeFacts) -> Result
 pub(super) async fn keep(
     consensus: Consensus,
     mut facts: NodeFacts,
-    mut engine: watch::Receiver<Result<String, String>>,
+    engine: EngineState,
     quit: CancellationToken,
 ) -> Result<(), Infallible> {
     loop {
-        let now = engine.borrow_and_update().clone();
-        if now != facts.engine {
-            facts.engine = now;
-            while let Err(error) = register(&consensus, &facts).await {
-                tracing::warn!(%error, "cannot put the state of the engine on record; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(AGAIN_AFTER) => {}
-                    () = quit.cancelled() => return Ok(()),
-                }
-            }
-        }
         tokio::select! {
-            changed = engine.changed() => if changed.is_err() { return Ok(()) },
+            now = engine.differs_from(&facts.engine) => facts.engine = now,
             () = quit.cancelled() => return Ok(()),
+        }
+        while let Err(error) = register(&consensus, &facts).await {
+            tracing::warn!(%error, "cannot put the state of the engine on record; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN_AFTER) => {}
+                () = quit.cancelled() => return Ok(()),
+            }
         }
     }
 }

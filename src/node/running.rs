@@ -85,7 +85,7 @@ impl Running {
         let engine_state = EngineState::new("this node has just started and is looking for its container engine");
         let facts = node_facts(&config, identity, incarnation, resources, api_address, ingress.as_ref());
         registration::register(&consensus, &facts).await.context("cannot put this node on record")?;
-        let keep = registration::keep(consensus.clone(), facts, engine_state.watch(), engine_part.stopping());
+        let keep = registration::keep(consensus.clone(), facts, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
 
         let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);

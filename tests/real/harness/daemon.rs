@@ -44,7 +44,7 @@ impl Daemon {
 
     /// A Docker daemon. Its storage is kept between tests, so that the image is built once; when another test uses that
     /// right now, it gets one of its own.
-    pub(super) fn docker() -> Self {
+    pub(super) fn docker(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("docker.sock");
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker");
@@ -58,7 +58,7 @@ impl Daemon {
         // traffic.
         let _not_there = std::fs::remove_dir_all(data.join("network"));
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let arguments = vec![
+        let mut arguments = vec![
             "dockerd".to_owned(),
             format!("--data-root={}", data.display()),
             format!("--exec-root={}", path("exec")),
@@ -66,6 +66,7 @@ impl Daemon {
             "-H".to_owned(),
             format!("unix://{}", socket.display()),
         ];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Self::start(folder, socket, arguments, None, lock)
     }
 
@@ -107,6 +108,26 @@ impl Daemon {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours");
         self.child.wait().expect("it is ours");
+    }
+
+    /// Stops it as an operator would.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.child.wait().expect("it is ours");
+    }
+
+    /// Takes its socket away, while it goes on.
+    pub(crate) fn hide_socket(&self) {
+        std::fs::rename(&self.socket, self.hidden()).expect("a file in our folder");
+    }
+
+    /// Brings the socket back.
+    pub(crate) fn show_socket(&self) {
+        std::fs::rename(self.hidden(), &self.socket).expect("a file in our folder");
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.socket.with_extension("hidden")
     }
 
     /// Starts it again after a kill.

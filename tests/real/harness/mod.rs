@@ -48,7 +48,12 @@ impl Harness {
 
     /// A real Docker.
     pub(crate) async fn docker() -> Self {
-        Self::with(Daemon::docker()).await
+        Self::with(Daemon::docker(&[])).await
+    }
+
+    /// A real Docker whose containers go on without it.
+    pub(crate) async fn docker_with_live_restore() -> Self {
+        Self::with(Daemon::docker(&["--live-restore"])).await
     }
 
     /// The one that was asked for.

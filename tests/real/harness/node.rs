@@ -141,6 +141,13 @@ impl Node {
         }
     }
 
+    /// The id of its cluster.
+    pub(crate) fn cluster(&self) -> String {
+        let identity = std::fs::read(self.data.join("identity.json")).expect("a node");
+        let identity: Value = serde_json::from_slice(&identity).expect("JSON");
+        identity["cluster"].as_str().expect("an id").to_owned()
+    }
+
     /// What the node printed.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()

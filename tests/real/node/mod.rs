@@ -1,10 +1,12 @@
 //! Whole nodes: the program as a process, a real engine, real containers.
 
 mod daily;
+mod engine_fault;
 mod failure;
 mod image;
 mod leftovers;
 mod life;
+mod sickness;
 mod walk;
 
 use serde_json::{Value, json};
