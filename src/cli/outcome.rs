@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::client;
+use crate::{client, cluster, store};
 
 /// The exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub enum Exit {
     NoQuorum = 5,
     /// It goes on, but the wait for it has ended.
     StillRunning = 6,
+    /// The data folder is damaged, or of another node or version: starting again does not help (`EX_CONFIG`, which
+    /// systemd can be told not to restart on).
+    DataFolder = 78,
 }
 
 /// A failure that a command found by itself: what, why, and what to do, with its exit code.
@@ -52,6 +55,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.exit;
+        }
+        if cause.downcast_ref::<store::Error>().is_some_and(store::Error::is_unusable_folder)
+            || matches!(cause.downcast_ref(), Some(cluster::Error::BadIdentity { .. }))
+        {
+            return Exit::DataFolder;
         }
         if let Some(error) = cause.downcast_ref::<client::Error>() {
             return match (error.code(), error) {

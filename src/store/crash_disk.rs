@@ -91,6 +91,12 @@ impl<Mark> CrashDisk<Mark> {
         (inner.now.clone(), std::mem::take(&mut inner.events))
     }
 
+    /// The folder as it is now.
+    pub(super) fn folder(&self) -> (Contents, Others) {
+        let inner = self.inner();
+        (inner.now.clone(), other_files(&inner.folder, &inner.others))
+    }
+
     /// Lets this many syncs succeed; the next one fails, as on a disk that lost power.
     pub(super) fn fail_after(&self, syncs: usize) {
         self.inner().syncs_left = Some(syncs);
@@ -203,6 +209,11 @@ fn other_files(folder: &Path, last: &Others) -> Others {
         }
     }
     Arc::new(found)
+}
+
+/// Whether many cases are wanted.
+pub(super) fn is_long() -> bool {
+    std::env::var_os("NARVANA_LONG_TESTS").is_some()
 }
 
 /// Random numbers that a seed brings back (SplitMix64).

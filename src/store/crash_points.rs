@@ -8,13 +8,14 @@
 //! `NARVANA_LONG_TESTS=1` runs a long workload with many seeds (`scripts/long-tests.sh`).
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use futures::stream;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 use tempfile::TempDir;
 
-use super::crash_disk::{Contents, CrashDisk, Dice, Event, Fate, Others, Platter};
+use super::crash_disk::{Contents, CrashDisk, Dice, Event, Fate, Others, Platter, is_long};
 use super::tests::Node;
 use super::*;
 use crate::model::{RequestId, SettingKey};
@@ -22,7 +23,7 @@ use crate::state::{self, Actor, Command, LogEntry, Request, State};
 use crate::{clock, random};
 
 /// What the workload tells between the events.
-enum Said {
+pub(super) enum Said {
     /// So many operations of the log were asked for.
     Asked(usize),
     /// And so many were acknowledged.
@@ -49,13 +50,32 @@ impl LogModel {
 }
 
 /// Everything the check needs to know of a run.
-struct Run {
+pub(super) struct Run {
     start: Contents,
     events: Vec<Event<Said>>,
     /// By the number of operations.
     history: Vec<LogModel>,
     /// The state at every index that was ever committed.
     states: BTreeMap<u64, State>,
+}
+
+/// A run that is over.
+pub(super) struct Finished {
+    pub(super) node: Node,
+    pub(super) run: Run,
+    /// What held at its end.
+    pub(super) promise: Promise,
+    /// The folder at that time, and after a clean stop.
+    pub(super) killed: (Contents, Others),
+    pub(super) closed: (Contents, Others),
+}
+
+impl Finished {
+    /// A short run.
+    pub(super) async fn new(seed: u64) -> Self {
+        let (workload, start) = Workload::new(seed);
+        workload.run(40, start).await
+    }
 }
 
 /// Drives the store as openraft would.
@@ -119,7 +139,7 @@ impl Workload {
         (workload, start)
     }
 
-    async fn run(mut self, steps: usize, start: Contents) -> Run {
+    async fn run(mut self, steps: usize, start: Contents) -> Finished {
         self.vote().await;
         for _ in 0..steps {
             match self.dice.roll(16) {
@@ -133,9 +153,18 @@ impl Workload {
                 _ => self.install().await,
             }
         }
-        self.store.close().await.expect("closes");
+        let killed = self.disk.folder();
         let (_, events) = self.disk.take();
-        Run { start, events, history: self.history, states: self.states }
+        self.store.close().await.expect("closes");
+        let closed = self.disk.folder();
+        let run = Run { start, events, history: self.history, states: self.states };
+        let mut promise = Promise::default();
+        run.events.iter().for_each(|event| {
+            if let Event::Mark(said) = event {
+                promise.take(said)
+            }
+        });
+        Finished { node: self.node, run, promise, killed, closed }
     }
 
     fn now(&self) -> &LogModel {
@@ -286,7 +315,7 @@ impl Workload {
 
 /// What must hold after a crash at some point.
 #[derive(Clone, Default)]
-struct Promise {
+pub(super) struct Promise {
     acknowledged: usize,
     asked: usize,
     state_synced: u64,
@@ -303,7 +332,7 @@ impl Promise {
         }
     }
 
-    async fn check(&self, store: &Store, run: &Run) -> Result<(), String> {
+    pub(super) async fn check(&self, store: &Store, run: &Run) -> Result<(), String> {
         let found = self.found_log(store).await;
         let possible = &run.history[self.acknowledged..=self.asked];
         let same = |model: &&LogModel| {
@@ -339,14 +368,18 @@ impl Promise {
         if applied < self.applied && run.states[&self.applied] != state {
             return Err(format!("applied again up to {}, the state is another one", self.applied));
         }
-        match machine.get_current_snapshot().await.expect("reads") {
-            Some(snapshot) => {
-                snapshot.snapshot.chunks(|_| Ok::<_, Error>(())).map_err(|error| error.to_string())?;
-                let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-                (index >= found.purged).then_some(()).ok_or_else(|| format!("purged behind the snapshot at {index}"))
-            }
-            None => (found.purged == 0).then_some(()).ok_or_else(|| "purged without a snapshot".to_owned()),
-        }
+        Ok(())
+    }
+
+    /// A log that was purged has a snapshot that reaches as far.
+    async fn check_snapshot(store: &Store) -> Result<(), String> {
+        let purged = store.log().purged().map_or(0, |id| id.index);
+        let Some(snapshot) = store.machine().shared_snapshot() else {
+            return (purged == 0).then_some(()).ok_or_else(|| "purged without a snapshot".to_owned());
+        };
+        snapshot.chunks(|_| Ok::<_, Error>(())).map_err(|error| error.to_string())?;
+        let index = snapshot.meta().last_log_id.map_or(0, |id| id.index);
+        (index >= purged).then_some(()).ok_or_else(|| format!("purged behind the snapshot at {index}"))
     }
 
     async fn found_log(&self, store: &Store) -> LogModel {
@@ -366,12 +399,13 @@ impl Promise {
 }
 
 /// A folder as a crash left it.
-fn left(others: &Others) -> TempDir {
+pub(super) fn left(others: &Others) -> TempDir {
     let folder = tempfile::tempdir().expect("folder");
     for (path, bytes) in others.iter() {
         let path = folder.path().join(path);
         fs::create_dir_all(path.parent().expect("below the folder")).expect("folder");
-        fs::write(path, bytes.as_slice()).expect("written");
+        fs::write(&path, bytes.as_slice()).expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("as it was");
     }
     folder
 }
@@ -384,13 +418,23 @@ async fn recovers(
     promise: &Promise,
     run: &Run,
     dice: &mut Dice,
-    again: bool,
+    (was_power_cut, again): (bool, bool),
 ) -> Result<usize, String> {
     let folder = left(others);
+    // It is not synced while the node runs.
+    let position = folder.path().join(POSITION_FILE);
+    if was_power_cut && position.exists() {
+        match dice.roll(3) {
+            0 => fs::remove_file(position).expect("removed"),
+            1 => fs::write(position, [7; 100]).expect("written"),
+            _ => {}
+        }
+    }
     let disk = CrashDisk::<Said>::new(folder.path(), crashed.clone());
     let store =
         Store::open_on(&disk, node.options(folder.path())).map_err(|error| format!("does not open: {error}"))?;
     promise.check(&store, run).await?;
+    Promise::check_snapshot(&store).await?;
     drop(store);
     let mut points = 1;
     if again {
@@ -399,7 +443,7 @@ async fn recovers(
             if let Event::Sync { others, .. } = &event {
                 let fate = Fate::ALL[dice.roll(Fate::ALL.len())];
                 let second = platter.crashed(fate, dice);
-                let check = Box::pin(recovers(node, second, others, promise, run, dice, false));
+                let check = Box::pin(recovers(node, second, others, promise, run, dice, (fate != Fate::Kept, false)));
                 points += check.await.map_err(|error| format!("second crash, {fate:?}: {error}"))?;
             }
             platter.take(event);
@@ -411,8 +455,7 @@ async fn recovers(
 /// Cuts the power at every sync of a run; returns at how many points.
 async fn cut_everywhere(seed: u64, steps: usize, seeds: u64) -> usize {
     let (workload, start) = Workload::new(seed);
-    let node = workload.node.same();
-    let mut run = workload.run(steps, start).await;
+    let Finished { node, mut run, .. } = workload.run(steps, start).await;
     let mut platter = Platter::new(run.start.clone());
     let mut promise = Promise::default();
     let (mut points, mut syncs) = (0, 0);
@@ -427,8 +470,8 @@ async fn cut_everywhere(seed: u64, steps: usize, seeds: u64) -> usize {
                     }
                     let mut dice = Dice(seed << 32 | syncs << 8 | number);
                     let crashed = platter.crashed(fate, &mut dice);
-                    let again = dice.roll(4) == 0;
-                    let checked = recovers(&node, crashed, others, &promise, &run, &mut dice, again).await;
+                    let how = (fate != Fate::Kept, dice.roll(4) == 0);
+                    let checked = recovers(&node, crashed, others, &promise, &run, &mut dice, how).await;
                     points +=
                         checked.unwrap_or_else(|error| panic!("seed {seed}, sync {syncs}, {fate:?} {number}: {error}"));
                 }
@@ -442,13 +485,12 @@ async fn cut_everywhere(seed: u64, steps: usize, seeds: u64) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_at_any_sync_loses_nothing_that_was_acknowledged() {
-    let long = std::env::var_os("NARVANA_LONG_TESTS").is_some();
-    let (runs, steps, seeds) = if long { (8, 150, 4) } else { (1, 16, 1) };
+    let (runs, steps, seeds) = if is_long() { (8, 150, 4) } else { (1, 16, 1) };
     let began = std::time::Instant::now();
     let mut points = 0;
     for seed in 1..=runs {
         points += cut_everywhere(seed, steps, seeds).await;
     }
     println!("{points} crash points in {:?}", began.elapsed());
-    assert!(points >= if long { 5_000 } else { 200 }, "{points}");
+    assert!(points >= if is_long() { 5_000 } else { 200 }, "{points}");
 }

@@ -3,9 +3,11 @@
 //! redb panics on some kinds of damage. The guard turns a panic into [`Error::Damaged`]; the caller then stops the
 //! node. All values are sealed here, so that no table is ever written or read in the clear.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::io::ErrorKind;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 
 use redb::{Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 
@@ -57,21 +59,19 @@ impl<E: Into<redb::Error>> From<E> for Failure {
 }
 
 impl Database {
-    /// Opens the file, or makes it when it is not there. `clean` says that the last run closed it properly; otherwise
-    /// its checksums are verified first.
+    /// Opens the file, or makes it when it is not there. The checksums of all its pages are verified first, also after
+    /// a clean stop: a disk can lose bits while nobody writes to it, and redb does not look when it reads.
     pub(super) fn open(
         disk: &dyn Disk,
         folder: &Path,
         file: &'static str,
         identity: IdentityV1,
         sealer: Arc<Sealer>,
-        clean: bool,
     ) -> Result<Self, Error> {
         let path = folder.join(file);
-        let check = !clean && path.exists();
         let redb = guarded(file, "all", || {
             let mut builder = redb::Builder::new();
-            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check);
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
             match disk.open(&builder, &path) {
                 Ok(redb) => Ok(redb),
                 Err(redb::DatabaseError::DatabaseAlreadyOpen | redb::DatabaseError::LockProtocolMismatch) => {
@@ -249,9 +249,15 @@ impl Database {
                 node: identity.node,
             });
         }
-        match self.meta::<IdentityV1>("identity-seal")? {
-            Some(sealed) if sealed == identity => Ok(()),
-            _ => Err(missing("identity-seal")),
+        // The first value that is unsealed: with another key nothing else opens either.
+        match self.meta::<IdentityV1>("identity-seal") {
+            Ok(Some(sealed)) if sealed == identity => Ok(()),
+            Ok(_) => Err(missing("identity-seal")),
+            Err(Error::Damaged { .. }) => {
+                let what = "node.key does not open it: one of the two was changed, or is of another node";
+                Err(self.damaged("meta", "identity-seal".to_owned(), what))
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -265,13 +271,46 @@ pub(super) enum Commit {
     Checkpoint,
 }
 
+impl Drop for Database {
+    /// redb writes when it is dropped, and can panic on a damaged file then too.
+    fn drop(&mut self) {
+        let taken = self.redb.write().unwrap_or_else(PoisonError::into_inner).take();
+        let _closed_as_far_as_possible = quietly(move || drop(taken));
+    }
+}
+
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs work that may panic on damage. The panic is not printed: the error that it becomes says more.
+fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_GUARDED.get() {
+                print(info);
+            }
+        }));
+    });
+    let was_guarded = IS_GUARDED.replace(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_GUARDED.set(was_guarded);
+    done
+}
+
 /// Runs work on a file; a panic inside redb becomes an error.
 fn guarded<T>(file: &'static str, table: &'static str, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Error> {
     let damaged = |what: String| Error::Damaged { file, table, key: "any key".to_owned(), what };
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match quietly(work) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(Failure::Store(error))) => Err(error),
         Ok(Err(Failure::Redb(error))) => Err(match error {
+            // The file is not as long as its head says, or the head is not one.
+            redb::Error::Io(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+                damaged(error.to_string())
+            }
             redb::Error::Io(_) | redb::Error::PreviousIo => Error::Disk { file, reason: error.to_string() },
             redb::Error::DatabaseClosed => Error::Closed,
             _ => damaged(error.to_string()),

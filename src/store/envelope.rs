@@ -41,6 +41,8 @@ pub enum Kind {
     SnapshotChunk = 9,
     /// The end of a snapshot.
     SnapshotTrailer = 10,
+    /// How far the log had come.
+    Position = 11,
 }
 
 /// A type with a stored form.
@@ -156,6 +158,7 @@ stored! {
     stored::SnapshotHeaderV1 => SnapshotHeader, 1;
     stored::SnapshotChunkV1 => SnapshotChunk, 1;
     stored::SnapshotTrailerV1 => SnapshotTrailer, 1;
+    stored::PositionV1 => Position, 1;
 }
 
 #[cfg(test)]

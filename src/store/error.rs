@@ -147,6 +147,31 @@ pub enum Error {
     Closed,
 }
 
+impl Error {
+    /// Whether the data folder is damaged, or not one this node can use: starting again gives the same answer until
+    /// somebody does what the message says.
+    pub fn is_unusable_folder(&self) -> bool {
+        match self {
+            Self::Newer { .. }
+            | Self::Foreign { .. }
+            | Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::Unreadable { .. }
+            | Self::KeyMissing { .. }
+            | Self::KeyExists { .. }
+            | Self::KeyMode { .. }
+            | Self::KeyLength { .. } => true,
+            Self::InUse { .. }
+            | Self::Encoding { .. }
+            | Self::TooLarge { .. }
+            | Self::Disk { .. }
+            | Self::Io { .. }
+            | Self::Defect
+            | Self::Closed => false,
+        }
+    }
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::other(Chain(error))

@@ -145,5 +145,19 @@ fn openraft_and_store() {
         "snapshot-trailer-v1",
         &[(named("trailer"), SnapshotTrailerV1 { chunks: 2, rows: 300, sha256: [7; 32] })],
     ));
+    missing.extend(check(
+        "position-v1",
+        &[
+            (named("none"), PositionV1::default()),
+            (
+                named("some"),
+                PositionV1 {
+                    vote: Some(VoteV1 { term: 300, node: 70_000, committed: true }),
+                    last: Some(log_id()),
+                    purged: Some(log_id()),
+                },
+            ),
+        ],
+    ));
     assert!(missing.is_empty(), "{missing:#?}");
 }

@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::Database;
 use super::fatal::Fatal;
 use super::log_writer::{self, Op};
+use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
-use super::stored::{EntryV1, LogIdV1, VoteV1};
+use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 use super::{Error, RAFT_FILE};
 
 pub(super) const LOG: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("log");
@@ -80,10 +81,12 @@ struct Cached {
 
 impl LogStore {
     /// Starts the writer of a file with what [`Memory::load`] found in it.
-    pub(super) fn start(database: Database, memory: Memory, fatal: Fatal) -> Result<Self, Error> {
+    pub(super) fn start(database: Database, memory: Memory, file: PositionFile, fatal: Fatal) -> Result<Self, Error> {
+        let position = memory.position();
+        file.note(&position)?;
         let shared = Arc::new(Shared { database, fatal, syncs: AtomicU64::new(0), memory: Mutex::new(memory) });
         let (queue, ops) = mpsc::channel(QUEUE_OPS);
-        log_writer::start(Arc::clone(&shared), ops)?;
+        log_writer::start(Arc::clone(&shared), file, position, ops)?;
         Ok(Self { shared, queue })
     }
 
@@ -108,6 +111,12 @@ impl LogStore {
         let (done, written) = oneshot::channel();
         self.queue.send(op(done)).await.map_err(|_| Error::Closed)?;
         written.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Up to where the log is gone.
+    #[cfg(test)]
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.shared.memory().purged
     }
 
     /// The file answers every later write with an error, as a failing disk would.
@@ -174,6 +183,45 @@ impl Memory {
     /// Whether nothing was ever written: no vote, no entry.
     pub(super) fn is_pristine(&self) -> bool {
         self.vote.is_none() && self.last.is_none()
+    }
+
+    /// Up to where the log is gone.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.purged
+    }
+
+    /// Refuses a log that ends before the position that was noted for it. `is_exact` says that the position was synced
+    /// after the last write.
+    pub(super) fn check(&self, database: &Database, noted: &PositionFile, is_exact: bool) -> Result<(), Error> {
+        let found = self.position();
+        let noted = match noted.read() {
+            Ok(noted) => noted,
+            // A power cut may tear it; the sync of a clean stop does not.
+            Err(error @ (Error::Damaged { .. } | Error::Unreadable { .. })) if !is_exact => {
+                tracing::warn!(%error, "the noted position is of no use; the log itself is whole");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        match noted {
+            Some(noted) if !noted.is_reached_by(&found) => {
+                let what = "it ends before the last entry or vote that was answered";
+                Err(database.damaged("log", "the last entries".to_owned(), what))
+            }
+            Some(noted) if is_exact && noted != found => {
+                let what = "it has more than there was at the last stop";
+                Err(database.damaged("log", "the last entries".to_owned(), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn position(&self) -> PositionV1 {
+        PositionV1 {
+            vote: self.vote.as_ref().map(VoteV1::from),
+            last: self.last.map(LogIdV1::from),
+            purged: self.purged.map(LogIdV1::from),
+        }
     }
 
     fn push(&mut self, entry: Entry, append: u64) {
@@ -382,7 +430,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let index = last.map_or(0, |last| last.index + 1);
         self.shared.memory().truncate(index, last);
-        Ok(self.call(|done| Op::Truncate { from: index, done }).await?)
+        Ok(self.call(|done| Op::Truncate { last: last.map(LogIdV1::from), done }).await?)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {

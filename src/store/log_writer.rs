@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::Error;
 use super::database::{Commit, Failure};
 use super::log::{LOG, Shared};
-use super::raft_types::{Entry, TypeConfig};
-use super::stored::{EntryV1, LogIdV1, VoteV1};
+use super::position::PositionFile;
+use super::raft_types::{Entry, LogId, TypeConfig};
+use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 
 /// One transaction takes at most this many operations, so that the first of them does not wait for ever.
 const BATCH_OPS: usize = 256;
@@ -24,28 +25,48 @@ type Done = oneshot::Sender<Result<(), Error>>;
 
 /// A change of the log or the vote.
 pub(super) enum Op {
-    Append { entries: Vec<Entry>, append: u64, callback: IOFlushed<TypeConfig> },
+    Append {
+        entries: Vec<Entry>,
+        append: u64,
+        callback: IOFlushed<TypeConfig>,
+    },
     Vote(VoteV1, Done),
-    Truncate { from: u64, done: Done },
-    Purge { upto: LogIdV1, done: Done },
+    /// Everything behind `last` goes.
+    Truncate {
+        last: Option<LogIdV1>,
+        done: Done,
+    },
+    Purge {
+        upto: LogIdV1,
+        done: Done,
+    },
     Close(Done),
 }
 
 /// Starts the writer. It ends when it is closed, or when nobody can send to it any more.
-pub(super) fn start(shared: Arc<Shared>, ops: mpsc::Receiver<Op>) -> Result<(), Error> {
+pub(super) fn start(
+    shared: Arc<Shared>,
+    file: PositionFile,
+    position: PositionV1,
+    ops: mpsc::Receiver<Op>,
+) -> Result<(), Error> {
     thread::Builder::new()
         .name("raft-log".to_owned())
-        .spawn(move || Writer { shared }.run(ops))
+        .spawn(move || Writer { shared, file, position }.run(ops))
         .map(drop)
         .map_err(|source| Error::Io { path: "raft-log".into(), doing: "start the thread", source })
 }
 
 struct Writer {
     shared: Arc<Shared>,
+    /// Where `position` is noted.
+    file: PositionFile,
+    /// What is on disk.
+    position: PositionV1,
 }
 
 impl Writer {
-    fn run(self, mut ops: mpsc::Receiver<Op>) {
+    fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         while let Some(first) = ops.blocking_recv() {
             let batch = drain(first, &mut ops);
             if let Some(Op::Close(_)) = batch.last() {
@@ -63,15 +84,17 @@ impl Writer {
     }
 
     /// One transaction for the whole batch.
-    fn write(&self, batch: &[Op]) -> Result<(), Error> {
+    fn write(&mut self, batch: &[Op]) -> Result<(), Error> {
+        let next = self.position_after(batch)?;
         let database = &self.shared.database;
         database.write("log", Commit::Synced, |transaction| {
             for op in batch {
                 match op {
                     Op::Append { entries, .. } => self.append(transaction, entries)?,
                     Op::Vote(vote, _) => database.put_meta(transaction, "vote", Some(vote))?,
-                    Op::Truncate { from, .. } => {
-                        transaction.open_table(LOG)?.retain_in(*from.., |_, _| false)?;
+                    Op::Truncate { last, .. } => {
+                        let from = last.map_or(0, |last| last.index + 1);
+                        transaction.open_table(LOG)?.retain_in(from.., |_, _| false)?;
                     }
                     Op::Purge { upto, .. } => {
                         transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
@@ -88,7 +111,33 @@ impl Writer {
             Ok(())
         })?;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.position = next;
+        self.file.note(&next)
+    }
+
+    /// Where the log is after these operations. One that takes entries away is noted before it is done: the position
+    /// must never be ahead of the log.
+    fn position_after(&self, batch: &[Op]) -> Result<PositionV1, Error> {
+        let mut next = self.position;
+        for op in batch {
+            match op {
+                Op::Append { entries, .. } => {
+                    next.last = entries.last().map(|entry| entry.log_id.into()).or(next.last);
+                }
+                Op::Vote(vote, _) => next.vote = Some(*vote),
+                Op::Truncate { last, .. } => {
+                    next.last = earlier(next.last, *last);
+                    let before = earlier(self.position.last, *last);
+                    self.file.note(&PositionV1 { last: before, ..self.position })?;
+                }
+                Op::Purge { upto, .. } => {
+                    next.purged = later(next.purged, Some(*upto));
+                    next.last = later(next.last, Some(*upto));
+                }
+                Op::Close(_) => {}
+            }
+        }
+        Ok(next)
     }
 
     fn append(&self, transaction: &WriteTransaction, entries: &[Entry]) -> Result<(), Failure> {
@@ -132,10 +181,18 @@ impl Writer {
         }
     }
 
-    fn finish(&self, batch: Vec<Op>) {
-        let written = self.write(&batch).and_then(|()| self.shared.database.close());
+    fn finish(&mut self, batch: Vec<Op>) {
+        let written = self.write(&batch).and_then(|()| self.file.sync()).and_then(|()| self.shared.database.close());
         self.answer(batch, written);
     }
+}
+
+fn earlier(one: Option<LogIdV1>, other: Option<LogIdV1>) -> Option<LogIdV1> {
+    one.map(LogId::from).min(other.map(LogId::from)).map(LogIdV1::from)
+}
+
+fn later(one: Option<LogIdV1>, other: Option<LogIdV1>) -> Option<LogIdV1> {
+    one.map(LogId::from).max(other.map(LogId::from)).map(LogIdV1::from)
 }
 
 /// Everything that waits already, up to a bound; a close is always the last.

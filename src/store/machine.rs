@@ -110,6 +110,11 @@ impl StateMachine {
         self.shared.folder.create(meta)
     }
 
+    #[cfg(test)]
+    pub(super) fn shared_snapshot(&self) -> Option<SnapshotFile> {
+        self.shared.current_snapshot().as_ref().map(|snapshot| snapshot.reopen().expect("reopens"))
+    }
+
     /// Brings everything that is applied to the disk.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         self.call(Op::Checkpoint).await

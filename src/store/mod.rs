@@ -9,6 +9,7 @@
 //! | `raft.redb`: log, vote, committed and purged positions | synced, one transaction for all that is queued |
 //! | `state.redb`: a row for every record, how far it is applied, the membership | at checkpoints, synced |
 //! | `snapshots/`: the newest snapshot | synced, then renamed to its final name |
+//! | `position`: how far the log had come | after every transaction of the log; synced at a stop |
 //! | `clean`: the last run closed everything | at the end of a stop; removed at start |
 //!
 //! Absent on purpose: who leads, who votes and what to propose (`consensus`), and any meaning of the rows (`state`).
@@ -21,6 +22,7 @@ mod fatal;
 mod log;
 mod log_writer;
 mod machine;
+mod position;
 mod raft_types;
 mod seal;
 mod snapshot;
@@ -28,6 +30,8 @@ mod state_writer;
 mod stored;
 mod view;
 
+#[cfg(test)]
+mod bit_flips;
 #[cfg(test)]
 mod crash_disk;
 #[cfg(test)]
@@ -46,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{ClusterId, NodeId};
 use database::Database;
 use disk::{Disk, FileSystem};
+use position::PositionFile;
 use seal::{Sealer, sync_folder_of};
 use stored::IdentityV1;
 
@@ -65,6 +70,7 @@ pub use view::View;
 const RAFT_FILE: &str = "raft.redb";
 const STATE_FILE: &str = "state.redb";
 const SNAPSHOT_FOLDER: &str = "snapshots";
+const POSITION_FILE: &str = "position";
 const CLEAN_FILE: &str = "clean";
 
 /// Name of the key file in the data folder.
@@ -94,8 +100,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, or makes a new one in a folder that has none. Verifies every value, so a damaged store is
-    /// found before the node votes. Blocks for as long as that takes.
+    /// Opens the store, or makes a new one in a folder that has none. Verifies the files and every value in them,
+    /// so a damaged store is found before the node votes. Blocks for as long as that takes.
     pub fn open(options: Options) -> Result<Self, Error> {
         Self::open_on(&FileSystem, options)
     }
@@ -109,19 +115,29 @@ impl Store {
         let was_closed = folder.join(CLEAN_FILE).exists();
         // The state first: it is the file that always exists once the other one has contents.
         expect_files(&folder)?;
-        let state = Database::open(disk, &folder, STATE_FILE, identity, Arc::clone(&sealer), was_closed)?;
-        let raft = Database::open(disk, &folder, RAFT_FILE, identity, Arc::clone(&sealer), was_closed)?;
-        remove_clean_mark(&folder)?;
-
-        let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
-        let applied = state_writer::load(&state)?;
+        if !was_closed && folder.join(STATE_FILE).exists() {
+            tracing::warn!("the last run did not end by itself; what it left is checked");
+        }
+        let state = Database::open(disk, &folder, STATE_FILE, identity, Arc::clone(&sealer))?;
+        let raft = Database::open(disk, &folder, RAFT_FILE, identity, Arc::clone(&sealer))?;
+        let position = PositionFile::open(&folder, Arc::clone(&sealer))?;
         let memory = log::Memory::load(&raft)?;
+        let applied = state_writer::load(&state)?;
         if memory.is_pristine() && applied.last.is_some() {
             return Err(Error::Missing { path: folder.join(RAFT_FILE) });
         }
+        memory.check(&raft, &position, was_closed)?;
+        // Older is as good, since the log brings it up to date again; but only as far as the log goes back.
+        if applied.last < memory.purged() {
+            let what = "it is older than the log reaches back".to_owned();
+            return Err(Error::Damaged { file: STATE_FILE, table: "meta", key: "applied".to_owned(), what });
+        }
+        remove_clean_mark(&folder)?;
+
+        let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
         // The threads hold the files, so they start when nothing can be refused any more.
         let machine = StateMachine::start(state, applied, fatal.clone(), snapshots, newest)?;
-        let log = LogStore::start(raft, memory, fatal.clone())?;
+        let log = LogStore::start(raft, memory, position, fatal.clone())?;
         Ok(Self { folder, log, machine, fatal })
     }
 

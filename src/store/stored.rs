@@ -76,6 +76,14 @@ pub(super) struct IdentityV1 {
     pub node: NodeId,
 }
 
+/// How far the log had come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PositionV1 {
+    pub vote: Option<VoteV1>,
+    pub last: Option<LogIdV1>,
+    pub purged: Option<LogIdV1>,
+}
+
 /// The head of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SnapshotHeaderV1 {

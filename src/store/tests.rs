@@ -33,12 +33,6 @@ impl Node {
         Self { folder, cluster: random::id(), key }
     }
 
-    /// The same node with another folder.
-    pub(super) fn same(&self) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        Self { folder, cluster: self.cluster, key: self.key.clone() }
-    }
-
     pub(super) fn options(&self, folder: &Path) -> Options {
         Options {
             folder: folder.to_owned(),
