@@ -32,6 +32,7 @@ done
 
 work=$(mktemp -d /tmp/narvana-bench.XXXXXX)
 table=$work/table
+network=narvana-bench-$$
 node_pid='' engine_pid='' nginx_pid='' engine_socket=''
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ start_engine() {
     engine_pid=$!
     wait_until 60 engine_answers
     make_image | program_of "$1" import - "$IMAGE" >"$work/answer" 2>&1
-    ask_engine -H 'Content-Type: application/json' -d '{"Name":"narvana-bench"}' http://engine/networks/create >/dev/null
+    ask_engine -H 'Content-Type: application/json' -d "{\"Name\":\"$network\"}" http://engine/networks/create >/dev/null
 }
 # The engine's own command line, at the service that was started.
 program_of() {
@@ -116,7 +117,7 @@ stop_engine() {
         grep -o '"Id":"[0-9a-f]\{64\}"' | cut -d'"' -f4); do
         ask_engine -X DELETE "http://engine/containers/$id?force=true" || true
     done
-    ask_engine -X DELETE http://engine/networks/narvana-bench >/dev/null 2>&1 || true
+    ask_engine -X DELETE "http://engine/networks/$network" >/dev/null 2>&1 || true
     ask_engine -X DELETE "http://engine/images/$IMAGE?force=true" >/dev/null || true
     kill "$engine_pid" 2>/dev/null || true
     wait "$engine_pid" || true
@@ -221,7 +222,7 @@ bare() {
     local id
     id=$(ask_engine -H 'Content-Type: application/json' http://engine/containers/create -d "{\"Image\":\"$IMAGE\",
         \"Cmd\":[\"$(command -v nginx)\",\"-c\",\"/etc/nginx.conf\"],\"Labels\":{\"narvana.bench\":\"1\"},
-        \"ExposedPorts\":{\"8080/tcp\":{}},\"HostConfig\":{\"NetworkMode\":\"narvana-bench\",\"Init\":true,
+        \"ExposedPorts\":{\"8080/tcp\":{}},\"HostConfig\":{\"NetworkMode\":\"$network\",\"Init\":true,
         \"NanoCpus\":500000000,\"Memory\":536870912,\"MemorySwap\":536870912,\"PidsLimit\":4096,
         \"PortBindings\":{\"8080/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"\"}]}}}" | field Id)
     ask_engine -X POST "http://engine/containers/$id/start"
