@@ -330,6 +330,11 @@ impl NodeConfig {
     }
 }
 
+/// A variable that only debug builds look at, for tests against the program as a process.
+pub fn test_setting(name: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var_os(name)?.into_string().ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,5 +29,6 @@ pub mod store;
 pub mod clock;
 pub mod config;
 pub mod random;
+pub mod space;
 pub mod task;
 pub mod telemetry;

@@ -90,7 +90,7 @@ async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let answer = async {
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        Ok(answer.status())
+        Ok::<_, String>(answer.status())
     };
     let mut answer = std::pin::pin!(answer);
     // The connection makes progress only while it is polled. A short answer and the end of the connection can arrive

@@ -54,6 +54,9 @@ pub(super) enum Error {
     /// Too few members answer; nothing was changed. Retry.
     #[error("{0}")]
     NoQuorum(String),
+    /// The node's disk is full; nothing was changed. Free space there.
+    #[error("{0}")]
+    DiskFull(String),
     /// It may or may not have happened. Repeat with the same idempotency key.
     #[error("{0}")]
     OutcomeUnknown(String),
@@ -87,6 +90,7 @@ impl Error {
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::NoQuorum(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+            Self::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             Self::OutcomeUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
@@ -112,7 +116,7 @@ impl Error {
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
     /// For programs: `invalid_request`, `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`,
-    /// `rate_limited`, `no_quorum`, `outcome_unknown` or `internal_error`.
+    /// `rate_limited`, `no_quorum`, `disk_full`, `outcome_unknown` or `internal_error`.
     code: String,
     /// For people: what, why and what to do.
     message: String,
@@ -186,6 +190,7 @@ impl From<ProposeError> for Error {
             ProposeError::NoLeader { .. } | ProposeError::Stopped => Self::NoQuorum(text),
             ProposeError::OutcomeUnknown => Self::OutcomeUnknown(text),
             ProposeError::TooLarge { .. } => Self::TooLarge(text),
+            ProposeError::DiskFull(_) => Self::DiskFull(text),
         }
     }
 }
@@ -201,6 +206,7 @@ impl From<artifact::Error> for Error {
     fn from(error: artifact::Error) -> Self {
         match error {
             artifact::Error::TooLarge { .. } => Self::TooLarge(error.to_string()),
+            artifact::Error::DiskFull { .. } => Self::DiskFull(error.to_string()),
             artifact::Error::Stream { .. } => Self::Malformed(error.to_string()),
             other => Self::internal(other),
         }

@@ -8,6 +8,7 @@ use crate::state::LogEntry;
 
 /// The replicated state. Clones share it.
 #[derive(Clone)]
+#[cfg_attr(test, expect(clippy::large_enum_variant, reason = "only tests have the small one"))]
 pub(super) enum Replica {
     /// The Raft group.
     Group(Consensus),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
+use crate::space::Full;
 
 /// Why a blob could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,11 @@ impl Error {
     /// For `map_err`: an I/O error with its action and path.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// For `map_err`: what is left of the space is for others.
+    pub(super) fn full(dir: &Path) -> impl FnOnce(Full) -> Self {
+        move |full| Self::DiskFull { dir: dir.to_owned(), source: io::Error::new(io::ErrorKind::StorageFull, full) }
     }
 
     /// For `map_err` where bytes are written: tells a full disk apart, since its fix is another one.

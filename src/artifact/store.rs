@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{Blob, Digest, Error};
+use crate::space::{Space, Use};
 use crate::task::blocking;
 
 /// Begins the name of a file that is being written; no digest begins so.
@@ -158,6 +159,8 @@ impl Partial {
     }
 
     fn write(mut self, chunks: &[Bytes]) -> Result<Self, Error> {
+        // Not to the last byte: the state on the same disk must be able to go on.
+        Space::of(&*self.dir).check(Use::Bulk).map_err(Error::full(&self.dir))?;
         for chunk in chunks {
             self.hasher.update(chunk);
             self.file.write_all(chunk).map_err(Error::writing(&self.dir))?;

@@ -13,6 +13,7 @@ use crate::decide::{dockerfile, leftovers};
 use crate::engine::{self, BuildNetwork, BuildRequest, Engine};
 use crate::logs::LogKey;
 use crate::model::{Artifact, Build, BuildCode, BuildFailure, Deployment, UploadedSource, format_duration};
+use crate::space::{Space, Use};
 use crate::state::BuildResult;
 
 use super::log::BuildLog;
@@ -21,6 +22,8 @@ use super::{Options, Parts, source};
 
 /// Lines on their way from a program to the log. A program that prints faster than the disk writes has to wait.
 const LINES_BOUND: usize = 256;
+/// How often a build looks whether it leaves the state its space.
+const SPACE_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The largest Dockerfile that is read.
 const DOCKERFILE_BYTES_MAX: u64 = dockerfile::MAX_BYTES as u64;
 
@@ -70,6 +73,7 @@ impl Job {
         let _stop_threads = stop.clone().drop_guard();
         let mut work = std::pin::pin!(tokio::time::timeout(timeout, self.work(lines, &stop)));
         let mut open = true;
+        let mut looks = tokio::time::interval(SPACE_LOOK_EVERY);
         let result = loop {
             tokio::select! {
                 biased;
@@ -77,6 +81,9 @@ impl Job {
                 line = printed.recv(), if open => match line {
                     Some(line) => self.note(&mut log, &line).await,
                     None => open = false,
+                },
+                _ = looks.tick() => if let Some(failure) = self.no_space() {
+                    break Some(Ok(Err(failure)));
                 },
                 result = &mut work => break Some(result),
             }
@@ -117,6 +124,12 @@ impl Job {
             tracing::warn!(build = %self.build.id, %error, "cannot close a build log");
         }
         result
+    }
+
+    /// What is left of the disk belongs to the state.
+    fn no_space(&self) -> Option<Failure> {
+        let full = Space::of(&self.options.work_dir).check(Use::Bulk).err()?;
+        Some(Failure::new(BuildCode::Infrastructure, full.to_string(), "free space on the node and deploy again"))
     }
 
     fn timeout(&self) -> Duration {

@@ -147,6 +147,8 @@ mod tests {
             (client::Error::Address { address: "x".into() }.into(), 2),
             (failure(Exit::StillRunning, "goes on"), 6),
             (failure(Exit::Usage, "wrong"), 2),
+            (store::Error::KeyMissing { path: "node.key".into() }.into(), 78),
+            (store::Error::InUse { path: "raft.redb".into() }.into(), 1),
             (anyhow::anyhow!("something"), 1),
             (io::Error::from(io::ErrorKind::BrokenPipe).into(), 0),
             (io::Error::from(io::ErrorKind::NotFound).into(), 1),

@@ -186,9 +186,8 @@ impl DataDir {
             }
             Err(error) => return Err(io_error("lock", &lock_path)(error.into())),
         }
-        // Only a hint for the message above: that it is missing or old does no harm.
-        let note = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        note.map_err(io_error("write", &lock_path))?;
+        // Only a hint for the message above: that it is missing or old, as on a full disk, does no harm.
+        let _hint = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

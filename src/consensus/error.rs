@@ -1,6 +1,7 @@
 //! What can go wrong in consensus, by what the caller can do.
 
 use crate::model::NodeId;
+use crate::space::Full;
 use crate::state::Rejection;
 use crate::store;
 
@@ -29,6 +30,9 @@ pub enum ProposeError {
         /// The most that is taken.
         limit: usize,
     },
+    /// Too little space is free for changes, so nothing changed.
+    #[error(transparent)]
+    DiskFull(#[from] Full),
     /// This node has stopped, so nothing changed.
     #[error("this node is stopping: ask another one")]
     Stopped,

@@ -28,7 +28,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::NodeId;
-use crate::state::{LogEntry, Outcome};
+use crate::space::{Space, Use};
+use crate::state::{Actor, LogEntry, Outcome};
 use crate::store::{self, Member, Proposal, Response, SnapshotFile, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
 use reads::Reads;
@@ -92,6 +93,7 @@ pub struct Consensus {
     view: watch::Receiver<View>,
     reads: Reads,
     patience: Duration,
+    space: Space,
     supervisor: Supervisor,
     stop: CancellationToken,
 }
@@ -123,7 +125,8 @@ impl Consensus {
         supervisor.spawn("watch over consensus", OnError::StopNode, watch);
         let view = store.machine().view();
         let stop = supervisor.stopping();
-        Ok(Self { raft, store, node, view, reads, patience: options.patience, supervisor, stop })
+        let space = store.space();
+        Ok(Self { raft, store, node, view, reads, patience: options.patience, space, supervisor, stop })
     }
 
     /// Forms a new group with this node as its only member, and waits until it leads.
@@ -149,6 +152,11 @@ impl Consensus {
         if self.stop.is_cancelled() {
             return Err(ProposeError::Stopped);
         }
+        let wanted = match entry.actor {
+            Actor::User(_) | Actor::Anonymous => Use::Changes,
+            Actor::Node(_) | Actor::System => Use::Records,
+        };
+        self.space.check(wanted)?;
         let proposal = Proposal::new(entry).map_err(|error| match error {
             store::Error::TooLarge { bytes, limit } => ProposeError::TooLarge { bytes, limit },
             // A command that cannot be encoded is larger still than one that does not fit.

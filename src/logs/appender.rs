@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use super::log::{Claim, ignore_missing};
 use super::segment::{CLOSED, Resume, Scan, Segment, View, encode};
 use super::{Error, LogKey, LogLine, LogStream, LogTime};
+use crate::space::{Space, Use};
 
 /// A log is cut into this many segments: the eighth that is lost with the oldest one is little, and finding a line by
 /// reading a segment from its start is quick.
@@ -67,8 +68,9 @@ impl Appender {
     /// lines that could not be written are counted, and the log says so where they are missing.
     pub(super) fn append(&mut self, lines: &[LogLine]) {
         let Some(first) = lines.first() else { return };
-        let mut result = Ok(());
-        if self.lost > 0 {
+        // Not to the last byte: the state on the same disk must be able to go on.
+        let mut result = Space::of(&self.claim.dir).check(Use::Bulk).map_err(io::Error::other);
+        if self.lost > 0 && result.is_ok() {
             let text = format!("{} lines could not be written to this log and are lost", self.lost);
             result = self.write_all(&[LogLine::new(first.at, LogStream::System, text)]);
             if result.is_ok() {

@@ -10,6 +10,7 @@ mod engine_search;
 mod founding;
 mod machine;
 mod registration;
+mod room;
 mod routes;
 mod running;
 mod tidy;

@@ -13,7 +13,7 @@ use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::build::{self, Builder};
 use crate::cluster::{Authority, DataDir, Identity};
-use crate::config::{IngressPort, NodeConfig};
+use crate::config::{IngressPort, NodeConfig, test_setting};
 use crate::consensus::{self, Consensus};
 use crate::control::{self, Control};
 use crate::decide;
@@ -22,6 +22,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
+use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
 use crate::task::{OnError, Supervisor};
@@ -31,7 +32,7 @@ use crate::{api, clock, random};
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
-use super::{engine_search, machine, registration, routes, tidy};
+use super::{engine_search, machine, registration, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ impl Running {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let (dir, identity) = DataDir::open(&config.data_dir)?;
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
+        let space = Space::of(dir.path());
+        room::tend(&space);
         let fatal = CancellationToken::new();
         let consensus = start_consensus(&dir, identity, &fatal).await?;
 
@@ -100,6 +103,8 @@ impl Running {
         let lease = Lease { node: identity.node, incarnation };
         let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
         logs_part.spawn("tidy", OnError::Log, tidy);
+
+        logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
 
         let builder = Builder::new(
             build_options(&config, identity.cluster, lease, resources),
@@ -197,11 +202,20 @@ async fn start_consensus(dir: &DataDir, identity: Identity, fatal: &Cancellation
     let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let consensus =
-        Consensus::start(identity.node, consensus::Options::default(), store, consensus::NoTransport, supervisor)
-            .await?;
+        Consensus::start(identity.node, consensus_options(), store, consensus::NoTransport, supervisor).await?;
     // The first read is answered when this node leads and has applied everything that was acknowledged before.
     consensus.linearizable().await.context("the cluster did not come up")?;
     Ok(consensus)
+}
+
+fn consensus_options() -> consensus::Options {
+    let mut options = consensus::Options::default();
+    // Tests of crashes while a snapshot is made do not write ten thousand entries first.
+    if let Some(entries) = test_setting("NARVANA_SNAPSHOT_ENTRIES").and_then(|text| text.parse().ok()) {
+        options.snapshot_entries = entries;
+        options.keep_entries = entries / 2;
+    }
+    options
 }
 
 async fn start_ingress(

@@ -55,7 +55,9 @@ struct Inner<Mark> {
     others: Others,
     /// After so many syncs one fails.
     syncs_left: Option<usize>,
-    /// The failed one counts.
+    /// The file whose sync failed.
+    failed: Option<usize>,
+    /// Of that file; the failed one counts.
     syncs_after_failure: usize,
 }
 
@@ -75,6 +77,7 @@ impl<Mark> CrashDisk<Mark> {
             events: Vec::new(),
             others,
             syncs_left: None,
+            failed: None,
             syncs_after_failure: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -160,13 +163,14 @@ impl<Mark: Send + 'static> StorageBackend for Backend<Mark> {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.disk.inner();
-        if inner.syncs_after_failure > 0 {
+        if inner.failed == Some(self.file) {
             inner.syncs_after_failure += 1;
         }
         match inner.syncs_left {
             Some(0) => {
                 inner.syncs_left = None;
                 inner.syncs_after_failure = 1;
+                inner.failed = Some(self.file);
                 return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
             }
             Some(left) => inner.syncs_left = Some(left - 1),

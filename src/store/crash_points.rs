@@ -15,7 +15,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 use tempfile::TempDir;
 
-use super::crash_disk::{Contents, CrashDisk, Dice, Event, Fate, Others, Platter, is_long};
+use super::crash_disk::{Contents, CrashDisk, Dice, Event, FILES, Fate, Others, Platter, is_long};
 use super::tests::Node;
 use super::*;
 use crate::model::{RequestId, SettingKey};
@@ -401,6 +401,10 @@ impl Promise {
 /// A folder as a crash left it.
 pub(super) fn left(others: &Others) -> TempDir {
     let folder = tempfile::tempdir().expect("folder");
+    // Their contents are on the recording disk.
+    for file in FILES {
+        fs::write(folder.path().join(file), b"").expect("made");
+    }
     for (path, bytes) in others.iter() {
         let path = folder.path().join(path);
         fs::create_dir_all(path.parent().expect("below the folder")).expect("folder");
@@ -485,7 +489,7 @@ async fn cut_everywhere(seed: u64, steps: usize, seeds: u64) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_at_any_sync_loses_nothing_that_was_acknowledged() {
-    let (runs, steps, seeds) = if is_long() { (8, 150, 4) } else { (1, 16, 1) };
+    let (runs, steps, seeds) = if is_long() { (2, 100, 2) } else { (1, 16, 1) };
     let began = std::time::Instant::now();
     let mut points = 0;
     for seed in 1..=runs {
@@ -493,4 +497,37 @@ async fn a_power_cut_at_any_sync_loses_nothing_that_was_acknowledged() {
     }
     println!("{points} crash points in {:?}", began.elapsed());
     assert!(points >= if is_long() { 5_000 } else { 200 }, "{points}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_ends_the_store_and_is_not_repeated() {
+    let mut named = std::collections::BTreeSet::new();
+    for syncs in 0..8 {
+        let node = Node::new();
+        let disk = CrashDisk::<Said>::new(node.folder.path(), Contents::default());
+        let store = Store::open_on(&disk, node.options(node.folder.path())).expect("opens");
+        let (mut log, mut machine) = (store.log(), store.machine());
+        disk.fail_after(syncs);
+        let mut acknowledged = 0;
+        loop {
+            let next = entry(1, acknowledged + 1);
+            let (done, written) = <TypeConfig as openraft::type_config::TypeConfigExt>::oneshot();
+            log.append(vec![next.clone()], IOFlushed::signal(done)).await.expect("queued");
+            if written.await.expect("answered").is_err() {
+                break;
+            }
+            acknowledged += 1;
+            let applied = machine.apply(stream::iter([Ok((next, None))])).await;
+            if applied.is_err() || machine.checkpoint().await.is_err() {
+                break;
+            }
+        }
+        let reason = store.fatal().reason().expect("it is told").to_owned();
+        named.extend(FILES.into_iter().filter(|file| reason.starts_with(file)));
+        store.close().await.expect_err("it is not closed properly");
+        drop((store, log, machine));
+        assert_eq!(disk.retries(), 0, "after {syncs} syncs: {reason}");
+        assert!(!node.folder.path().join(CLEAN_FILE).exists());
+    }
+    assert_eq!(named.len(), 2, "both files were met: {named:?}");
 }

@@ -17,6 +17,7 @@ use redb::TableDefinition;
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::Database;
+use super::failpoint;
 use super::fatal::Fatal;
 use super::log_writer::{self, Op};
 use super::position::PositionFile;
@@ -435,6 +436,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         self.shared.memory().purge(upto);
-        Ok(self.call(|done| Op::Purge { upto: upto.into(), done }).await?)
+        self.call(|done| Op::Purge { upto: upto.into(), done }).await?;
+        failpoint::pass("log.purged");
+        Ok(())
     }
 }

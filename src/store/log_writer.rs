@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
 use super::database::{Commit, Failure};
+use super::failpoint;
 use super::log::{LOG, Shared};
 use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig};
@@ -73,9 +74,11 @@ impl Writer {
                 self.finish(batch);
                 return;
             }
+            failpoint::pass("log.begun");
             let written = self.write(&batch);
             let failed = written.is_err();
             self.answer(batch, written);
+            failpoint::pass("log.answered");
             if failed {
                 refuse_all(ops);
                 return;
@@ -97,6 +100,7 @@ impl Writer {
                         transaction.open_table(LOG)?.retain_in(from.., |_, _| false)?;
                     }
                     Op::Purge { upto, .. } => {
+                        failpoint::pass("log.purging");
                         transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
                         database.put_meta(transaction, "purged", Some(upto))?;
                     }
@@ -111,8 +115,11 @@ impl Writer {
             Ok(())
         })?;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        failpoint::pass("log.committed");
         self.position = next;
-        self.file.note(&next)
+        self.file.note(&next)?;
+        failpoint::pass("log.noted");
+        Ok(())
     }
 
     /// Where the log is after these operations. One that takes entries away is noted before it is done: the position

@@ -18,6 +18,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::database::Database;
+use super::failpoint;
 use super::fatal::Fatal;
 use super::raft_types::{Entry, LogId, Response, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{Folder, SnapshotFile, SnapshotWriter};
@@ -222,9 +223,11 @@ impl Shared {
         let mut next = memory.applied.clone();
         let mut changed = Unwritten::default();
         let responses = entries.iter().map(|entry| next.take(entry, &mut changed)).collect();
+        failpoint::pass("state.applied");
         memory.applied = next;
         memory.unwritten.extend(changed);
         self.view.send_replace(memory.applied.view());
+        failpoint::pass("state.published");
         (responses, memory.unwritten.due())
     }
 
@@ -264,6 +267,7 @@ impl Shared {
         }
         let snapshot = writer.finish()?;
         self.keep(snapshot.reopen()?)?;
+        failpoint::pass("snapshot.kept");
         Ok(snapshot)
     }
 

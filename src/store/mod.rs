@@ -18,6 +18,7 @@ mod database;
 mod disk;
 mod envelope;
 mod error;
+mod failpoint;
 mod fatal;
 mod log;
 mod log_writer;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{ClusterId, NodeId};
+use crate::space::Space;
 use database::Database;
 use disk::{Disk, FileSystem};
 use position::PositionFile;
@@ -56,6 +58,7 @@ use stored::IdentityV1;
 
 pub use envelope::{Kind, Unencodable, Unreadable};
 pub use error::Error;
+pub use failpoint::FAILPOINTS;
 pub use fatal::Fatal;
 pub use log::LogStore;
 pub use machine::{SnapshotBuilder, StateMachine};
@@ -132,6 +135,7 @@ impl Store {
             let what = "it is older than the log reaches back".to_owned();
             return Err(Error::Damaged { file: STATE_FILE, table: "meta", key: "applied".to_owned(), what });
         }
+        failpoint::pass("open.checked");
         remove_clean_mark(&folder)?;
 
         let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
@@ -151,6 +155,11 @@ impl Store {
         self.machine.clone()
     }
 
+    /// The space that is left for it.
+    pub fn space(&self) -> Space {
+        Space::of(&self.folder)
+    }
+
     /// Whether and why the store failed.
     pub fn fatal(&self) -> &Fatal {
         &self.fatal
@@ -165,13 +174,16 @@ impl Store {
     /// Writes everything, closes both files and marks the folder as closed properly. Call it after openraft stopped.
     pub async fn close(&self) -> Result<(), Error> {
         let machine = self.machine.close().await;
+        failpoint::pass("close.state");
         let log = self.log.close().await;
+        failpoint::pass("close.log");
         machine.and(log)?;
         if self.fatal.reason().is_some() {
             return Err(Error::Closed);
         }
         let mark = self.folder.join(CLEAN_FILE);
         fs::write(&mark, b"").map_err(|source| Error::Io { path: mark.clone(), doing: "create", source })?;
+        failpoint::pass("close.marked");
         sync_folder_of(&mark)
     }
 }
@@ -179,7 +191,12 @@ impl Store {
 /// Without its log and vote a node could vote twice in one term; so a state without them is an error, not a start.
 fn expect_files(folder: &Path) -> Result<(), Error> {
     let path = folder.join(STATE_FILE);
-    if folder.join(RAFT_FILE).exists() && !path.exists() { Err(Error::Missing { path }) } else { Ok(()) }
+    let raft = folder.join(RAFT_FILE);
+    if raft.exists() && !path.exists() {
+        return Err(Error::Missing { path });
+    }
+    // It is made after the log's file, so without that one it is left over.
+    if folder.join(POSITION_FILE).exists() && !raft.exists() { Err(Error::Missing { path: raft }) } else { Ok(()) }
 }
 
 fn remove_clean_mark(folder: &Path) -> Result<(), Error> {

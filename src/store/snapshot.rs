@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::envelope::{self, DECODED_BYTES_MAX, Stored};
+use super::failpoint;
 use super::raft_types::{LogId, SnapshotMeta, StoredMembership};
 use super::seal::{Sealer, sync_folder_of};
 use super::stored::{LogIdV1, SnapshotChunkV1, SnapshotHeaderV1, SnapshotTrailerV1, StoredMembershipV1};
@@ -229,6 +230,7 @@ impl SnapshotWriter {
             gathered: Vec::new(),
             gathered_bytes: 0,
         };
+        failpoint::pass("snapshot.created");
         writer.block_of(&SnapshotHeaderV1 {
             last_log_id: meta.last_log_id.map(LogIdV1::from),
             membership: StoredMembershipV1::from(&meta.last_membership),
@@ -258,8 +260,11 @@ impl SnapshotWriter {
         let sha256 = self.hash.clone().finalize().into();
         self.block_of(&SnapshotTrailerV1 { chunks: self.chunks, rows: self.rows, sha256 })?;
         self.output.flush().map_err(|source| self.io("write", source))?;
+        failpoint::pass("snapshot.written");
         self.output.get_ref().sync_all().map_err(|source| self.io("sync", source))?;
+        failpoint::pass("snapshot.synced");
         fs::rename(&self.unfinished, &self.finished).map_err(|source| self.io("rename", source))?;
+        failpoint::pass("snapshot.renamed");
         sync_folder_of(&self.finished)?;
         SnapshotFile::open(&self.finished, self.sealer)
     }

@@ -10,6 +10,7 @@ use redb::{ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{ByteTable, Commit, Database, Failure};
+use super::failpoint;
 use super::machine::{Applied, Shared};
 use super::raft_types::{LogId, StoredMembership};
 use super::snapshot::SnapshotFile;
@@ -59,6 +60,7 @@ fn run(shared: &Shared, mut ops: mpsc::Receiver<Op>) {
 
 fn checkpoint(shared: &Shared) -> Result<(), Error> {
     let Some((unwritten, applied)) = shared.take_unwritten() else { return Ok(()) };
+    failpoint::pass("checkpoint.begun");
     let database = &shared.database;
     database.write("rows", Commit::Checkpoint, |transaction| {
         let mut table = transaction.open_table(ROWS)?;
@@ -73,7 +75,9 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
         }
         drop(table);
         database.put_meta(transaction, "applied", Some(&applied))
-    })
+    })?;
+    failpoint::pass("checkpoint.synced");
+    Ok(())
 }
 
 fn install(shared: &Shared, received: SnapshotFile) -> Result<(), Error> {

@@ -15,8 +15,11 @@ const NODE_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const DEPLOY_DEADLINE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Node {
-    data: PathBuf,
+    pub(crate) data: PathBuf,
+    /// Variables of the next start.
+    pub(crate) env: Vec<(String, String)>,
     engine: String,
+    log: PathBuf,
     child: Option<Child>,
     pub(crate) api: String,
     pub(crate) ingress: String,
@@ -61,8 +64,15 @@ impl Node {
     /// A new cluster of one node on the engine at this address.
     pub(crate) fn init(engine: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        Self::init_in(engine, data, folder)
+    }
+
+    fn init_in(engine: &str, data: PathBuf, folder: tempfile::TempDir) -> Self {
         let mut node = Self {
-            data: folder.path().join("data"),
+            log: folder.path().join("node.log"),
+            data,
+            env: Vec::new(),
             engine: engine.to_owned(),
             child: None,
             api: String::new(),
@@ -77,10 +87,21 @@ impl Node {
     /// A new node with its first user.
     pub(crate) fn registered(engine: &str) -> Self {
         let mut node = Self::init(engine);
-        let body = json!({"email": "ada@example.org", "password": "correct horse"});
-        let user = node.post_as("", "/auth/register", &body).expect(201);
-        node.token = user["token"].as_str().expect("a token").to_owned();
+        node.register();
         node
+    }
+
+    /// The same in this data folder.
+    pub(crate) fn registered_in(engine: &str, data: &Path) -> Self {
+        let mut node = Self::init_in(engine, data.to_owned(), tempfile::tempdir().expect("a folder"));
+        node.register();
+        node
+    }
+
+    fn register(&mut self) {
+        let body = json!({"email": "ada@example.org", "password": "correct horse"});
+        let user = self.post_as("", "/auth/register", &body).expect(201);
+        self.token = user["token"].as_str().expect("a token").to_owned();
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -104,16 +125,18 @@ impl Node {
             .args(["--name", "test-node", "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
             .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
             .args(["--engine", &self.engine])
+            .envs(self.env.iter().cloned())
             .stdin(Stdio::null());
         command
     }
 
     fn start(&mut self, verb: &str) {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.data.with_extension("log"))
-            .expect("a log file");
+        assert!(self.try_start(verb), "the node is not ready: {}", self.log());
+    }
+
+    /// Whether it became ready; else it has ended.
+    fn try_start(&mut self, verb: &str) -> bool {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("a log file");
         let child = self
             .command(verb)
             .stdout(log.try_clone().expect("a log file"))
@@ -121,22 +144,26 @@ impl Node {
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
-        let endpoints = self.wait_ready();
+        let Some(endpoints) = self.wait_ready() else { return false };
         self.api = endpoints["api"].as_str().expect("an address").to_owned();
         self.ingress = endpoints["ingress_http"].as_str().expect("an address").to_owned();
+        true
     }
 
-    fn wait_ready(&mut self) -> Value {
+    fn wait_ready(&mut self) -> Option<Value> {
         let deadline = Instant::now() + NODE_DEADLINE;
         loop {
             let text = std::fs::read(self.data.join("endpoints.json")).unwrap_or_default();
             if let Ok(endpoints) = serde_json::from_slice::<Value>(&text)
                 && endpoints["pid"].as_u64() == Some(u64::from(self.pid()))
             {
-                return endpoints;
+                return Some(endpoints);
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("its state"));
-            assert!(ended.is_none() && Instant::now() < deadline, "the node is not ready: {}", self.log());
+            if ended.is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "the node is not ready: {}", self.log());
             std::thread::sleep(Duration::from_millis(10)); // poll
         }
     }
@@ -150,7 +177,12 @@ impl Node {
 
     /// What the node printed.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Starts it, and says whether it became ready.
+    pub(crate) fn try_run(&mut self) -> bool {
+        self.try_start("run")
     }
 
     /// Starts the node again on its data folder.
@@ -172,12 +204,12 @@ impl Node {
         self.wait_end();
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
-    fn wait_end(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait_end(&mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + NODE_DEADLINE;
         loop {
             if let Some(status) = self.child.as_mut().expect("it ran").try_wait().expect("its state") {

@@ -1,6 +1,7 @@
 //! Whole nodes: the program as a process, a real engine, real containers.
 
 mod daily;
+mod durability;
 mod engine_fault;
 mod failure;
 mod image;

@@ -1,0 +1,132 @@
+//! How much space is free on a file system, and who may still use it: so that what grows without bound (logs, sources,
+//! builds) stops first, then what people change, then what the node itself must put on record. The database itself
+//! never meets a full disk, unless somebody else fills it.
+//!
+//! | use | stops below |
+//! |---|---|
+//! | [`Use::Bulk`] | 2 × the floor |
+//! | [`Use::Changes`] | the floor: 1/20 of the file system, at least 8 MiB, at most 64 MiB |
+//! | [`Use::Records`] | 1/4 of the floor |
+//!
+//! A reserve file of half the floor is given up when space runs out all the same, so that a node can still start, record
+//! and delete. Nothing is counted ahead: each look asks the system, which takes about a microsecond.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+const FLOOR_SHARE: u64 = 20;
+const FLOOR_MIN: u64 = 8 << 20;
+const FLOOR_MAX: u64 = 64 << 20;
+/// File in the data folder whose only purpose is its size.
+const RESERVE: &str = "reserve";
+
+/// The file system of a folder. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Space {
+    folder: PathBuf,
+}
+
+/// What space is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Logs, uploaded sources, builds.
+    Bulk,
+    /// Changes that somebody asked for.
+    Changes,
+    /// What the node observed and decided.
+    Records,
+}
+
+/// Too little space is free. Nothing was written; it goes on by itself when there is more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk of {} is full: {} MiB are free and {} MiB must be for this. Free some space there; \
+     reading goes on meanwhile, and changes are taken again as soon as there is space",
+    folder.display(), free >> 20, needed.div_ceil(1 << 20)
+)]
+pub struct Full {
+    /// Where.
+    pub folder: PathBuf,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that must be.
+    pub needed: u64,
+}
+
+impl Space {
+    /// The file system that holds this folder.
+    pub fn of(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Refuses when too little is free. A file system that does not answer is not taken for a full one.
+    pub fn check(&self, what: Use) -> Result<(), Full> {
+        let Ok(system) = statvfs(&self.folder) else { return Ok(()) };
+        let free = system.f_bavail.saturating_mul(system.f_frsize);
+        let needed = needed(what, system.f_blocks.saturating_mul(system.f_frsize));
+        if free < needed { Err(Full { folder: self.folder.clone(), free, needed }) } else { Ok(()) }
+    }
+
+    /// Gives the reserve up when records have no space any more; makes it again when there is plenty.
+    pub fn tend_reserve(&self) -> io::Result<()> {
+        let path = self.folder.join(RESERVE);
+        let exists = path.exists();
+        if exists && self.check(Use::Records).is_err() {
+            tracing::warn!(path = %path.display(), "the disk is full; the reserve is given up for what must be written");
+            return fs::remove_file(&path);
+        }
+        let system = statvfs(&self.folder)?;
+        let floor = needed(Use::Changes, system.f_blocks.saturating_mul(system.f_frsize));
+        if !exists && system.f_bavail.saturating_mul(system.f_frsize) > 3 * floor {
+            return make_reserve(&path, floor / 2);
+        }
+        Ok(())
+    }
+}
+
+fn needed(what: Use, total: u64) -> u64 {
+    let floor = (total / FLOOR_SHARE).clamp(FLOOR_MIN, FLOOR_MAX);
+    match what {
+        Use::Bulk => 2 * floor,
+        Use::Changes => floor,
+        Use::Records => floor / 4,
+    }
+}
+
+/// Takes the space, not only the length.
+fn make_reserve(path: &Path, bytes: u64) -> io::Result<()> {
+    let taken = File::create(path).and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?));
+    taken.inspect_err(|_| {
+        // Half a reserve would be taken for a whole one.
+        let _best_effort = fs::remove_file(path);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_follows_the_size_of_the_disk_and_the_uses_stop_one_after_the_other() {
+        let mib = |mib: u64| mib << 20;
+        for (total, bulk, changes, records) in [
+            (mib(64), mib(16), mib(8), mib(2)),
+            (mib(640), mib(64), mib(32), mib(8)),
+            (mib(1 << 20), mib(128), mib(64), mib(16)),
+        ] {
+            assert_eq!(needed(Use::Bulk, total), bulk, "{total}");
+            assert_eq!(needed(Use::Changes, total), changes, "{total}");
+            assert_eq!(needed(Use::Records, total), records, "{total}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_full_and_how_much_is_needed() {
+        let full = Full { folder: "/var/lib/narvana".into(), free: 3 << 20, needed: 8 << 20 };
+        let text = full.to_string();
+        assert!(text.contains("/var/lib/narvana") && text.contains("3 MiB") && text.contains("8 MiB"), "{text}");
+    }
+}

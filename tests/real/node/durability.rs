@@ -1,0 +1,393 @@
+//! What one node promises about what it acknowledged: killed at every step of a write and at random, on a disk that
+//! fails, on one that is full, and on one that lost a bit.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use narvana::store::FAILPOINTS;
+use serde_json::json;
+
+use crate::harness::node::{Node, curl};
+
+/// No engine is needed to keep what was acknowledged.
+const NO_ENGINE: &str = "unix:///nowhere/engine.sock";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn is_long() -> bool {
+    std::env::var_os("NARVANA_LONG_TESTS").is_some()
+}
+
+/// A client that remembers what it was told.
+struct Client {
+    api: String,
+    token: String,
+    prefix: String,
+    acknowledged: Vec<String>,
+    asked: usize,
+    /// The write that got no answer.
+    open: Option<String>,
+}
+
+impl Client {
+    fn of(node: &Node, prefix: &str) -> Self {
+        let (api, token, prefix) = (node.api.clone(), node.token.clone(), prefix.to_owned());
+        Self { api, token, prefix, acknowledged: Vec::new(), asked: 0, open: None }
+    }
+
+    fn create(&self, name: &str) -> crate::harness::node::Answer {
+        let (authorization, key) =
+            (format!("Authorization: Bearer {}", self.token), format!("Idempotency-Key: key-{name}"));
+        let (body, url) = (json!({"name": name}).to_string(), format!("{}/v1/apps", self.api));
+        curl(&["-H", &authorization, "-H", &key, "-H", "Content-Type: application/json", "-d", &body, &url])
+    }
+
+    /// Writes until the node does not answer, or often enough. Says whether the node is gone.
+    fn write(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            self.asked += 1;
+            let name = format!("{}-{}", self.prefix, self.asked);
+            let answer = self.create(&name);
+            match answer.status {
+                201 => self.acknowledged.push(name),
+                // Taken or not: nobody was told.
+                0 | 503 | 504 => {
+                    self.open = Some(name);
+                    return true;
+                }
+                _ => panic!("{answer:?}"),
+            }
+        }
+        false
+    }
+
+    /// Everything that was acknowledged is there once; what got no answer is there once when it is asked for again.
+    #[track_caller]
+    fn check(&mut self, node: &Node) {
+        self.api.clone_from(&node.api);
+        if let Some(name) = self.open.take() {
+            assert_eq!(self.create(&name).status, 201, "the same request again");
+            self.acknowledged.push(name);
+        }
+        if let Some(name) = self.acknowledged.last() {
+            assert_eq!(self.create(name).status, 201, "a request that was answered gets its answer again");
+        }
+        let apps = names(node);
+        for name in &self.acknowledged {
+            assert_eq!(apps.iter().filter(|app| *app == name).count(), 1, "{name} is there once: {apps:?}");
+        }
+    }
+}
+
+fn names(node: &Node) -> Vec<String> {
+    let apps = node.get("/v1/apps?limit=1000").expect(200);
+    let apps = apps.as_array().expect("a list");
+    apps.iter().map(|app| app["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// Keeps the apps few enough for one page.
+fn thin_out(node: &Node) {
+    let all = names(node);
+    if all.len() < 700 {
+        return;
+    }
+    let authorization = format!("Authorization: Bearer {}", node.token);
+    for name in all {
+        let url = format!("{}/v1/apps/{name}", node.api);
+        let answer = curl(&["-X", "DELETE", "-H", &authorization, &url]);
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+    }
+}
+
+#[test]
+fn killed_at_every_step_of_the_store_nothing_acknowledged_is_lost() {
+    let mut node = Node::registered(NO_ENGINE);
+    node.stop();
+    let passes = if is_long() { vec![1, 2, 7] } else { vec![2] };
+    for (place, pass) in FAILPOINTS.into_iter().flat_map(|place| passes.iter().map(move |pass| (place, *pass))) {
+        let once = place.starts_with("close") || place.starts_with("open");
+        let pass = if once { 1 } else { pass };
+        node.env = vec![
+            ("NARVANA_FAILPOINT".to_owned(), format!("{place}:{pass}")),
+            ("NARVANA_SNAPSHOT_ENTRIES".to_owned(), "6".to_owned()),
+        ];
+        let mut client = Client::of(&node, &format!("{}-{pass}", place.replace('.', "-")));
+        if node.try_run() {
+            client.api.clone_from(&node.api);
+            let gone = client.write(if once { 3 } else { 60 });
+            if !gone && !once {
+                panic!("{place} was never passed: {}", node.log());
+            }
+            if place.starts_with("close") {
+                node.signal("TERM");
+            }
+        }
+        let status = node.wait_end();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{place}: {status}");
+        node.env = Vec::new();
+        node.run();
+        client.check(&node);
+        thin_out(&node);
+        node.stop();
+    }
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+#[test]
+fn killed_at_random_under_load_nothing_acknowledged_is_lost() {
+    let mut node = Node::registered(NO_ENGINE);
+    node.stop();
+    node.env = vec![("NARVANA_SNAPSHOT_ENTRIES".to_owned(), "40".to_owned())];
+    let rounds: u64 = if is_long() { 60 } else { 4 };
+    for round in 1..=rounds {
+        node.run();
+        let mut clients: Vec<Client> = (0..4).map(|n| Client::of(&node, &format!("r{round}-{n}"))).collect();
+        // Different for every round, the same in every run.
+        let patience = Duration::from_millis(50 + round * 977 % 700);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(move || client.write(10_000));
+            }
+            while began.elapsed() < patience {
+                std::thread::sleep(Duration::from_millis(5)); // poll
+            }
+            node.kill();
+        });
+        node.run();
+        clients.iter_mut().for_each(|client| client.check(&node));
+        thin_out(&node);
+        node.stop();
+    }
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+/// Makes every sync of one file fail once `trigger` exists, and writes a line for each.
+const FAILING_SYNC: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static int fails(int fd) {
+    const char *trigger = getenv("SYNC_TRIGGER"), *victim = getenv("SYNC_VICTIM");
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0 || !trigger || !victim || access(trigger, F_OK)) return 0;
+    path[n] = 0;
+    if (!strstr(path, victim)) return 0;
+    int log = open(trigger, O_WRONLY | O_APPEND);
+    if (log >= 0) { if (write(log, "x", 1) < 0) {} close(log); }
+    errno = EIO;
+    return 1;
+}
+int fdatasync(int fd) {
+    int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+    return fails(fd) ? -1 : real(fd);
+}
+int fsync(int fd) {
+    int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
+    return fails(fd) ? -1 : real(fd);
+}
+"#;
+
+fn failing_sync(folder: &Path) -> PathBuf {
+    let (source, library) = (folder.join("sync.c"), folder.join("sync.so"));
+    std::fs::write(&source, FAILING_SYNC).expect("written");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").status();
+    assert!(built.expect("a C compiler is installed").success());
+    library
+}
+
+#[test]
+fn a_sync_that_fails_stops_the_node_within_a_second_and_is_not_repeated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let library = failing_sync(folder.path());
+    for victim in ["raft.redb", "state.redb"] {
+        let mut node = Node::registered(NO_ENGINE);
+        node.stop();
+        let trigger = folder.path().join(format!("trigger-{victim}"));
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        node.env = vec![
+            ("LD_PRELOAD".to_owned(), text(&library)),
+            ("SYNC_TRIGGER".to_owned(), text(&trigger)),
+            ("SYNC_VICTIM".to_owned(), victim.to_owned()),
+            // The state is synced before a snapshot.
+            ("NARVANA_SNAPSHOT_ENTRIES".to_owned(), "6".to_owned()),
+        ];
+        node.run();
+        let mut client = Client::of(&node, &victim.replace('.', "-"));
+        client.write(2);
+        std::fs::write(&trigger, "").expect("written");
+        client.write(60);
+        let status = node.wait_end();
+        let failed = std::fs::metadata(&trigger).expect("there").modified().expect("a time");
+        let took = failed.elapsed().expect("earlier");
+        assert!(took < Duration::from_secs(1), "{victim}: it ended after {took:?}");
+        assert!(!status.success(), "{victim}: {status}");
+        assert_eq!(std::fs::read_to_string(&trigger).expect("read"), "x", "{victim} was synced once and not again");
+        assert!(node.log().contains(&format!("{victim} cannot be written")), "{victim}: {}", node.log());
+        node.env = Vec::new();
+        node.run();
+        client.check(&node);
+        node.stop();
+    }
+}
+
+/// A small file system in a mount namespace of its own, which goes with this.
+struct SmallDisk {
+    holder: Child,
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    fn new(mebibytes: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("disk");
+        std::fs::create_dir(&inside).expect("a folder");
+        let script = r#"mount -t tmpfs -o "size=$2m" small "$1" && touch "$1/mounted" && exec sleep 600"#;
+        let holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+            .arg(&inside)
+            .arg(mebibytes.to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the package util-linux is installed");
+        let inside = inside.strip_prefix("/").expect("absolute").to_owned();
+        let path = Path::new("/proc").join(holder.id().to_string()).join("root").join(inside);
+        let disk = Self { holder, _folder: folder, path };
+        let deadline = Instant::now() + DEADLINE;
+        while !disk.path.join("mounted").exists() {
+            assert!(Instant::now() < deadline, "the file system is not there");
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+        disk
+    }
+
+    /// Leaves this much free.
+    fn fill_to(&self, free: u64) {
+        let filler = self.path.join("filler");
+        let _none_yet = std::fs::remove_file(&filler);
+        let available = rustix::fs::statvfs(&self.path).map(|fs| fs.f_bavail * fs.f_frsize).expect("it answers");
+        std::fs::write(filler, vec![1; usize::try_from(available - free).expect("small")]).expect("it fits");
+    }
+
+    fn clear(&self) {
+        std::fs::remove_file(self.path.join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _best_effort = self.holder.kill();
+        let _best_effort = self.holder.wait();
+    }
+}
+
+#[test]
+fn a_full_disk_makes_the_node_read_only_until_there_is_space() {
+    const MIB: u64 = 1 << 20;
+    let disk = SmallDisk::new(64);
+    let mut node = Node::registered_in(NO_ENGINE, &disk.path.join("data"));
+    let mut client = Client::of(&node, "before");
+    client.write(3);
+    let service = json!({"name": "web", "source_type": "upload"});
+    node.post("/v1/apps/before-1/services", &service).expect(201);
+    let archive = disk.path.join("source.tar");
+    let packed = Command::new("tar").arg("-czf").arg(&archive).args(["-C", "/etc", "hostname"]).status();
+    assert!(packed.expect("tar runs").success());
+    let upload = |node: &Node| {
+        let authorization = format!("Authorization: Bearer {}", node.token);
+        let data = format!("@{}", archive.display());
+        let url = format!("{}/v1/apps/before-1/services/web/source", node.api);
+        curl(&["-H", &authorization, "-H", "Content-Type: application/gzip", "--data-binary", &data, &url])
+    };
+
+    // What grows stops first.
+    disk.fill_to(12 * MIB);
+    let refused = upload(&node);
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (507, Some("disk_full")), "{refused:?}");
+    assert!(!client.write(1), "changes go on");
+
+    disk.fill_to(5 * MIB);
+    let refused = client.create("refused");
+    let message = refused.json()["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (507, Some("disk_full")), "{refused:?}");
+    assert!(message.contains("data") && message.contains("8 MiB must be") && message.contains("Free some space"));
+    client.check_reads(&node);
+
+    // Somebody takes the rest too, and the node is killed: it starts, reads, and goes on when it can.
+    disk.fill_to(0);
+    client.check_reads(&node);
+    node.kill();
+    node.run();
+    client.api.clone_from(&node.api);
+    client.check_reads(&node);
+    assert_eq!(client.create("refused").status, 507);
+    disk.clear();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.create("after").status != 201 {
+        assert!(Instant::now() < deadline, "it goes on by itself: {}", node.log());
+        std::thread::sleep(Duration::from_millis(50)); // poll
+    }
+    client.check_reads(&node);
+    node.stop();
+}
+
+impl Client {
+    #[track_caller]
+    fn check_reads(&self, node: &Node) {
+        let apps = names(node);
+        assert!(self.acknowledged.iter().all(|name| apps.contains(name)), "{apps:?}");
+    }
+}
+
+#[test]
+fn a_damaged_data_folder_is_named_and_refused_with_its_own_exit_code() {
+    let mut node = Node::registered(NO_ENGINE);
+    let mut client = Client::of(&node, "app");
+    client.write(5);
+    node.stop();
+    for (file, said) in [
+        ("raft.redb", "raft.redb"),
+        ("state.redb", "state.redb"),
+        ("position", "position"),
+        ("node.key", "node.key"),
+        ("identity.json", ""),
+    ] {
+        let path = node.data.join(file);
+        let good = std::fs::read(&path).expect("read");
+        let mut bad = good.clone();
+        if file.ends_with(".redb") {
+            // One bit in every page, since most pages of a small file are not in use.
+            bad.iter_mut().skip(40).step_by(4096).for_each(|byte| *byte ^= 4);
+        } else {
+            // The end of a seal or of a key, or a digit.
+            let at = bad.iter().rposition(|byte| !matches!(byte, 0 | b'\n' | b'}' | b' '));
+            bad[at.expect("something is in it")] ^= 4;
+        }
+        std::fs::write(&path, bad).expect("written");
+        let output = node.command("run").output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{file}: {text}");
+        assert!(text.contains(said) && !text.contains("panicked"), "{file}: {text}");
+        std::fs::write(&path, good).expect("written");
+    }
+    for (change, said) in [(vec![], "cannot be used"), (b"{}".to_vec(), "cannot be used")] {
+        let path = node.data.join("identity.json");
+        let good = std::fs::read(&path).expect("read");
+        std::fs::write(&path, change).expect("written");
+        let output = node.command("run").output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(78) && text.contains(said), "{output:?}");
+        std::fs::write(&path, good).expect("written");
+    }
+    node.run();
+    client.check(&node);
+    node.stop();
+}
