@@ -126,7 +126,9 @@ impl Stage<'_> {
     }
 
     async fn build(&self, tag: &str, labels: &Labels) -> String {
-        let mut request = context_with(tag, &format!("FROM {BUSYBOX}\nENV BUILT=1\n"), &[]);
+        // No two of them are alike: one that another is built upon counts as a part of that and is not listed.
+        let attempt = labels.get("narvana.attempt").map_or("1", String::as_str);
+        let mut request = context_with(tag, &format!("FROM {BUSYBOX}\nENV BUILT={attempt}\n"), &[]);
         request.labels.clone_from(labels);
         let (log, mut lines) = mpsc::channel(64);
         let (built, ()) =

@@ -67,12 +67,13 @@ async fn a_service_is_scaled_rolled_back_stopped_and_started() {
     assert!(started.status < 300, "{started:?}");
     until_healthy(&node, 1).await;
 
+    let app = node.get("/v1/apps/shop").expect(200)["id"].as_str().expect("an id").to_owned();
     let explained = node.get(&format!("/v1/deployments/{first}/explain")).expect(200);
     assert!(explained["lines"].as_array().is_some_and(|lines| !lines.is_empty()), "{explained}");
     assert_eq!(node.send("DELETE", "/v1/apps/shop", &Value::Null).status, 204);
     until("no container is left", || async {
-        let seen = harness.engine().list(&narvana::engine::Labels::new()).await.ok()?;
-        (!seen.iter().any(|container| container.name.starts_with("narvana-shop-"))).then_some(())
+        let of_the_app = narvana::engine::Labels::from([("narvana.app".to_owned(), app.clone())]);
+        harness.engine().list(&of_the_app).await.ok()?.is_empty().then_some(())
     })
     .await;
 }

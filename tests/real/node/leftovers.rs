@@ -108,7 +108,8 @@ async fn data_of_a_deleted_service_stays_and_is_nobodys() {
     let (mut volumes, mut births) = (Vec::new(), Vec::new());
     for _life in 0..2 {
         let created = node.post("/v1/apps/shop/services", &service).expect(201);
-        let volume = format!("narvana-{}-data", created["id"].as_str().expect("an id"));
+        let service_id = created["id"].as_str().expect("an id").to_owned();
+        let volume = format!("narvana-{service_id}-data");
         node.deploy("shop", "web");
         let birth = until("what it wrote when it had no data", || async {
             let answer = node.fetch("web-shop.localhost", "/born");
@@ -120,8 +121,8 @@ async fn data_of_a_deleted_service_stays_and_is_nobodys() {
         assert!(deleted.status.success() && words.contains(&format!("podman volume rm {volume}")), "{words}");
         volumes.push(volume);
         until("no container is left", || async {
-            let all = harness.engine().list(&Labels::new()).await.ok()?;
-            (!all.iter().any(|container| container.name.starts_with("narvana-shop-web"))).then_some(())
+            let of_the_service = Labels::from([("narvana.service".to_owned(), service_id.clone())]);
+            harness.engine().list(&of_the_service).await.ok()?.is_empty().then_some(())
         })
         .await;
     }
