@@ -5,6 +5,7 @@
 mod unused;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::model::{Cpu, Memory, Secret, format_duration, parse_duration};
 
 pub use unused::unused_variables;
 
+/// Largest configuration file that is read, in bytes; a real one has a few hundred.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Shortest key for session tokens that an operator may give, in bytes (RFC 7518 section 3.2, for HS256).
 const JWT_SECRET_BYTES_MIN: usize = 32;
 
@@ -246,7 +249,13 @@ impl NodeSettings {
     /// Reads a TOML file with the same names as the flags, with `_` for `-`.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
         let bad = |reason: String| Error::File { path: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
+        let mut text = String::new();
+        // One byte more tells a file that is too long from one that just fits.
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(bad(format!("it is larger than {FILE_BYTES_MAX} bytes; is it the right file?")));
+        }
         toml::from_str(&text).map_err(|error| bad(error.to_string()))
     }
 

@@ -19,6 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::network::Watched;
+
 use super::Peer;
 
 /// A TLS connection begins with a handshake record (RFC 8446, section 5.1), which no HTTP method begins with.
@@ -35,6 +37,8 @@ pub(super) struct Limits {
     pub(super) header_wait: Duration,
     /// To take the next part of an answer.
     pub(super) write_wait: Duration,
+    /// Size of a request's head.
+    pub(super) head_bytes: usize,
 }
 
 /// A client that has connected.
@@ -78,8 +82,13 @@ async fn answer<S>(stream: S, peer: Peer, router: Router, limits: Limits, stoppi
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = Watched::new(stream, limits.head_bytes);
+    let verdict = stream.verdict();
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        if let Some(flaw) = verdict.flaw() {
+            request.extensions_mut().insert(flaw);
+        }
         router.clone().oneshot(request.map(Body::new))
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -91,6 +100,7 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(limits.write_wait)
         .max_send_buf_size(WRITE_BUFFER_BYTES);
     let io = TokioIo::new(Impatient::new(stream, limits.write_wait));

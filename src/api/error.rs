@@ -13,6 +13,9 @@ use crate::model::Invalid;
 use crate::state::Rejection;
 use crate::{artifact, auth, logs};
 
+/// Characters of a message or reason that are sent; ours have a few hundred.
+const TEXT_CHARS_MAX: usize = 1_000;
+
 /// Why a request was not done, by what the client can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
@@ -22,6 +25,12 @@ pub(super) enum Error {
     /// Change the request; no one field is to blame.
     #[error("{0}")]
     Malformed(String),
+    /// Send fewer or smaller header fields.
+    #[error("the header fields of the request are larger than this node reads")]
+    LargeHead,
+    /// Send faster.
+    #[error("{0}")]
+    TooSlow(String),
     /// Use another content type.
     #[error("{0}")]
     MediaType(String),
@@ -81,6 +90,8 @@ impl Error {
     pub(super) fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Invalid(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::LargeHead => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"),
+            Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "invalid_request"),
             Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request"),
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
@@ -99,16 +110,36 @@ impl Error {
     /// The body, once the request's id is known.
     pub(super) fn body(&self, request_id: &str) -> ErrorBody {
         let details = match self {
-            Self::Invalid(invalid) => invalid.fields.clone(),
+            Self::Invalid(invalid) => {
+                invalid.fields.iter().map(|(field, reason)| (harmless(field), harmless(reason))).collect()
+            }
             _ => BTreeMap::new(),
         };
         ErrorBody {
             code: self.status().1.to_owned(),
-            message: self.to_string(),
+            message: harmless(&self.to_string()),
             details,
             request_id: request_id.to_owned(),
         }
     }
+}
+
+/// Messages repeat what was sent: cut, and without anything that steers a terminal or turns the text after it.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(TEXT_CHARS_MAX));
+    for (position, c) in text.chars().enumerate() {
+        if position == TEXT_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match c.is_control() || turns {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// The one shape of every error.

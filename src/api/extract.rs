@@ -228,7 +228,7 @@ async fn read(body: Body, headers: &HeaderMap, wait: Duration) -> Result<bytes::
             let over = std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
             return Err(if over { too_large() } else { Error::Malformed("the body broke off".to_owned()) });
         }
-        Err(_) => return Err(Error::Malformed(format!("the body did not arrive within {} s", wait.as_secs()))),
+        Err(_) => return Err(Error::TooSlow(format!("the body did not arrive within {} s", wait.as_secs()))),
     };
     Ok(bytes)
 }

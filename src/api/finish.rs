@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
+use crate::network::Flaw;
 use crate::random;
 
 use super::Error;
@@ -30,7 +31,8 @@ pub(super) async fn finish(State(gate): State<Gate>, mut request: Request, next:
     // The route, not the path: paths hold names, and every one would be a time series of its own.
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
-    let refused = refuse_plain_http(&gate, peer, request.headers());
+    let flaw = request.extensions().get::<Flaw>().copied();
+    let refused = flaw.map(bad_framing).or_else(|| refuse_plain_http(&gate, peer, request.headers()));
     let mut response = match refused {
         Some(error) => error.into_response(),
         None => next.run(request).await,
@@ -41,6 +43,10 @@ pub(super) async fn finish(State(gate): State<Gate>, mut request: Request, next:
         index => index,
     };
     let headers = response.headers_mut();
+    if flaw.is_some() {
+        // After a request that made no sense, neither does what follows it on the connection.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(INDEX, HeaderValue::from(index));
     if let Ok(id) = HeaderValue::from_str(context.id()) {
         headers.insert(REQUEST_ID, id);
@@ -79,6 +85,15 @@ fn request_id(headers: &HeaderMap) -> String {
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };
     given.filter(harmless).map_or_else(|| random::id::<Uuid>().to_string(), str::to_owned)
+}
+
+fn bad_framing(flaw: Flaw) -> Error {
+    match flaw {
+        Flaw::TwoFramings => {
+            Error::Malformed("a request has either Content-Length or Transfer-Encoding, not both".to_owned())
+        }
+        Flaw::LargeHead => Error::LargeHead,
+    }
 }
 
 /// Passwords and tokens do not travel in clear text between machines unless the operator says so.

@@ -153,9 +153,18 @@ impl Gate {
     async fn view(&self, fresh: Freshness) -> Result<View, Error> {
         let view = if fresh.stale { self.0.replica.latest() } else { self.0.replica.linearizable().await? };
         match fresh.min_index {
+            // Whatever index a client has seen is part of a confirmed state.
+            Some(min) if view.index < min && !fresh.stale => Err(unwritten(min, view.index)),
             Some(min) if view.index < min => {
                 let deadline = tokio::time::Instant::now() + MIN_INDEX_WAIT;
-                Ok(self.0.replica.wait_index(min, deadline).await?)
+                let lagging = match self.0.replica.wait_index(min, deadline).await {
+                    Ok(view) => return Ok(view),
+                    Err(error) => error,
+                };
+                match self.0.replica.linearizable().await {
+                    Ok(confirmed) if confirmed.index < min => Err(unwritten(min, confirmed.index)),
+                    _ => Err(lagging.into()),
+                }
             }
             _ => Ok(view),
         }
@@ -212,6 +221,10 @@ impl Gate {
     pub(super) fn census(&self) -> Census {
         Census::of(&self.0.replica.latest().state)
     }
+}
+
+fn unwritten(min: u64, newest: u64) -> Error {
+    Error::field("min_index", format!("nothing has been written at index {min} yet; the newest is {newest}"))
 }
 
 /// Follows the state for one caller.

@@ -71,7 +71,7 @@ pub(super) async fn ready(State(gate): State<Gate>, context: Context) -> Result<
 ///
 /// Open to this machine; from another one it needs a token.
 #[utoipa::path(get, path = "/metrics", tag = "node", security((), ("token" = [])),
-    responses((status = 200, body = String, content_type = "text/plain")))]
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(gate): State<Gate>, context: Context, headers: HeaderMap) -> Result<Response, Error> {
     let local = context.peer().is_some_and(|peer| peer.address.ip().to_canonical().is_loopback());
     if !local {

@@ -37,8 +37,14 @@ pub struct Options {
     pub header_wait: Duration,
     /// Longest wait for the next part of a body, and for a client to take the next part of an answer.
     pub body_wait: Duration,
+    /// Longest upload of a source, however steadily it drips.
+    pub upload_wait: Duration,
     /// Connections at once.
     pub connections_max: usize,
+    /// Of these, how many one address (or one IPv6 /64) may have.
+    pub connections_per_address: usize,
+    /// Largest head of a request, in bytes.
+    pub head_bytes_max: usize,
     /// Log-ins and registrations of one address.
     pub pace_by_address: Pace,
     /// Failed log-ins to one account.
@@ -63,7 +69,11 @@ impl Default for Options {
             source_bytes_max: 512 << 20,
             header_wait: Duration::from_secs(5),
             body_wait: Duration::from_secs(30),
+            upload_wait: Duration::from_secs(30 * 60),
             connections_max: 4_096,
+            // A sixteenth of all: a team behind one address has room, a slow reader in every corner has not.
+            connections_per_address: 256,
+            head_bytes_max: 32 * 1024,
             pace_by_address: Pace { burst: 30, every: Duration::from_secs(2) },
             pace_by_account: Pace { burst: 10, every: Duration::from_secs(6) },
             decide: decide::Options::default(),

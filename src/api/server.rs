@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
 
 use super::connection::{Connection, Limits};
@@ -65,7 +66,12 @@ impl Server {
     async fn accept(self, supervisor: Supervisor) -> Result<(), Infallible> {
         let stop = supervisor.stopping();
         let free = Arc::new(Semaphore::new(self.options.connections_max));
-        let limits = Limits { header_wait: self.options.header_wait, write_wait: self.options.body_wait };
+        let crowd = Crowd::new(self.options.connections_per_address);
+        let limits = Limits {
+            header_wait: self.options.header_wait,
+            write_wait: self.options.body_wait,
+            head_bytes: self.options.head_bytes_max,
+        };
         let tls = self.options.tls.clone().map(tokio_rustls::TlsAcceptor::from);
         loop {
             let accepted = tokio::select! {
@@ -82,6 +88,10 @@ impl Server {
             };
             // Over the limit the newest is turned away at once, rather than every one slowed down.
             let Ok(place) = free.clone().try_acquire_owned() else { continue };
+            let Some(entered) = crowd.enter(peer.ip()) else {
+                tracing::debug!(%peer, "this address has too many connections");
+                continue;
+            };
             let connection = Connection {
                 stream,
                 peer,
@@ -91,7 +101,7 @@ impl Server {
                 stopping: self.stopping.clone(),
             };
             supervisor.spawn("api connection", OnError::Log, async move {
-                let _place = place;
+                let _room = (place, entered);
                 connection.serve().await;
                 Ok::<(), Infallible>(())
             });

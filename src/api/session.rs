@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::clock;
 use crate::model::{Invalid, Session, UserId, check_email, check_password};
+use crate::network::customer;
 use crate::random;
 use crate::state::{Actor, Command, NewUser, Outcome, Request};
 
@@ -206,17 +207,10 @@ fn closed() -> Error {
     Error::Forbidden("registration is closed: the first user exists; ask them for an invitation".to_owned())
 }
 
-/// Where a request comes from, for counting: an IPv6 customer has a whole /64 to choose from.
+/// Where a request comes from, for counting.
 fn address(context: &Context) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
-    match context.peer().map_or(unknown, |peer| peer.address.ip().to_canonical()) {
-        IpAddr::V6(v6) => {
-            let mut segments = v6.segments();
-            segments[4..].fill(0);
-            IpAddr::V6(segments.into())
-        }
-        v4 => v4,
-    }
+    customer(context.peer().map_or(unknown, |peer| peer.address.ip()))
 }
 
 /// The first registration belongs to whoever can log in to the machine, or was given the setup token.

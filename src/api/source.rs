@@ -61,7 +61,9 @@ pub(super) async fn upload(
         Ok(Err(error)) => Err(io::Error::other(error)),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing arrived for a while")),
     });
-    let stored = gate.artifacts().put(chunks, limit).await?;
+    let whole = tokio::time::timeout(gate.options().upload_wait, gate.artifacts().put(chunks, limit)).await;
+    let stored =
+        whole.map_err(|_| Error::TooSlow("the upload took too long; send it over a faster line".to_owned()))??;
     if stored.bytes == 0 {
         return Err(Error::Malformed("the body is empty; send a tar archive".to_owned()));
     }

@@ -27,8 +27,9 @@ impl Default for Tokens {
     }
 }
 
-/// What a token says.
+/// What a token says, and nothing else: a claim that is not checked here must not look as if it were.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Claims {
     /// The cluster that made it.
     pub iss: ClusterId,
@@ -79,7 +80,16 @@ impl Tokens {
         rules.set_required_spec_claims(&["iss", "sub", "exp"]);
         rules.set_issuer(&[cluster.id]);
         let key = DecodingKey::from_secret(self.secret(cluster));
-        let claims = decode::<Claims>(token, &key, &rules).map_err(|_| BAD)?.claims;
+        let decoded = decode::<Claims>(token, &key, &rules).map_err(|error| {
+            tracing::debug!(%error, "a token was refused");
+            BAD
+        })?;
+        // Ours name no key: `kid`, `jku`, `x5u`, `jwk` are never followed, and not passed over either.
+        if decoded.header != Header::new(ALGORITHM) {
+            tracing::debug!("a token was refused: its header is not one that is made here");
+            return Err(BAD);
+        }
+        let claims = decoded.claims;
         if claims.exp.saturating_mul(1_000) <= now.0 {
             return Err(Error::Unauthenticated("the token has expired"));
         }

@@ -72,7 +72,7 @@ async fn show(session: &Session, app: &str, filter: &LogFilter, timestamps: bool
     }
     // The API lists newest first, people read oldest first.
     for line in answer.view.logs.iter().rev() {
-        session.output.text(&text(line, timestamps))?;
+        session.output.log_line(&text(line, timestamps))?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ fn print_event(session: &Session, data: &str, timestamps: bool) -> anyhow::Resul
         return session.output.data_line(&json);
     }
     match serde_json::from_value::<LogLine>(json) {
-        Ok(line) => session.output.text(&text(&line, timestamps)),
+        Ok(line) => session.output.log_line(&text(&line, timestamps)),
         Err(_) => Ok(()),
     }
 }

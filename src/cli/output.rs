@@ -1,9 +1,11 @@
 //! What goes to stdout: tables for people, the server's answers for programs.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::{Cell, Color, Table as Grid, presets};
+use console::AnsiCodeIterator;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -81,7 +83,8 @@ impl Output {
     /// Writes `data` for programs or `table` for people.
     pub(super) fn show_as(&self, data: &Value, table: impl FnOnce() -> Table) -> anyhow::Result<()> {
         match self.format {
-            Format::Table | Format::Wide => self.text(&table().render(self.format == Format::Wide, self.color)),
+            // Its cells are harmless already, and its colours are ours.
+            Format::Table | Format::Wide => write_line(&table().render(self.format == Format::Wide, self.color)),
             Format::Json | Format::Yaml => self.data(data),
         }
     }
@@ -98,25 +101,27 @@ impl Output {
     /// Writes data in the format for programs.
     pub(super) fn data(&self, data: &impl Serialize) -> anyhow::Result<()> {
         match self.format {
-            Format::Yaml => self.text(serde_norway::to_string(data)?.trim_end()),
-            _ => self.text(&serde_json::to_string_pretty(data)?),
+            Format::Yaml => write_line(&in_data(serde_norway::to_string(data)?.trim_end())),
+            _ => write_line(&in_data(&serde_json::to_string_pretty(data)?)),
         }
     }
 
     /// Writes one line of JSON, for streams.
     pub(super) fn data_line(&self, data: &Value) -> anyhow::Result<()> {
         match self.format {
-            Format::Yaml => self.text(&format!("---\n{}", serde_norway::to_string(data)?.trim_end())),
-            _ => self.text(&data.to_string()),
+            Format::Yaml => write_line(&format!("---\n{}", in_data(serde_norway::to_string(data)?.trim_end()))),
+            _ => write_line(&in_data(&data.to_string())),
         }
     }
 
     /// Writes text and a line end to stdout.
     pub(super) fn text(&self, text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{text}")?;
-        stdout.flush()?;
-        Ok(())
+        write_line(&harmless(text))
+    }
+
+    /// Writes a line of a log. Nodes clean lines when they come in, and leave colours, which are for terminals.
+    pub(super) fn log_line(&self, text: &str) -> anyhow::Result<()> {
+        write_line(&painted(text, self.color))
     }
 
     /// Tells people something on stderr, unless they want data only.
@@ -129,7 +134,57 @@ impl Output {
 
 /// Writes a line to stderr. Nobody can be told when that fails.
 pub(super) fn warn(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+}
+
+fn write_line(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Text from a server, fit for a terminal: what would steer the terminal is shown as an escape. Lines and tabs stay.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| format!("\\u{{{:x}}}", u32::from(c)))
+}
+
+/// The same inside JSON and YAML, whose own escapes say it so that programs read the same as before. What is below
+/// U+0020 both of them escape by themselves.
+fn in_data(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.chars().any(steers) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().map(|c| if steers(c) { escape(c) } else { c.to_string() }).collect()
+}
+
+/// Whether a character controls the terminal, or turns the direction of the text after it.
+fn steers(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+/// A line of a log, whose colour sequences are kept or taken out; anything else that steers is shown as an escape.
+pub(super) fn painted(text: &str, keep: bool) -> String {
+    let colour = |piece: &str| {
+        let inner = piece.strip_prefix("\u{1b}[").and_then(|rest| rest.strip_suffix('m'));
+        inner.is_some_and(|inner| inner.bytes().all(|b| b.is_ascii_digit() || matches!(b, b';' | b':')))
+    };
+    let mut shown: String = AnsiCodeIterator::new(text)
+        .map(|(piece, is_code)| match is_code && colour(piece) {
+            true if keep => Cow::Borrowed(piece),
+            true => Cow::Borrowed(""),
+            false => harmless(piece),
+        })
+        .collect();
+    if shown.contains('\u{1b}') {
+        shown.push_str("\u{1b}[0m");
+    }
+    shown
 }
 
 /// Rows under headings. Headings that begin with `+` are shown in the wide form only.
@@ -194,7 +249,7 @@ fn cell(text: &str) -> Cell {
         | "queued" | "stopping" => Some(Color::Yellow),
         _ => None,
     };
-    let cell = Cell::new(text);
+    let cell = Cell::new(harmless(text));
     match color {
         Some(color) => cell.fg(color),
         None => cell,
@@ -243,6 +298,32 @@ mod tests {
         assert!(table.render(false, true).contains("\u{1b}["), "colour when it is wanted");
         let fields = Table::of_fields([("name", "web".into()), ("url", String::new()), ("status", "ok".into())]);
         assert_eq!(fields.render(false, false), "name:    web\nstatus:  ok");
+    }
+
+    #[test]
+    fn text_from_a_server_cannot_steer_the_terminal() {
+        for (given, shown) in [
+            ("plain\ttext\nand more, grüße", "plain\ttext\nand more, grüße"),
+            ("\x1b]52;c;aGk=\x07", "\\u{1b}]52;c;aGk=\\u{7}"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("10%\r20%", "10%\\u{d}20%"),
+            ("a\u{202e}b", "a\\u{202e}b"),
+        ] {
+            assert_eq!(harmless(given), shown, "{given:?}");
+        }
+        let line = "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07\x1b[2J\r";
+        assert_eq!(painted(line, false), "red \\u{1b}]52;c;aGk=\\u{7}\\u{1b}[2J\\u{d}");
+        assert!(painted(line, true).starts_with("\x1b[31mred\x1b[0m \\u{1b}]52"), "{:?}", painted(line, true));
+        let data = serde_json::json!({"name": "\x1b[2J\u{9b}2J\x7f\u{202e}"});
+        for text in [data.to_string(), serde_norway::to_string(&data).expect("YAML")] {
+            let shown = in_data(text.trim_end()).into_owned();
+            assert!(!shown.chars().any(steers), "{shown:?}");
+            assert_eq!(serde_norway::from_str::<Value>(&shown).expect("the same data"), data);
+        }
+        let mut table = Table::new(["NAME"]);
+        table.row(["\x1b[2Jweb".into()]);
+        assert_eq!(table.render(false, false), "NAME\n\\u{1b}[2Jweb");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::output::{Output, warn};
+use super::output::{Output, harmless, painted, warn};
 use super::service::title;
 use crate::client::view::{Deployment, Id, Instance};
 
@@ -58,8 +58,8 @@ impl Screen {
     pub(super) fn build_line(&mut self, line: &str) {
         match self {
             Self::Quiet => {}
-            Self::Plain => warn(&format!("build | {line}")),
-            Self::Live(live) => live.log.set_message(format!("build | {line}")),
+            Self::Plain => warn(&format!("build | {}", painted(line, false))),
+            Self::Live(live) => live.log.set_message(format!("build | {}", painted(line, false))),
         }
     }
 
@@ -86,7 +86,7 @@ impl Drop for Screen {
 
 impl Live {
     fn deployment(&mut self, now: &Deployment) {
-        self.head.set_message(headline(now));
+        self.head.set_message(harmless(&headline(now)).into_owned());
         if !matches!(now.status.as_str(), "pending" | "building") {
             self.log.set_message("");
         }
@@ -95,7 +95,7 @@ impl Live {
                 .instances
                 .entry(instance.id.0.clone())
                 .or_insert_with(|| self.all.add(ProgressBar::new_spinner().with_style(style("  {wide_msg}"))));
-            bar.set_message(instance_line(instance));
+            bar.set_message(harmless(&instance_line(instance)).into_owned());
         }
     }
 }

@@ -9,13 +9,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::Identity;
 
+/// Permission bits of a folder that a node does not trust.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 const LOCK: &str = "narvana.lock";
 const INITIALISING: &str = "initialising";
 const IDENTITY: &str = "identity.json";
@@ -47,6 +49,14 @@ pub enum Error {
         path: PathBuf,
         /// Something in it.
         found: String,
+    },
+    /// Other users of the machine could replace what is in it.
+    #[error(
+        "{path} can be written by other users of this machine; run `chmod go-w {path}`, or choose another --data-dir"
+    )]
+    Shared {
+        /// The folder.
+        path: PathBuf,
     },
     /// Its identity cannot be understood.
     #[error("{path} cannot be used: {reason}")]
@@ -165,6 +175,10 @@ impl DataDir {
     }
 
     fn lock(path: &Path) -> Result<Self, Error> {
+        let mode = fs::metadata(path).map_err(io_error("look at", path))?.permissions().mode();
+        if mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(Error::Shared { path: path.to_owned() });
+        }
         let lock_path = path.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)

@@ -76,10 +76,11 @@ impl BuildSpec {
         }
         let paths = [("root_directory", &config.root_directory), ("dockerfile", &config.dockerfile)];
         for (name, path) in paths {
-            if path.as_deref().is_some_and(|path| !is_inner_path(path)) {
+            // A file whose name begins with '-' would be an option to some engine.
+            if path.as_deref().is_some_and(|path| !is_inner_path(path) || path.starts_with('-')) {
                 invalid.add(
                     format!("build_config.{name}"),
-                    "must be a relative path inside the source, without '..', of printable characters",
+                    "must be a relative path inside the source, without '..' or a leading '-', of printable characters",
                 );
             }
         }

@@ -175,14 +175,27 @@ pub fn check_password(password: &str) -> Check {
     Ok(())
 }
 
+/// Whether `%0a` or the like is in it: whoever decodes it gets a line end.
+fn holds_escaped_control(text: &str) -> bool {
+    text.split('%').skip(1).any(|rest| {
+        let byte = rest.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        byte.is_none_or(|byte| byte.is_ascii_control())
+    })
+}
+
 /// A git repository: `github.com/o/r`, `gitlab.com/o/r`, `http(s)://host/path`, `ssh://…` or `git@host:path`.
 pub fn check_git_repo(repo: &str) -> Check {
     let bad = |why: &str| {
-        Err(Problem::new(format!("{why}; use github.com/owner/repo, https://host/path or git@host:path, got {repo:?}")))
+        // A message is logged and shown; an address with a user may hold a password.
+        let got = if repo.contains('@') { String::new() } else { format!(", got {repo:?}") };
+        Err(Problem::new(format!("{why}; use github.com/owner/repo, https://host/path or git@host:path{got}")))
     };
     let safe = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+%[]".contains(&b);
     if repo.is_empty() || repo.len() > 2_048 || !repo.bytes().all(safe) {
         return bad("is empty, too long or holds characters that a repository address does not need");
+    }
+    if holds_escaped_control(repo) {
+        return bad("holds a control character, written with %");
     }
     let (host, path) = match repo.split_once("://") {
         Some(("http" | "https" | "ssh", rest)) => rest.split_once('/').unwrap_or((rest, "")),
@@ -195,7 +208,8 @@ pub fn check_git_repo(repo: &str) -> Check {
             },
         },
     };
-    if repo.starts_with("http") && host.contains('@') {
+    let user = host.split_once('@').map(|(user, _)| user);
+    if user.is_some_and(|user| repo.starts_with("http") || user.contains(':') || user.starts_with('-')) {
         return bad("must not hold credentials");
     }
     let path = path.trim_matches('/');

@@ -19,7 +19,7 @@ async fn every_kind_of_error_has_the_one_shape() {
     api.get("/v1/apps?limit=many").await.refused(400, "invalid_request");
     api.get("/v1/apps?sort=name").await.refused(400, "invalid_request");
     api.get("/v1/apps?cursor=x").await.refused(400, "invalid_request");
-    api.get("/v1/apps?min_index=99999999").await.refused(503, "no_quorum");
+    api.get("/v1/apps?min_index=99999999").await.refused(400, "invalid_request");
     api.get("/v1/apps/gone").await.refused(404, "not_found");
     api.post("/v1/apps", &json!({"name": "shop"})).await.refused(409, "conflict");
     api.post("/v1/apps", &json!({"name": "Not A Label"})).await.refused(400, "invalid_request");

@@ -83,6 +83,63 @@ async fn who_says_nothing_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_body_that_drips_is_given_up() {
+    let running = run(Options { body_wait: Duration::from_millis(300), ..options() }).await;
+    let mut stream = TcpStream::connect(running.address).await.expect("connects");
+    let head = "POST /auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+        transfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let begun = Instant::now();
+    let (mut read, mut write) = stream.split();
+    // A byte now and then does not buy more time.
+    let drip = async {
+        while write.write_all(b"1\r\n \r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await; // poll: until the node has had enough
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        read = timeout(DEADLINE, read.read_to_end(&mut answer)) => { let _reset_or_end = read.expect("in time"); }
+        () = drip => {}
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("invalid_request"), "{answer}");
+    assert!(begun.elapsed() < DEADLINE);
+}
+
+#[tokio::test]
+async fn one_address_has_a_limit_of_connections() {
+    let running = run(Options { connections_per_address: 2, ..options() }).await;
+    let connect = || TcpStream::connect(running.address);
+    let (mut first, mut second) = (connect().await.expect("connects"), connect().await.expect("connects"));
+    for stream in [&mut first, &mut second] {
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sent");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    let mut third = connect().await.expect("connects");
+    let mut nothing = Vec::new();
+    // Closed at once, before or after the request arrives.
+    let _closed = timeout(DEADLINE, third.read_to_end(&mut nothing)).await.expect("in time");
+    assert!(nothing.is_empty());
+    drop(first);
+    let begun = Instant::now();
+    loop {
+        let mut again = connect().await.expect("connects");
+        let mut answer = Vec::new();
+        let _refused_or_sent = again.write_all(HEALTH.as_bytes()).await;
+        let _refused_or_read = timeout(DEADLINE, again.read_to_end(&mut answer)).await.expect("in time");
+        if answer.starts_with(b"HTTP/1.1 200") {
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "there is room again");
+    }
+    drop(second);
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_is_dropped() {
     let running = run(Options { body_wait: Duration::from_millis(300), ..options() }).await;
     let api = &running.api;

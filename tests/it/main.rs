@@ -8,5 +8,6 @@ mod api_support;
 mod api_walk;
 mod cli;
 mod cli_client;
+mod hostile;
 mod layering;
 mod scheduling;

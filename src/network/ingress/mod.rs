@@ -71,6 +71,8 @@ pub struct Limits {
     pub request_head_bytes: usize,
     /// Client connections open at once; more wait in the listen queue.
     pub connections: usize,
+    /// Of these, how many one address (or one IPv6 /64) may have; more are closed at once.
+    pub connections_per_address: usize,
 }
 
 impl Default for Limits {
@@ -81,6 +83,8 @@ impl Default for Limits {
             response_head: Duration::from_secs(120),
             request_head_bytes: 32 * 1024,
             connections: 16_384,
+            // Room for a proxy before this one, and still a sixteenth of all.
+            connections_per_address: 1_024,
         }
     }
 }

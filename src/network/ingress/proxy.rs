@@ -18,6 +18,7 @@ use super::page::Page;
 use super::target;
 use super::tunnel::Tunnel;
 use super::upstreams::{NoPick, Upstreams};
+use crate::network::Verdict;
 
 /// What all connections of one ingress share.
 pub(super) struct Proxy {
@@ -30,6 +31,8 @@ pub(super) struct Proxy {
 pub(super) struct Client {
     /// The address of the peer, as it is told to instances.
     pub(super) address: HeaderValue,
+    /// What was seen of the framing of its requests.
+    pub(super) framing: Verdict,
     /// Left here by the request that upgraded the connection, for the connection's task to run.
     pub(super) tunnel: Mutex<Option<Tunnel>>,
 }
@@ -51,7 +54,7 @@ impl Proxy {
         mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, (Page, Box<HeaderMap>)> {
         let refuse = |page, request: &Request<Incoming>| (page, Box::new(request.headers().clone()));
-        if !headers::framing_is_plain(request.headers()) {
+        if client.framing.flaw().is_some() || !headers::framing_is_plain(request.headers()) {
             return Err(refuse(Page::Framing, &request));
         }
         let authority = match target::authority(request.method(), request.uri(), request.headers()) {

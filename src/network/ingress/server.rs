@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::counters::add;
 use super::proxy::{Client, Proxy};
+use crate::network::{Crowd, Entered, Watched};
 use crate::task::{OnError, Supervisor};
 
 /// After an error of `accept`, mostly "too many open files", which only time heals.
@@ -28,6 +29,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub(super) async fn accept(listener: TcpListener, proxy: Arc<Proxy>, supervisor: Supervisor) -> Result<(), Infallible> {
     let stopping = supervisor.stopping();
     let room = Arc::new(Semaphore::new(proxy.limits.connections));
+    let crowd = Crowd::new(proxy.limits.connections_per_address);
     loop {
         let next = async {
             let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
@@ -39,7 +41,11 @@ pub(super) async fn accept(listener: TcpListener, proxy: Arc<Proxy>, supervisor:
         };
         match accepted {
             Ok((stream, peer)) => {
-                let task = connection(stream, peer, Arc::clone(&proxy), stopping.clone(), permit);
+                let Some(entered) = crowd.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "this address has too many connections");
+                    continue;
+                };
+                let task = connection(stream, peer, Arc::clone(&proxy), stopping.clone(), (permit, entered));
                 supervisor.spawn("ingress connection", OnError::Log, task);
             }
             Err(error) => {
@@ -55,7 +61,7 @@ async fn connection(
     peer: SocketAddr,
     proxy: Arc<Proxy>,
     stopping: CancellationToken,
-    _room: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, Entered),
 ) -> Result<(), Infallible> {
     let _open = OpenConnection::new(&proxy);
     // Without it a small answer waits for the acknowledgement of the one before.
@@ -65,7 +71,8 @@ async fn connection(
     }
     let address = peer.ip().to_canonical().to_string();
     let address = HeaderValue::try_from(address).expect("an IP address is made of visible ASCII");
-    let client = Client { address, tunnel: Mutex::new(None) };
+    let stream = Watched::new(stream, proxy.limits.request_head_bytes);
+    let client = Client { address, framing: stream.verdict(), tunnel: Mutex::new(None) };
     if let Err(error) = serve(stream, &client, &proxy, stopping).await {
         // The client's doing, or its network's: of no interest to the operator unless they look.
         tracing::debug!(%peer, %error, "a client connection ended");
@@ -77,7 +84,12 @@ async fn connection(
     Ok(())
 }
 
-async fn serve(stream: TcpStream, client: &Client, proxy: &Proxy, stopping: CancellationToken) -> hyper::Result<()> {
+async fn serve(
+    stream: Watched<TcpStream>,
+    client: &Client,
+    proxy: &Proxy,
+    stopping: CancellationToken,
+) -> hyper::Result<()> {
     let limits = &proxy.limits;
     let service = service_fn(async |request| Ok::<_, Infallible>(proxy.serve(client, request).await));
     let connection = http1::Builder::new()

@@ -265,6 +265,17 @@ impl Node {
         curl(&["-H", &authorization, "-H", "Content-Type: application/gzip", "--data-binary", &data, &url]).expect(201)
     }
 
+    /// Sends an archive as it is.
+    #[track_caller]
+    pub(crate) fn upload_bytes(&self, app: &str, service: &str, archive: &[u8]) -> Value {
+        let file = self.data.with_extension("tar");
+        std::fs::write(&file, archive).expect("writes");
+        let authorization = format!("Authorization: Bearer {}", self.token);
+        let data = format!("@{}", file.display());
+        let url = format!("{}/v1/apps/{app}/services/{service}/source", self.api);
+        curl(&["-H", &authorization, "-H", "Content-Type: application/x-tar", "--data-binary", &data, &url]).expect(201)
+    }
+
     /// Waits until a deployment is in one of these states, and returns it.
     #[track_caller]
     pub(crate) fn wait_deployment(&self, id: &str, states: &[&str]) -> Value {

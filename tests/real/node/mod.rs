@@ -4,6 +4,7 @@ mod daily;
 mod durability;
 mod engine_fault;
 mod failure;
+mod hostile;
 mod image;
 mod leftovers;
 mod life;

@@ -54,18 +54,43 @@ async fn malformed_requests_are_refused_and_their_connection_closed() {
 }
 
 #[tokio::test]
-async fn of_two_framings_only_the_checked_one_passes_and_the_connection_ends() {
+async fn two_framings_are_refused_and_the_connection_ends() {
     let (backend, _running) = mirror().await;
     let site = Site::start(&[backend]).await;
-    for fields in
-        ["Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 60\r\n"]
-    {
-        let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
-        let answer = site.ask(&format!("POST / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n0\r\n\r\n{smuggled}")).await;
-        assert!(!answer.contains("smuggled"), "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{answer}");
-        assert!(!answer.contains("\ncontent-length: 4\n") && !answer.contains("\ncontent-length: 60\n"), "{answer}");
+    let good = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nok";
+    for before in ["", good] {
+        for fields in [
+            "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 60\r\n",
+        ] {
+            let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
+            let answer =
+                site.ask(&format!("{before}POST / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n0\r\n\r\n{smuggled}")).await;
+            assert!(!answer.contains("smuggled"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1 400").count(), 1, "{answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+        }
     }
+}
+
+#[tokio::test]
+async fn one_address_has_a_limit_of_connections() {
+    let (backend, _running) = mirror().await;
+    let limits = Limits { connections_per_address: 2, ..Limits::default() };
+    let site = Site::start_with(limits, &[backend]).await;
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let mut first = site.connect().await;
+    let mut second = site.connect().await;
+    for client in [&mut first, &mut second] {
+        client.say(request).await;
+        client.until("\r\n\r\n").await;
+    }
+    assert_eq!(site.connect().await.rest().await, "", "closed at once");
+    drop(first);
+    super::site::until("there is room again", || site.handle.numbers().connections_open < 2).await;
+    let mut again = site.connect().await;
+    again.say(request).await;
+    again.until("\r\n\r\n").await;
 }
 
 #[tokio::test]

@@ -1,0 +1,27 @@
+//! The files of a node.
+
+use super::{Check, Row};
+use Check::{NotYet, Test};
+
+const STORE: &str = "src/store/tests.rs";
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        number: 116,
+        sent: "a store that is damaged, cut, newer, or another node's",
+        checks: &[
+            Test(STORE, "a_flipped_bit_in_any_value_is_an_error_that_says_where"),
+            Test(STORE, "a_folder_of_another_node_or_version_or_in_use_is_refused"),
+            Test(STORE, "damage_to_the_file_itself_never_reads_as_good_data"),
+        ],
+    },
+    Row {
+        number: 117,
+        sent: "a key file that is open to others, wrong or missing",
+        checks: &[
+            Test("src/store/seal.rs", "the_key_file_is_private_and_never_replaced"),
+            Test("src/store/seal.rs", "a_value_opens_only_whole_in_its_place_and_on_its_node"),
+        ],
+    },
+    Row { number: 118, sent: "a damaged or foreign backup", checks: &[NotYet("there are no backups in this version")] },
+];
