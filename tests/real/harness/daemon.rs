@@ -92,9 +92,14 @@ impl Daemon {
         &self.socket
     }
 
+    /// Whether everything in it is of tests: Docker has storage of its own here, Podman the machine's.
+    pub(super) fn is_ours(&self) -> bool {
+        self.arguments[0] == "dockerd"
+    }
+
     /// Removes the networks that nothing uses any more: a daemon that ends leaves their bridges behind.
     pub(super) fn remove_networks(&self) {
-        if self.arguments[0] == "dockerd" {
+        if self.is_ours() {
             let mut prune = Command::new("docker");
             prune
                 .args(["-H", &self.address, "network", "prune", "--force"])

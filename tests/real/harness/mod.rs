@@ -131,7 +131,9 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        let (address, scope, labels) = (self.daemon.address().to_owned(), self.scope.clone(), self.labels());
+        // A daemon of our own has nobody else's containers; the machine's Podman has.
+        let labels = if self.daemon.is_ours() { Labels::new() } else { self.labels() };
+        let (address, scope) = (self.daemon.address().to_owned(), self.scope.clone());
         self.daemon.resume();
         remove_containers(address, scope, labels);
         self.daemon.remove_networks();

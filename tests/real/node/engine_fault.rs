@@ -14,8 +14,9 @@ use crate::harness::{Harness, until};
 const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 struct Shop {
-    harness: Harness,
+    /// Ends first: it would start again what the harness removes.
     node: Node,
+    harness: Harness,
     deployment: String,
 }
 
