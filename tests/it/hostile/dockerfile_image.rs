@@ -41,11 +41,7 @@ pub(super) const ROWS: &[Row] = &[
             NotYet("disk of a build is not limited by the engines of this version"),
         ],
     },
-    Row {
-        number: 101,
-        sent: "images of this machine",
-        checks: &[Test(SCAN, "the_operator_may_allow_local_images"), WHOLE],
-    },
+    Row { number: 101, sent: "images of this machine", checks: &[Test(SCAN, "the_operator_may_allow_local_images")] },
     Row {
         number: 102,
         sent: "image references that are options, upper-case or long",
