@@ -74,11 +74,17 @@ NEW_ROOT=$root/system TARGET=$TARGET CLONE=$CLONE CARGO_FOLDER=${CARGO_HOME:-$HO
         touch "$NEW_ROOT/usr/local/bin/cargo-nextest"
         mount --bind "$NEXTEST" "$NEW_ROOT/usr/local/bin/cargo-nextest"
     fi
-    cd "$NEW_ROOT"
     [ $# -gt 0 ] || set -- scripts/quickstart.sh --once --clean
+    # Not chroot: whoever joins the mount namespace of a container made there would come out in this machine'"'"'s own root.
+    cd "$NEW_ROOT"
+    pivot_root . mnt
     exec chroot . /usr/bin/env -i HOME=/root TERM=dumb LANG=C.UTF-8 CARGO_TARGET_DIR="$TARGET" \
         NARVANA_PROFILE="${NARVANA_PROFILE:-release}" \
         PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        bash -c "cd $CLONE && exec \"\$@\"" bash "$@"
-' bash "$@"
+        bash -c "umount --lazy /mnt && cd $CLONE && exec \"\$@\"" bash "$@"
+' bash "$@" &
+inner=$!
+# unshare ignores what can be ignored; the namespace, and all that runs in it, ends with it.
+trap 'kill -KILL "$inner"; wait "$inner" || true; exit 143' INT TERM
+wait "$inner"
 printf '\n==> Passed on a fresh machine\n'

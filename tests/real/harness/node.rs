@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use narvana::engine::Labels;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::remove_containers;
@@ -192,7 +193,7 @@ impl Node {
 
     /// Stops it as systemd would.
     pub(crate) fn stop(&mut self) {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         let status = self.wait_end();
         assert!(status.success(), "{status}: {}", self.log());
         assert!(!self.data.join("endpoints.json").exists(), "a stopped node has no endpoints");
@@ -200,13 +201,13 @@ impl Node {
 
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
-        self.signal("KILL");
+        self.signal(Signal::KILL);
         self.wait_end();
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("it has not ended");
     }
 
     pub(crate) fn wait_end(&mut self) -> std::process::ExitStatus {

@@ -119,7 +119,7 @@ fn killed_at_every_step_of_the_store_nothing_acknowledged_is_lost() {
                 panic!("{place} was never passed: {}", node.log());
             }
             if place.starts_with("close") {
-                node.signal("TERM");
+                node.signal(rustix::process::Signal::TERM);
             }
         }
         let status = node.wait_end();
