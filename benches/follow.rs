@@ -8,6 +8,7 @@
 #[path = "../tests/it/api_support.rs"]
 #[expect(dead_code, reason = "made for tests, which use more of it")]
 mod api_support;
+mod row;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use narvana::api::{Options, Server};
 use narvana::clock;
 use narvana::logs::{LogKey, LogLine, LogStream, LogWriter};
 use narvana::task::Supervisor;
+use row::Row;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -36,7 +38,14 @@ async fn main() -> anyhow::Result<()> {
     let median = turns[TURNS / 2];
     #[expect(clippy::cast_precision_loss, reason = "printed without digits")]
     let rate = LINES as f64 / median.as_secs_f64();
-    println!("{LINES} lines followed through one stream, none lost: {rate:.0} lines/s (median of {TURNS})");
+    Row {
+        what: "log lines through one stream, none lost",
+        ours: format!("{rate:.0}/s"),
+        peer: String::new(),
+        measured: rate,
+        wanted: 50_000.0..=f64::INFINITY,
+    }
+    .print();
     Ok(())
 }
 

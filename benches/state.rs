@@ -6,6 +6,8 @@
 //!
 //! Run with `cargo bench --bench state`; a first argument is how many apps.
 
+mod row;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -27,6 +29,7 @@ use narvana::task::Supervisor;
 use narvana::{clock, random};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::RaftStateMachine;
+use row::Row;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -158,15 +161,19 @@ async fn propose_all(consensus: &Consensus, commands: Vec<Command>) -> anyhow::R
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
 async fn measure(folder: &Path, cluster: ClusterId) -> anyhow::Result<()> {
     let on_disk = |file| fs::metadata(folder.join(file)).map(|file| file.len());
     println!("  on disk: state {} KiB, log {} KiB", on_disk("state.redb")? / 1024, on_disk("raft.redb")? / 1024);
     let began = Instant::now();
     let (consensus, store) = start(folder, cluster).await?;
     consensus.propose(small_write()).await?;
-    println!("  start to the first acknowledged write: {:.2} s", began.elapsed().as_secs_f64());
+    let start = began.elapsed().as_secs_f64();
     let steady = memory("VmRSS")?;
     println!("  resident memory: {steady} KiB for {} rows", consensus.latest().state.records().count());
+    let apps = consensus.latest().state.apps().count();
+    at_most(apps, "start to the first write", format!("{start:.2} s"), start, 2.0);
+    at_most(apps, "resident memory", format!("{} MB", steady / 1000), steady as f64 / 1000.0, 300.0);
 
     let alone = slowest_write(&consensus, Duration::from_secs(2), Arc::default()).await;
     // What is asked for is measured from here on.
@@ -183,12 +190,21 @@ async fn measure(folder: &Path, cluster: ClusterId) -> anyhow::Result<()> {
     };
     let (during, snapshot) = tokio::join!(writers, snapshot);
     let peak = memory("VmHWM")?;
-    println!("  snapshot under load of {WRITERS} writers: {:.2} s", snapshot?.as_secs_f64());
-    println!("  slowest write: {alone:.1?} without a snapshot, {during:.1?} during one");
-    #[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
+    let (snapshot, slowest) = (snapshot?.as_secs_f64(), during.as_secs_f64() * 1e3);
+    println!("  slowest write without a snapshot: {alone:.1?}");
+    at_most(apps, "snapshot, 16 writers", format!("{snapshot:.2} s"), snapshot, 1.0);
+    at_most(apps, "slowest write during it", format!("{slowest:.0} ms"), slowest, 50.0);
     let ratio = peak as f64 / steady as f64;
-    println!("  peak memory during the snapshot: {peak} KiB, {ratio:.2} x steady");
+    at_most(apps, "peak memory during it, x steady", format!("{} MB", peak / 1000), ratio, 1.3);
     Ok(consensus.shutdown().await?)
+}
+
+/// A line of the table. What an empty state costs is only for comparison.
+fn at_most(apps: usize, what: &str, ours: String, measured: f64, limit: f64) {
+    if apps > 0 {
+        let what = &format!("{apps} apps: {what}");
+        Row { what, ours, peer: String::new(), measured, wanted: 0.0..=limit }.print();
+    }
 }
 
 /// The longest that any write took, of writers that write until the time is up or they are told to stop.

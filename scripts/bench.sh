@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Measures a node as its users meet it, each figure next to its peer's of the same run, and prints one table.
 #
-#   scripts/bench.sh [ROW…]     rows: ready idle deploy-podman deploy-docker ingress reads; all of them without arguments
+#   scripts/bench.sh [ROW…]     rows: ready idle deploy-podman deploy-docker ingress reads rollout, and the benchmarks of
+#                               benches/: propose state follow schedule; all of them without arguments
 #
-# Needs root, the machine set up by `scripts/setup.sh --tests`, and Debian's nginx and wrk. NARVANA_BIN names a program to
+# Needs root, the machine set up by `scripts/setup.sh --tests`, and Debian's nginx, wrk and etcd-server. NARVANA_BIN names a program to
 # measure instead of building one (release). Ratios on a machine that does something else at the same time mean little.
-# Results that count are kept in docs/benchmarks.md; what is measured inside the program is in benches/ (`cargo bench`).
+# Results that count are kept in docs/benchmarks.md.
 # shellcheck disable=SC2317,SC2329 # Rows and clean-up are called by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +17,7 @@ STARTS=9        # starts of a new cluster
 LOAD_PAIRS=5    # runs of the load generator on each side
 LOAD_SECONDS=5
 IDLE_SECONDS=30
+ROLLOUT_SECONDS=40
 CLIENTS=64
 IMAGE=bench.narvana.invalid/nginx:1
 EMAIL=bench@example.com
@@ -25,8 +27,8 @@ die() {
     exit 1
 }
 note() { printf 'bench: %s\n' "$*" >&2; }
-for program in curl nginx wrk podman docker dockerd busybox; do
-    command -v "$program" >/dev/null || die "needs $program: scripts/setup.sh --tests, apt-get install nginx wrk"
+for program in curl nginx wrk etcd podman docker dockerd busybox; do
+    command -v "$program" >/dev/null || die "needs $program: scripts/setup.sh --tests, apt-get install nginx wrk etcd-server"
 done
 [ "$(id -u)" = 0 ] || die "needs root, for the engines"
 
@@ -155,23 +157,33 @@ stop_node() {
     node_pid=''
 }
 
-# create_service NAME; then deploy NAME → returns when its deployment runs.
+# create_service NAME [FIELDS]; then deploy NAME → returns when its deployment runs.
 create_service() {
-    post /v1/apps/bench/services "{\"name\":\"$1\",\"image\":\"$IMAGE\",\"ports\":[{\"container_port\":8080}],
+    post /v1/apps/bench/services "{\"name\":\"$1\",\"image\":\"$IMAGE\",\"ports\":[{\"container_port\":8080}],${2:-}
         \"command\":[\"$(command -v nginx)\",\"-c\",\"/etc/nginx.conf\"]}" >/dev/null
 }
-deploy() {
-    local answer status id
-    answer=$(post "/v1/apps/bench/services/$1/deploy" '{}')
-    id=$(printf '%s' "$answer" | field id)
-    while :; do
-        answer=$(call "$api/v1/deployments/$id")
-        status=$(printf '%s' "$answer" | field status)
-        case $status in
-        running) return ;;
-        failed | stopped) die "deployment $id is $status: $answer" ;;
+deploy() { follow_deployment "$(post "/v1/apps/bench/services/$1/deploy" '{}' | field id)"; }
+# Its stream says at once that it runs; asking again and again would take a core from the start of the container.
+follow_deployment() {
+    local line event='' stream curl status=''
+    exec {stream}< <(exec curl -fsSN -H "Authorization: Bearer $token" "$api/v1/deployments/$1/stream")
+    curl=$!
+    while [ -z "$status" ] && read -r line <&"$stream"; do
+        case $event:$line in
+        *:event:*) event=${line#event: } ;;
+        deployment:data:*)
+            # Fields come by name: its own status is after those of its instances.
+            line=${line##*'"status":"'}
+            case ${line%%'"'*} in
+            running) status=running ;;
+            failed | stopped) die "deployment $1 is ${line%%'"'*}" ;;
+            esac
+            ;;
         esac
     done
+    exec {stream}<&-
+    kill "$curl" 2>/dev/null || true
+    [ -n "$status" ] || die "the stream of deployment $1 ended"
 }
 delete_service() { call -X DELETE "$api/v1/apps/bench/services/$1" >/dev/null; }
 containers_of_node() { ask_engine "http://engine/containers/json?all=true" | grep -c "narvana-bench-$1-" || true; }
@@ -339,6 +351,42 @@ row_reads() {
     row 'its 99th percentile' "$slow ms" '' '' '<= 10 ms' "$slow <= 10"
 }
 
+# Everything that changes instances, as often as it fits: a new version and back to the one before.
+row_rollout() {
+    local changes=0 requests failed load_pid
+    start_engine podman
+    start_node
+    create_service web '"replicas":2,"health_check":{"path":"/"},'
+    deploy web
+    wait_until 10 curl -fsS -o "$work/answer" -H 'Host: web-bench.localhost' "$ingress/"
+    wrk -t1 -c8 -d${ROLLOUT_SECONDS}s -H 'Host: web-bench.localhost' "$ingress/" >"$work/wrk" &
+    load_pid=$!
+    while [ $((changes += 2)) ] && kill -0 $load_pid 2>/dev/null; do
+        deploy web
+        follow_deployment "$(post /v1/apps/bench/services/web/rollback '{}' | field id)"
+    done
+    wait $load_pid
+    delete_service web
+    wait_until 60 is_gone web
+    stop_node
+    stop_engine
+    requests=$(awk '/ requests in / { print $1 }' "$work/wrk")
+    failed=$(awk '/Socket errors/ { gsub(",", ""); n += $4 + $6 + $8 + $10 } /Non-2xx/ { n += $NF } END { print n + 0 }' "$work/wrk")
+    row "failed requests during $changes rollouts and rollbacks" "$failed of $requests" '' '' '0 of 10000' \
+        "$failed == 0 && $requests >= 10000"
+}
+
+# bench NAME → the rows that this benchmark prints.
+bench() {
+    note "cargo bench --bench $1"
+    cargo bench --quiet --bench "$1" </dev/null | tee "$work/bench" >&2
+    sed -n 's/^row: //p' "$work/bench" >>"$table"
+}
+row_propose() { bench propose; }
+row_state() { bench state; }
+row_follow() { bench follow; }
+row_schedule() { bench schedule; }
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 clean_up() {
@@ -355,7 +403,7 @@ if [ -z "$narvana" ]; then
     cargo build --release --bin narvana
     narvana=${CARGO_TARGET_DIR:-target}/release/narvana
 fi
-[ $# -gt 0 ] || set -- ready idle deploy-podman deploy-docker ingress reads
+[ $# -gt 0 ] || set -- propose state follow schedule ready idle deploy-podman deploy-docker ingress reads rollout
 for name in "$@"; do
     declare -F "row_$name" >/dev/null || die "there is no row $name: see the top of scripts/bench.sh"
 done

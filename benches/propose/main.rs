@@ -10,6 +10,8 @@
 mod disk;
 mod etcd;
 mod measure;
+#[path = "../row/mod.rs"]
+mod row;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +25,7 @@ use narvana::state::{Actor, Command, LogEntry};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::Supervisor;
 use narvana::{clock, random};
+use row::Row;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of one value.
@@ -65,6 +68,22 @@ async fn main() -> anyhow::Result<()> {
         );
         let reads = of(|turn| turn.ours.reads.rate());
         println!("{writers:>7} readers: {reads:.0} linearizable reads/s");
+        Row {
+            what: &format!("writes, {writers} writers"),
+            ours: format!("{:.0}/s", of(|turn| turn.ours.writes.rate())),
+            peer: format!("{:.0}/s (etcd)", of(|turn| turn.etcd.rate())),
+            measured: of(|turn| turn.ours.writes.rate() / turn.etcd.rate()),
+            wanted: (if writers == 1 { 0.7 } else { 1.0 })..=f64::INFINITY,
+        }
+        .print();
+        Row {
+            what: &format!("synced batches, {writers} writers"),
+            ours: format!("{:.0}/s", of(|turn| turn.ours.syncs)),
+            peer: format!("{:.0}/s (append, fdatasync)", of(|turn| turn.disk)),
+            measured: of(|turn| turn.ours.syncs / turn.disk),
+            wanted: 0.5..=f64::INFINITY,
+        }
+        .print();
     }
     Ok(())
 }

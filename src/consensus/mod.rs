@@ -254,7 +254,14 @@ fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error 
     Error::Stopped(store.fatal().reason().map_or_else(|| fatal.to_string(), str::to_owned))
 }
 
-/// Ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must
+/// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an
+/// idle node fifty times a second.
+fn leads_alone(metrics: &Metrics) -> bool {
+    let members = metrics.membership_config.membership().nodes().count();
+    metrics.state == openraft::ServerState::Leader && members == 1
+}
+
+/// Runs openraft's clock while the group needs it, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must
 /// not vote or lead. openraft that stops by itself stops the node: nothing else would.
 async fn watch_over(raft: Raft, store: Store, stop: CancellationToken) -> Result<(), Error> {
     let mut metrics = raft.metrics();
@@ -265,6 +272,7 @@ async fn watch_over(raft: Raft, store: Store, stop: CancellationToken) -> Result
         {
             return Err(stopped(&store, &fatal));
         }
+        raft.runtime_config().tick(!leads_alone(&metrics.borrow_watched()));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = store.fatal().failed() => {

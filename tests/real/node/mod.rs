@@ -9,6 +9,7 @@ mod image;
 mod leftovers;
 mod life;
 mod sickness;
+mod visitors;
 mod walk;
 
 use serde_json::{Value, json};
