@@ -1,5 +1,6 @@
 //! `deploy`: from a folder, or from what a service says, to an address.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,15 @@ pub(super) struct DeployArgs {
     pub(super) env: Vec<Pair>,
     #[command(flatten)]
     pub(super) wait: WaitArgs,
+}
+
+/// What a deployment of a folder is at: whoever interrupts it is told what is there.
+#[derive(Clone, Copy)]
+enum Step {
+    Packing,
+    Making,
+    Uploading,
+    Starting,
 }
 
 /// Deploys.
@@ -89,26 +99,58 @@ async fn deploy_folder(session: &Session, args: &DeployArgs, path: &Path) -> any
     };
     let app_name = args.app.clone().map_or_else(from_folder, Ok)?;
     let service_name = args.service.clone().map_or_else(from_folder, Ok)?;
-    // Packed first: what is wrong with the folder is found before anything is made.
-    let archive = pack_folder(session, &folder).await?;
-    let app = ensure_app(session, &app_name).await?;
-    ensure_service(session, args, &folder, &app, &service_name).await?;
-    upload(session, &app.name, &service_name, archive.path()).await?;
-    let begun = session.client.deploy_service(&app.name, &service_name, &json!({})).await?;
+    let step = Cell::new(Step::Packing);
+    let begin = async {
+        // Packed first: what is wrong with the folder is found before anything is made.
+        let archive = pack_folder(session, &folder).await?;
+        step.set(Step::Making);
+        let app = ensure_app(session, &app_name).await?;
+        ensure_service(session, args, &folder, &app, &service_name).await?;
+        step.set(Step::Uploading);
+        upload(session, &app.name, &service_name, archive.path()).await?;
+        step.set(Step::Starting);
+        anyhow::Ok(session.client.deploy_service(&app.name, &service_name, &json!({})).await?)
+    };
+    let begun = tokio::select! {
+        begun = Box::pin(begin) => begun?,
+        _ = tokio::signal::ctrl_c() => return Err(interrupted(step.get(), &app_name, &service_name)),
+    };
     follow::finish(session, &begun, &args.wait).await
+}
+
+/// What is there when a deployment of a folder is cut off in the middle.
+fn interrupted(at: Step, app: &str, service: &str) -> anyhow::Error {
+    let message = match at {
+        Step::Packing => "interrupted while the folder was packed; nothing was sent".to_owned(),
+        Step::Making => format!(
+            "interrupted before the upload; app {app} and service {service} may have been made\n  \
+             next: the same command goes on from there"
+        ),
+        Step::Uploading => format!(
+            "interrupted in the middle of the upload; a part of a source is not kept, and what runs goes on running\n  \
+             next: the same command uploads it again to service {service} of app {app}"
+        ),
+        Step::Starting => format!(
+            "interrupted after the upload; the deployment may have begun\n  \
+             next: `narvana deployment ls --app {app}` shows whether it has"
+        ),
+    };
+    failure(Exit::Interrupted, message)
 }
 
 async fn pack_folder(session: &Session, folder: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
     let started = format!("packing {}", folder.display());
     session.output.note(&started);
+    // It stays here, so that it goes away when this is interrupted: the thread that writes may outlive the program's end.
+    let archive = tempfile::NamedTempFile::new().context("cannot make a temporary file for the archive")?;
+    let file = archive.reopen().context("cannot open the temporary file for the archive")?;
     let folder = folder.to_owned();
-    let packing = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let file = tempfile::NamedTempFile::new().context("cannot make a temporary file for the archive")?;
-        pack(&folder, file.as_file(), Compression::Zstd, &Limits::default())
-            .with_context(|| format!("cannot pack {}", folder.display()))?;
-        Ok(file)
+    let packing = tokio::task::spawn_blocking(move || {
+        pack(&folder, file, Compression::Zstd, &Limits::default())
+            .with_context(|| format!("cannot pack {}", folder.display()))
     });
-    packing.await.context("packing ended early")?
+    packing.await.context("packing ended early")??;
+    Ok(archive)
 }
 
 /// The app of that name or id; made when there is none.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::outcome::{Exit, failure};
@@ -39,7 +41,7 @@ pub(super) async fn finish(session: &Session, begun: &Answer<Deployment>, wait: 
     if wait.no_wait {
         return output.show(begun, super::deployment::fields);
     }
-    let (answer, end) = follow(session, &begun.view, wait.timeout).await?;
+    let (answer, end) = follow(session, begun, wait.timeout).await?;
     let deployment = &answer.view;
     let running = end == End::Settled && deployment.status == "running";
     if output.for_programs() {
@@ -61,44 +63,57 @@ pub(super) async fn finish(session: &Session, begun: &Answer<Deployment>, wait: 
             failure(Exit::Failed, failure_text(deployment, build.as_ref()))
         }
         End::TimedOut | End::Interrupted => {
+            let exit = if end == End::TimedOut { Exit::StillRunning } else { Exit::Interrupted };
             let message = format!(
                 "{} is still {} and goes on\n  next: `narvana deployment show {}` shows how far it is",
                 title(deployment),
                 deployment.status,
                 deployment.id
             );
-            failure(Exit::StillRunning, message)
+            failure(exit, message)
         }
     })
 }
 
-async fn follow(session: &Session, begun: &Deployment, longest: Duration) -> anyhow::Result<(Answer<Deployment>, End)> {
-    let deadline = Instant::now() + longest;
+async fn follow(
+    session: &Session,
+    begun: &Answer<Deployment>,
+    longest: Duration,
+) -> anyhow::Result<(Answer<Deployment>, End)> {
+    let mut latest = begun.clone();
+    // Before the first wait, and for all of them: a node that is away must not make a command that nobody can end.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to Ctrl-C")?;
+    let end = tokio::select! {
+        end = watch(session, &mut latest, Instant::now() + longest) => end?,
+        _ = interrupt.recv() => End::Interrupted,
+    };
+    Ok((latest, end))
+}
+
+/// Shows what becomes of a deployment, and keeps the latest answer about it.
+async fn watch(session: &Session, latest: &mut Answer<Deployment>, deadline: Instant) -> Result<End, Error> {
     let mut screen = Screen::new(&session.output);
     let mut seen = Deployment::default();
-    let mut stream = Stream { client: &session.client, id: begun.id.0.clone(), events: None, last: None };
+    let mut stream = Stream { client: &session.client, id: latest.view.id.0.clone(), events: None, last: None };
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
     // The first tick is at once.
     looks.tick().await;
     loop {
         stream.connect().await?;
-        let answer = look(&session.client, &stream.id, deadline, &screen).await?;
-        screen.deployment(&seen, &answer.view);
-        seen.clone_from(&answer.view);
+        *latest = look(&session.client, &stream.id, deadline, &screen).await?;
+        screen.deployment(&seen, &latest.view);
+        seen.clone_from(&latest.view);
         if seen.is_settled() || seen.status == "stopping" {
             // A build that failed says why in its last lines; one that succeeded has said everything long ago.
             if seen.status == "failed" {
                 stream.last_lines(&mut screen).await;
             }
-            return Ok((answer, End::Settled));
+            return Ok(End::Settled);
         }
         loop {
             tokio::select! {
-                () = sleep_until(deadline) => return Ok((answer, End::TimedOut)),
-                _ = &mut interrupted => return Ok((answer, End::Interrupted)),
+                () = sleep_until(deadline) => return Ok(End::TimedOut),
                 _ = looks.tick() => break,
                 event = stream.next() => match event {
                     Some(event) => match build_line(&event) {

@@ -79,16 +79,18 @@ async fn show(session: &Session, app: &str, filter: &LogFilter, timestamps: bool
 
 /// Prints lines until the user has seen enough.
 async fn follow(session: &Session, app: &str, filter: &LogFilter, timestamps: bool) -> anyhow::Result<()> {
+    tokio::select! {
+        // Also while no node answers.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        outcome = print_events(session, app, filter, timestamps) => outcome,
+    }
+}
+
+async fn print_events(session: &Session, app: &str, filter: &LogFilter, timestamps: bool) -> anyhow::Result<()> {
     let mut last: Option<String> = None;
     let mut events = session.client.log_events(app, filter, None).await?;
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
     loop {
-        let event = tokio::select! {
-            _ = &mut interrupted => return Ok(()),
-            event = events.next() => event,
-        };
-        match event {
+        match events.next().await {
             Some(Ok(event)) if event.name == "log" => {
                 last = event.id.or(last);
                 print_event(session, &event.data, timestamps)?;

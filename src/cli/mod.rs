@@ -54,7 +54,8 @@ use session::Session;
   narvana register ada@example.org
   narvana deploy .                build and run the folder you are in
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 no quorum, 6 still running after the time-out."
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 no quorum, 6 still running after the time-out,
+130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -25,6 +25,8 @@ pub enum Exit {
     /// The data folder is damaged, or of another node or version: starting again does not help (`EX_CONFIG`, which
     /// systemd can be told not to restart on).
     DataFolder = 78,
+    /// The user interrupted it (Ctrl-C), as shells say it.
+    Interrupted = 130,
 }
 
 /// A failure that a command found by itself: what, why, and what to do, with its exit code.
@@ -147,6 +149,7 @@ mod tests {
             (client::Error::Address { address: "x".into() }.into(), 2),
             (failure(Exit::StillRunning, "goes on"), 6),
             (failure(Exit::Usage, "wrong"), 2),
+            (failure(Exit::Interrupted, "enough"), 130),
             (store::Error::KeyMissing { path: "node.key".into() }.into(), 78),
             (store::Error::InUse { path: "raft.redb".into() }.into(), 1),
             (anyhow::anyhow!("something"), 1),

@@ -1,8 +1,9 @@
 //! The command line from the outside: what it accepts, and what it does against a server that answers as the API does.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path as At, State};
@@ -12,8 +13,12 @@ use axum::routing::{get, post};
 use clap::{Command, CommandFactory, Parser, error::ErrorKind};
 use narvana::cli::Cli;
 use narvana::task::{OnError, Supervisor};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("narvana").chain(line.split_whitespace()))
@@ -134,6 +139,10 @@ struct Server {
     address: String,
     asked: Asked,
     home: tempfile::TempDir,
+    /// Once it is cancelled, nobody is told any more about a deployment.
+    silent: CancellationToken,
+    /// Cancelled when somebody then waits for that.
+    waited: CancellationToken,
     _supervisor: Supervisor,
 }
 
@@ -141,6 +150,15 @@ impl Server {
     /// `status` is how the deployment that is made ends.
     async fn start(status: &'static str) -> Self {
         let asked = Asked::default();
+        let (silent, waited) = (CancellationToken::new(), CancellationToken::new());
+        let tokens = (silent.clone(), waited.clone());
+        let show = move || async move {
+            if tokens.0.is_cancelled() {
+                tokens.1.cancel();
+                std::future::pending::<()>().await;
+            }
+            deployment(status)
+        };
         let routes = axum::Router::new()
             .route("/v1/apps", get(|| async { Json(json!([{ "name": "shop", "novelty": { "b": 1, "a": null } }])) }))
             .route("/v1/apps", post(made))
@@ -149,7 +167,7 @@ impl Server {
             .route("/v1/apps/{app}/services/{service}", get(missing))
             .route("/v1/apps/{app}/services/{service}/source", post(uploaded))
             .route("/v1/apps/{app}/services/{service}/deploy", post(move || async { deployment("pending") }))
-            .route("/v1/deployments/{id}", get(move || async move { deployment(status) }))
+            .route("/v1/deployments/{id}", get(show))
             .route("/v1/deployments/{id}/stream", get(events))
             .route("/v1/builds/{id}", get(failed_build))
             .with_state(Arc::clone(&asked));
@@ -157,14 +175,18 @@ impl Server {
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let supervisor = Supervisor::new("test", CancellationToken::new());
         supervisor.spawn("server", OnError::Log, async move { axum::serve(listener, routes).await });
-        Self { address, asked, home: tempfile::tempdir().expect("a folder"), _supervisor: supervisor }
+        Self { address, asked, home: tempfile::tempdir().expect("a folder"), silent, waited, _supervisor: supervisor }
     }
 
     /// Runs the program with a home of its own and nothing else from the environment.
     async fn narvana(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.expect("the program runs")
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_narvana"));
         command.env_clear().env("HOME", self.home.path()).env("NARVANA_API", &self.address).args(arguments);
-        command.output().await.expect("the program runs")
+        command
     }
 
     fn asked(&self) -> Vec<String> {
@@ -271,6 +293,41 @@ async fn the_wait_ends_with_a_code_of_its_own() {
     assert_eq!(shown["status"], "building");
     let output = server.narvana(&["-q", "-o", "json", "deploy", &folder, "--no-wait"]).await;
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+fn interrupt(child: &tokio::process::Child) {
+    let pid = i32::try_from(child.id().expect("it runs")).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, Signal::INT).expect("it runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_wait_says_what_goes_on() {
+    let server = Server::start("building").await;
+    let folder = sample(server.home.path());
+    let mut child = server.command(&["deploy", &folder]).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    while !lines.next_line().await.expect("text").expect("it goes on").contains("building") {}
+    interrupt(&child);
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await.expect("text") {
+        said.push_str(&line);
+    }
+    assert_eq!(child.wait().await.expect("it ends").code(), Some(130), "{said}");
+    assert!(said.contains("is still building and goes on") && said.contains("narvana deployment show d1"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_node_that_says_nothing_can_be_interrupted() {
+    let server = Server::start("building").await;
+    let folder = sample(server.home.path());
+    let mut child = server.command(&["deploy", &folder]).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    while !lines.next_line().await.expect("text").expect("it goes on").contains("building") {}
+    server.silent.cancel();
+    tokio::time::timeout(DEADLINE, server.waited.cancelled()).await.expect("it looks again");
+    interrupt(&child);
+    let ended = tokio::time::timeout(DEADLINE, child.wait()).await.expect("in time").expect("it ends");
+    assert_eq!(ended.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread")]
