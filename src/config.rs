@@ -279,7 +279,7 @@ impl NodeSettings {
         let rollout_attempts = self.scheduler_max_retries.or(file.scheduler_max_retries).unwrap_or(2).max(1);
         Ok(NodeConfig {
             name: self.name.or(file.name).unwrap_or_else(|| host_name.to_owned()),
-            advertise: self.advertise.or(file.advertise).unwrap_or_else(|| "127.0.0.1".to_owned()),
+            advertise: self.advertise.or(file.advertise).map_or_else(|| Ok("127.0.0.1".to_owned()), advertise)?,
             api: (
                 self.api_host.or(file.api_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 self.api_port.or(file.api_port).unwrap_or(8080),
@@ -309,6 +309,19 @@ impl NodeSettings {
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout).unwrap_or(Duration::from_secs(30)),
             data_dir,
         })
+    }
+}
+
+/// A host name or an address at which somebody can be reached, without scheme and port.
+fn advertise(text: String) -> Result<String, Error> {
+    let refused = |reason| Err(Error::Value { flag: "advertise", reason });
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => {
+            refused(format!("nobody is reached at {address}; name an address or a host name of this machine"))
+        }
+        Ok(_) => Ok(text),
+        Err(_) if matches!(url::Host::parse(&text), Ok(url::Host::Domain(_))) => Ok(text),
+        Err(_) => refused(format!("must be a host name or an IP address, without scheme and port, got {text:?}")),
     }
 }
 
@@ -373,11 +386,23 @@ mod tests {
             (NodeSettings { ingress_https_port: Some(443), ..NodeSettings::default() }, "--ingress-https-port"),
             (NodeSettings { jwt_secret: Some("short".into()), ..NodeSettings::default() }, "--jwt-secret"),
             (NodeSettings { labels: vec!["x".into()], ..NodeSettings::default() }, "--label"),
+            (NodeSettings { advertise: Some("::".into()), ..NodeSettings::default() }, "--advertise"),
+            (NodeSettings { advertise: Some("n1:9090".into()), ..NodeSettings::default() }, "--advertise"),
         ] {
             let error = settle(settings, "").expect_err("refused");
             assert!(error.to_string().starts_with(flag), "{error}");
         }
         assert!(toml::from_str::<NodeSettings>("api_prot = 1").is_err(), "unknown names are refused");
+    }
+
+    #[test]
+    fn addresses_to_be_reached_at() {
+        for good in ["127.0.0.1", "fd00::1", "n1", "n1.example.org"] {
+            assert_eq!(advertise(good.to_owned()).expect("taken"), good);
+        }
+        for bad in ["", "0.0.0.0", "::", "224.0.0.1", "http://n1", "n1:9090", "a b", "[::1]", "0", "0x7f.1", "a\nb"] {
+            assert!(advertise(bad.to_owned()).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

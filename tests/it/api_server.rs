@@ -90,8 +90,15 @@ async fn a_body_that_drips_is_given_up() {
         transfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("sent");
     let begun = Instant::now();
-    let (mut read, mut write) = stream.split();
     // A byte now and then does not buy more time.
+    let answer = drip(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("invalid_request"), "{answer}");
+    assert!(begun.elapsed() < DEADLINE);
+}
+
+/// Sends a chunked body without an end, byte by byte, until there is an answer.
+async fn drip(stream: &mut TcpStream) -> String {
+    let (mut read, mut write) = stream.split();
     let drip = async {
         while write.write_all(b"1\r\n \r\n").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await; // poll: until the node has had enough
@@ -103,9 +110,32 @@ async fn a_body_that_drips_is_given_up() {
         read = timeout(DEADLINE, read.read_to_end(&mut answer)) => { let _reset_or_end = read.expect("in time"); }
         () = drip => {}
     }
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("invalid_request"), "{answer}");
-    assert!(begun.elapsed() < DEADLINE);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn an_upload_that_drips_on_and_on_is_given_up_and_not_kept() {
+    let running = run(Options { upload_wait: Duration::from_millis(500), ..options() }).await;
+    let api = &running.api;
+    api.post("/v1/apps", &json!({"name": "shop"})).await.expect(201);
+    api.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload"})).await.expect(201);
+    let mut stream = TcpStream::connect(running.address).await.expect("connects");
+    let head = format!(
+        "POST /v1/apps/shop/services/web/source HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+        content-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+        api.token
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let begun = Instant::now();
+    // Each byte is in time; all of them together are not.
+    let answer = drip(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("took too long"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    while api.artifact_files() > 0 {
+        assert!(begun.elapsed() < DEADLINE, "a part of it is kept");
+        tokio::time::sleep(Duration::from_millis(10)).await; // poll
+    }
+    api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.refused(409, "conflict");
 }
 
 #[tokio::test]

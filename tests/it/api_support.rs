@@ -37,7 +37,7 @@ pub(crate) struct Api {
     pub(crate) stopping: CancellationToken,
     pub(crate) token: String,
     artifacts: ArtifactStore,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// An answer, read to its end.
@@ -108,7 +108,7 @@ impl Api {
             metrics: Metrics::default(),
         };
         let router = api::router(parts, options, stopping.clone());
-        let api = Self { router, consensus, logs, stopping, token: String::new(), artifacts, _folder: folder };
+        let api = Self { router, consensus, logs, stopping, token: String::new(), artifacts, folder };
         api.apply(Command::InitCluster(cluster)).await;
         api
     }
@@ -132,6 +132,11 @@ impl Api {
             artifacts: self.artifacts.clone(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Files of uploaded sources, whole or not.
+    pub(crate) fn artifact_files(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("artifacts")).expect("the folder").count()
     }
 
     /// What the platform itself does.

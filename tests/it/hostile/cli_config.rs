@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use super::live::{Live, addresses, node_fails, program, said};
-use super::{Check, Row};
+use super::{Check, Row, interrupt};
 use Check::{Live as Do, NotYet, Test};
 
 const NO_JOIN: &str = "there is no `join` yet: a cluster has one node, and no join token exists";
@@ -26,7 +26,11 @@ pub(super) const ROWS: &[Row] = &[
         sent: "configuration: unknown key, wrong type, not UTF-8, 100 MiB (files cannot include others)",
         checks: &[Do(config_files)],
     },
-    Row { number: 53, sent: "an address of nowhere in a join", checks: &[NotYet(NO_JOIN)] },
+    Row {
+        number: 53,
+        sent: "an address of nowhere, or none, to be reached at (loopback is one as long as nobody joins)",
+        checks: &[NotYet(NO_JOIN), Do(addresses_of_nowhere), Test("src/config.rs", "addresses_to_be_reached_at")],
+    },
     Row {
         number: 54,
         sent: "a heartbeat slower than the election (neither can be set)",
@@ -43,15 +47,18 @@ pub(super) const ROWS: &[Row] = &[
         sent: "an interrupt or a broken pipe in the middle of a deployment",
         checks: &[
             Test("tests/it/cli.rs", "the_wait_ends_with_a_code_of_its_own"),
+            Test("tests/it/cli.rs", "an_interrupted_wait_says_what_goes_on"),
             Test("src/cli/outcome.rs", "exit_codes"),
             Do(broken_pipe),
+            Do(interrupt::in_the_middle_of_an_upload),
         ],
     },
     Row {
         number: 58,
         sent: "a command line of another version than the server",
         checks: &[
-            NotYet("there is one version of the API; the command line ignores fields that it does not know"),
+            // There is one version of the API so far, and no number of it is compared.
+            Do(answers_of_another_version),
             Test("tests/it/cli.rs", "programs_get_the_answer_unchanged_and_a_code"),
         ],
     },
@@ -61,6 +68,15 @@ fn no_join(_: &Live) {
     for token in ["", "nvj1.x", " nvj1.x\n"] {
         said(&program().args(["join", token]).output().expect("the program runs"), 2);
     }
+}
+
+fn addresses_of_nowhere(live: &Live) {
+    let data = live.folder.path().join("unused");
+    for address in ["0.0.0.0", "::", "https://n1:8080", ""] {
+        let text = node_fails("init", &data, &["--advertise", address], 2);
+        assert!(text.contains("--advertise"), "{text}");
+    }
+    assert!(!data.exists(), "nothing was made");
 }
 
 fn data_folders(live: &Live) {
@@ -182,6 +198,26 @@ fn escapes(_: &Live) {
             }
             assert!(!(output.stdout.is_empty() && output.stderr.is_empty()), "{format}: it says something");
         }
+    }
+}
+
+/// What is new is left alone, what is gone is left empty, and what is something else is said to be that, by whom.
+fn answers_of_another_version(_: &Live) {
+    let json = "content-type: application/json";
+    for (head, body, exit, words) in [
+        ("200 OK", r#"[{"name":"shop","novelty":{"deep":[1]}}]"#, 0, "shop"),
+        ("200 OK", r#"[{"name":["shop"]}]"#, 1, "is a node of this version listening there?"),
+        ("200 OK", r#"{"apps":[]}"#, 1, "is a node of this version listening there?"),
+        ("200 OK", "<html>", 1, "is a node of this version listening there?"),
+        ("200 OK", "", 1, "is a node of this version listening there?"),
+        ("404 Not Found", "<html>", 3, "404"),
+        ("410 Gone", r#"{"code":"gone_for_good","message":"use /v2","details":{},"request_id":"r"}"#, 1, "use /v2"),
+    ] {
+        let (address, server) = answer_once(&format!("{head}\r\n{json}"), body);
+        let output = program().args(["--api", &address, "--token", "t", "app", "ls"]).output().expect("it runs");
+        server.join().expect("it was asked");
+        let said = said(&output, exit) + &String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(words), "{body}: {said}");
     }
 }
 

@@ -38,7 +38,10 @@ pub(super) const ROWS: &[Row] = &[
         checks: &[
             Test("tests/real/node/failure.rs", "a_slow_build"),
             Test("src/logs/split.rs", "a_line_without_end_is_bounded"),
-            NotYet("disk of a build is not limited by the engines of this version"),
+            NotYet(
+                "no engine limits the disk of one build; a build is ended when the file system of the node's folder \
+                 runs short, which is tested for sources and logs only",
+            ),
         ],
     },
     Row { number: 101, sent: "images of this machine", checks: &[Test(SCAN, "the_operator_may_allow_local_images")] },

@@ -79,6 +79,7 @@ pub(super) const ROWS: &[Row] = &[
         sent: "a body that never ends",
         checks: &[
             Test("tests/it/api_server.rs", "a_body_that_drips_is_given_up"),
+            Test("tests/it/api_server.rs", "an_upload_that_drips_on_and_on_is_given_up_and_not_kept"),
             Test("tests/it/api_server.rs", "who_says_nothing_is_let_go"),
             Test("tests/it/api_server.rs", "one_address_has_a_limit_of_connections"),
             Test("src/network/ingress/tests/hostile.rs", "who_sends_a_head_too_slowly_is_cut_off"),

@@ -13,6 +13,7 @@ mod dockerfile_image;
 mod env_names;
 mod git;
 mod http;
+mod interrupt;
 mod live;
 mod logs;
 mod token;

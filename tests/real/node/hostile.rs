@@ -57,6 +57,7 @@ fn sources() -> Vec<(u16, Vec<u8>, &'static str, &'static str)> {
         archive(88, &[("a", PIPE, "", "")]),
         (92, vec![0x1f, 0x8b, 8, 0, 0], "INVALID_CONFIG", ""),
         archive(93, &[("a", FILE, "", "x"), ("a", FILE, "", "y")]),
+        (94, b"PK\x03\x04\x14\0\x01\0".to_vec(), "INVALID_CONFIG", "zip"),
         (96, dockerfile(&format!("# syntax=attacker/frontend\n{from}")), "INVALID_CONFIG", "line 1"),
         rule(97, "RUN --mount=type=bind,from=other,source=/,target=/x true", "line 2"),
         rule(97, "RUN --mount=type=bind,source=/,target=/x,bind-propagation=shared true", "line 2"),
