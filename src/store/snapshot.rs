@@ -21,6 +21,7 @@ use super::raft_types::{LogId, SnapshotMeta, StoredMembership};
 use super::seal::{Sealer, sync_folder_of};
 use super::stored::{LogIdV1, SnapshotChunkV1, SnapshotHeaderV1, SnapshotTrailerV1, StoredMembershipV1};
 use crate::random;
+use crate::state::Record;
 
 const FILE: &str = "snapshot";
 const MAGIC: &[u8; 8] = b"NRVNSNAP";
@@ -245,13 +246,14 @@ impl SnapshotWriter {
         if self.gathered_bytes >= CHUNK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Adds a chunk as [`SnapshotFile::chunks`] hands it out, on whichever node that was.
+    /// Adds a chunk as [`SnapshotFile::chunks`] hands it out, on whichever node that was. Refuses one with a row that
+    /// this program does not know: a node that is made to install what it cannot read has to stop.
     pub fn chunk(&mut self, plain: &[u8]) -> Result<(), Error> {
         let chunk: SnapshotChunkV1 = envelope::decode(plain).map_err(unreadable("chunk"))?;
-        self.rows += chunk.rows.len() as u64;
-        self.chunks += 1;
-        self.hash.update(plain);
-        self.block(plain)
+        for row in &chunk.rows {
+            envelope::decode::<Record>(row).map_err(unreadable("row"))?;
+        }
+        self.append(plain, chunk.rows.len())
     }
 
     /// Makes the file durable under its final name.
@@ -266,7 +268,7 @@ impl SnapshotWriter {
         fs::rename(&self.unfinished, &self.finished).map_err(|source| self.io("rename", source))?;
         failpoint::pass("snapshot.renamed");
         sync_folder_of(&self.finished)?;
-        SnapshotFile::open(&self.finished, self.sealer)
+        SnapshotFile::open(&self.finished, Arc::clone(&self.sealer))
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -275,8 +277,15 @@ impl SnapshotWriter {
         }
         let rows = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
-        let plain = encode(&SnapshotChunkV1 { rows })?;
-        self.chunk(&plain)
+        let count = rows.len();
+        self.append(&encode(&SnapshotChunkV1 { rows })?, count)
+    }
+
+    fn append(&mut self, plain: &[u8], rows: usize) -> Result<(), Error> {
+        self.rows += rows as u64;
+        self.chunks += 1;
+        self.hash.update(plain);
+        self.block(plain)
     }
 
     fn block_of<T: Stored>(&mut self, value: &T) -> Result<(), Error> {
@@ -293,6 +302,13 @@ impl SnapshotWriter {
 
     fn io(&self, doing: &'static str, source: io::Error) -> Error {
         Error::Io { path: self.unfinished.clone(), doing, source }
+    }
+}
+
+/// A stream that was refused or broke off leaves nothing behind. Renamed, there is nothing to remove.
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        let _best_effort = fs::remove_file(&self.unfinished);
     }
 }
 

@@ -206,6 +206,24 @@ async fn after_snapshot_purge_and_crash_the_state_is_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_with_rows_that_are_none_is_refused_while_it_comes() {
+    let node = Node::new();
+    let store = node.open();
+    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 9)), last_membership: StoredMembership::default() };
+    let row = envelope::encode(&crate::state::sample_records()[0]).expect("encodes");
+    let newer = [&row[..4], &[9], &row[5..]].concat();
+    for bad in [newer, row[..row.len() - 1].to_vec(), Vec::new()] {
+        let rows = vec![row.clone().into(), bad.into()];
+        let chunk = envelope::encode(&stored::SnapshotChunkV1 { rows }).expect("encodes");
+        let mut writer = store.machine().receive(&meta).expect("begins");
+        let error = writer.chunk(&chunk).expect_err("refused");
+        assert!(matches!(error, Error::Unreadable { file: "snapshot", .. }), "{error}");
+    }
+    assert!(store.fatal().reason().is_none());
+    assert_eq!(fs::read_dir(node.folder.path().join(SNAPSHOT_FOLDER)).expect("list").count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_half_written_or_damaged_snapshot_is_not_taken() {
     let node = Node::new();
     let store = node.open();
@@ -215,9 +233,13 @@ async fn a_half_written_or_damaged_snapshot_is_not_taken() {
     let built = machine.get_snapshot_builder().await.build_snapshot().await.expect("built").snapshot;
     let mut unfinished = machine.receive(built.meta()).expect("starts");
     built.chunks(|chunk| unfinished.chunk(chunk)).expect("copied");
-    drop(unfinished);
     let folder = node.folder.path().join(SNAPSHOT_FOLDER);
     let files = || fs::read_dir(&folder).expect("list").map(|item| item.expect("item").path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 2);
+    drop(unfinished);
+    assert_eq!(files().len(), 1, "what broke off is gone");
+    // As after a crash.
+    std::mem::forget(machine.receive(built.meta()).expect("starts"));
     assert_eq!(files().len(), 2);
     store.close().await.expect("closes");
 
