@@ -16,6 +16,9 @@ pub(super) struct Census {
     pub(super) builds_by_status: BTreeMap<&'static str, usize>,
     pub(super) instances_by_status: BTreeMap<&'static str, usize>,
     pub(super) instances_healthy: usize,
+    /// Size of the state, and what it may have.
+    pub(super) bytes: u64,
+    pub(super) bytes_max: u64,
 }
 
 impl Census {
@@ -25,6 +28,8 @@ impl Census {
             users: state.users().count(),
             apps: state.apps().count(),
             services: state.services().count(),
+            bytes: state.bytes(),
+            bytes_max: state.bytes_max(),
             ..Self::default()
         };
         for deployment in state.deployments() {

@@ -66,6 +66,9 @@ pub(super) enum Error {
     /// The node's disk is full; nothing was changed. Free space there.
     #[error("{0}")]
     DiskFull(String),
+    /// The cluster holds as much as it may; nothing was changed. Delete something, or raise the limit.
+    #[error("{0}")]
+    StateFull(String),
     /// It may or may not have happened. Repeat with the same idempotency key.
     #[error("{0}")]
     OutcomeUnknown(String),
@@ -102,6 +105,7 @@ impl Error {
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::NoQuorum(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             Self::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            Self::StateFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "state_full"),
             Self::OutcomeUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
@@ -147,7 +151,7 @@ fn harmless(text: &str) -> String {
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
     /// For programs: `invalid_request`, `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`,
-    /// `rate_limited`, `no_quorum`, `disk_full`, `outcome_unknown` or `internal_error`.
+    /// `rate_limited`, `no_quorum`, `disk_full`, `state_full`, `outcome_unknown` or `internal_error`.
     code: String,
     /// For people: what, why and what to do.
     message: String,
@@ -209,6 +213,7 @@ impl From<Rejection> for Error {
             Rejection::NotFound(_) => Self::NotFound(text),
             Rejection::Conflict(_) | Rejection::Precondition(_) | Rejection::Quota(_) => Self::Conflict(text),
             Rejection::Invalid(invalid) => Self::Invalid(invalid),
+            Rejection::StateFull { .. } => Self::StateFull(text),
         }
     }
 }

@@ -217,6 +217,12 @@ impl Gate {
         Ok(self.0.replica.linearizable().await?.index)
     }
 
+    /// How many bytes the state has, and how many it may have.
+    pub(super) fn state_size(&self) -> (u64, u64) {
+        let state = self.0.replica.latest().state;
+        (state.bytes(), state.bytes_max())
+    }
+
     /// Numbers about the whole state, for metrics and the cluster's overview.
     pub(super) fn census(&self) -> Census {
         Census::of(&self.0.replica.latest().state)

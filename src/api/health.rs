@@ -102,6 +102,8 @@ fn numbers(gate: &Gate) -> Vec<Number> {
     add("raft_log_entries", "Entries in this node's log", &[], status.log_size.0);
     add("raft_log_bytes", "Bytes in this node's log", &[], status.log_size.1);
     add("raft_log_syncs_total", "How often the log was synced since the start", &[], status.log_syncs);
+    add("state_bytes", "Bytes of the replicated state's rows, encoded", &[], census.bytes);
+    add("state_limit_bytes", "Size at which changes that make the state grow are refused", &[], census.bytes_max);
     add("nodes", "Members", &[], census.nodes as u64);
     add("users", "Accounts", &[], census.users as u64);
     add("apps", "Apps", &[], census.apps as u64);

@@ -39,6 +39,10 @@ pub(super) struct StatusView {
     /// Index of the last entry that this node has applied.
     applied_index: u64,
     committed_index: Option<u64>,
+    /// Bytes of the replicated state's rows, encoded.
+    state_bytes: u64,
+    /// Size at which changes that make the state grow are refused (setting `max_state_size`).
+    state_limit_bytes: u64,
     /// Why consensus has stopped here, if it has.
     failure: Option<String>,
     nodes: Vec<NodeView>,
@@ -50,6 +54,7 @@ pub(super) struct StatusView {
 #[utoipa::path(get, path = "/v1/status", tag = "cluster", responses((status = 200, body = StatusView)))]
 pub(super) async fn show(State(gate): State<Gate>, Reader(caller): Reader) -> Result<Json<StatusView>, Error> {
     let status = gate.status();
+    let (state_bytes, state_limit_bytes) = gate.state_size();
     Ok(Json(StatusView {
         cluster_id: gate.cluster()?.id.to_string(),
         version: health::VERSION,
@@ -62,6 +67,8 @@ pub(super) async fn show(State(gate): State<Gate>, Reader(caller): Reader) -> Re
         learners: status.learners.iter().map(|node| node.0).collect(),
         applied_index: gate.applied_index(),
         committed_index: status.committed,
+        state_bytes,
+        state_limit_bytes,
         failure: status.failure.clone(),
         nodes: caller.nodes().map(|node| view(node, &caller, &status)).collect(),
     }))

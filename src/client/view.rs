@@ -302,6 +302,10 @@ view! {
         leader: Id,
         /// The nodes that vote.
         voters: Vec<Id>,
+        /// Bytes of the replicated state, encoded.
+        state_bytes: u64,
+        /// Size at which changes that make it grow are refused.
+        state_limit_bytes: u64,
         /// Why consensus has stopped on the node that answered.
         failure: String,
         /// Nodes.

@@ -16,6 +16,9 @@ const REPLICAS_MAX: u32 = 1_000;
 const LIST_MAX: usize = 64;
 /// Longest command word, path or constraint, in bytes.
 const WORD_BYTES_MAX: usize = 4_096;
+/// Names and values of all environment variables of one service. They can be added one by one, every deployment holds a
+/// copy, and a specification with them must still fit one entry of the log.
+const ENV_BYTES_MAX: usize = 512 * 1024;
 
 /// Environment variables by name.
 pub type EnvVars = BTreeMap<String, String>;
@@ -146,6 +149,14 @@ impl ServiceSpec {
         }
         for (key, value) in &self.env {
             invalid.check(format!("env_vars.{key}"), check_env(key, value));
+        }
+        let env_bytes: usize = self.env.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if env_bytes > ENV_BYTES_MAX {
+            invalid.add("env_vars", format!("must have at most {} KiB together", ENV_BYTES_MAX >> 10));
+        }
+        let env_bytes: usize = self.env.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if env_bytes > ENV_BYTES_MAX {
+            invalid.add("env_vars", format!("must have at most {} KiB together", ENV_BYTES_MAX >> 10));
         }
         self.check_volumes(&mut invalid);
         for (position, constraint) in self.constraints.iter().enumerate() {

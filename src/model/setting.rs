@@ -33,11 +33,18 @@ pub enum SettingKey {
     CleanupDeploymentRetention,
     /// How many deployments of a service are kept whatever their age.
     CleanupMinDeploymentsKept,
+    /// How large the replicated state may become before changes that make it grow are refused.
+    MaxStateSize,
 }
+
+/// Below this not even an idle cluster's own records fit.
+const STATE_SIZE_MIN: Memory = Memory::from_mebibytes(1);
+/// Every node holds the state in memory, in several times this size.
+const STATE_SIZE_MAX: Memory = Memory::from_mebibytes(16 * 1024);
 
 impl SettingKey {
     /// All keys, in the order they are listed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ServerDomain,
         Self::PublicIp,
         Self::DefaultResourceCpu,
@@ -45,6 +52,7 @@ impl SettingKey {
         Self::MaxServicesPerApp,
         Self::CleanupDeploymentRetention,
         Self::CleanupMinDeploymentsKept,
+        Self::MaxStateSize,
     ];
 
     /// The name in the API.
@@ -57,6 +65,7 @@ impl SettingKey {
             Self::MaxServicesPerApp => "max_services_per_app",
             Self::CleanupDeploymentRetention => "cleanup_deployment_retention",
             Self::CleanupMinDeploymentsKept => "cleanup_min_deployments_kept",
+            Self::MaxStateSize => "max_state_size",
         }
     }
 
@@ -70,6 +79,7 @@ impl SettingKey {
             Self::MaxServicesPerApp => "50",
             Self::CleanupDeploymentRetention => "30d",
             Self::CleanupMinDeploymentsKept => "5",
+            Self::MaxStateSize => "128Mi",
         }
     }
 
@@ -85,6 +95,10 @@ impl SettingKey {
                 .map_err(|_| Problem::new(format!("must be an IP address, got {value:?}"))),
             Self::DefaultResourceCpu => value.parse::<Cpu>().map(|_| ()),
             Self::DefaultResourceMemory => value.parse::<Memory>().map(|_| ()),
+            Self::MaxStateSize => match value.parse::<Memory>()? {
+                size if (STATE_SIZE_MIN..=STATE_SIZE_MAX).contains(&size) => Ok(()),
+                _ => Err(Problem::new(format!("must be from {STATE_SIZE_MIN} to {STATE_SIZE_MAX}, got {value:?}"))),
+            },
             Self::CleanupDeploymentRetention => match parse_duration(value)? {
                 std::time::Duration::ZERO => Err(Problem::new("must be longer than zero")),
                 _ => Ok(()),
@@ -135,6 +149,9 @@ mod tests {
             (SettingKey::MaxServicesPerApp, "0"),
             (SettingKey::CleanupDeploymentRetention, "0s"),
             (SettingKey::CleanupMinDeploymentsKept, "-1"),
+            (SettingKey::MaxStateSize, "256"),
+            (SettingKey::MaxStateSize, "1023Ki"),
+            (SettingKey::MaxStateSize, "17Gi"),
         ] {
             assert!(key.check(value).is_err(), "{key} = {value:?}");
         }

@@ -221,6 +221,42 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether somebody asks for more to be kept, which is refused when the state is full. What frees space, what ends
+    /// or stops something, what lets somebody in to do that, and what the platform observes and decides is never.
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::CreateApp(_)
+            | Self::UpdateApp { .. }
+            | Self::CreateService { .. }
+            | Self::UpdateService { .. }
+            | Self::SetEnv { .. }
+            | Self::AttachSource(_)
+            | Self::Deploy(_) => true,
+            // More replicas are looked at where the number there was is known.
+            Self::Scale { .. }
+            | Self::InitCluster(_)
+            | Self::RegisterNode(_)
+            | Self::RegisterFirstUser { .. }
+            | Self::OpenSession(_)
+            | Self::CloseSession(_)
+            | Self::DeleteApp(_)
+            | Self::DeleteService(_)
+            | Self::UnsetEnv { .. }
+            | Self::SetDesired { .. }
+            | Self::CancelBuild(_)
+            | Self::SetSettings(_)
+            | Self::LeaseBuild { .. }
+            | Self::LoseBuild { .. }
+            | Self::FinishBuild { .. }
+            | Self::AdvanceDeployment { .. }
+            | Self::AssignInstances { .. }
+            | Self::StopInstances { .. }
+            | Self::ReportInstance { .. }
+            | Self::Promote(_)
+            | Self::Sweep { .. } => false,
+        }
+    }
+
     /// A word for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

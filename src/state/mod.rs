@@ -24,4 +24,4 @@ pub use invariants::violations;
 pub use record::{Change, ChangeSet, Key, Record, RequestRecord};
 pub use rejection::Rejection;
 pub use samples::{sample_entries, sample_records};
-pub use table::State;
+pub use table::{Replacement, State};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bincode::enc::write::SizeWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -131,6 +132,14 @@ impl Record {
             Self::Setting(row) => Key::Setting(row.key),
             Self::Request(row) => Key::Request(row.request.id),
         }
+    }
+
+    /// How many bytes its stored form has, without the envelope around it. Allocates nothing.
+    pub fn encoded_bytes(&self) -> u64 {
+        let mut size = SizeWriter::default();
+        let counted = bincode::serde::encode_into_writer(self, &mut size, bincode::config::standard());
+        counted.expect("rows are plain data, and counting cannot run out of space");
+        size.bytes_written as u64
     }
 }
 

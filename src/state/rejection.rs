@@ -22,6 +22,19 @@ pub enum Rejection {
     /// A limit is reached.
     #[error("{0}")]
     Quota(String),
+    /// The state is as large as it may be.
+    #[error(
+        "the cluster's state would have {} MiB and may have {} MiB: delete apps, services or uploads that are not \
+         needed, keep old deployments for a shorter time (cleanup_deployment_retention), or have an administrator \
+         raise max_state_size, which takes memory and disk on every node",
+        bytes.div_ceil(1 << 20), limit >> 20
+    )]
+    StateFull {
+        /// Bytes that its rows would have.
+        bytes: u64,
+        /// Bytes that they may have.
+        limit: u64,
+    },
 }
 
 impl From<Invalid> for Rejection {

@@ -1,16 +1,20 @@
 //! The state as maps: rows by their ids, and the few indexes that commands and readers look things up by.
 
+mod rows;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
 use crate::model::{
-    App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, Membership, Node, NodeId, Org,
-    OrgId, RequestId, Role, Service, ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource,
-    User, UserId,
+    App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, Membership, Memory, Node,
+    NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp,
+    UploadedSource, User, UserId,
 };
 
 use super::record::{Change, Key, Record, RequestRecord};
+
+pub use rows::Replacement;
 
 /// The whole replicated state. Its maps share their structure, so that a clone costs nothing and readers, snapshots
 /// and what-if runs never wait for a change.
@@ -30,6 +34,9 @@ pub struct State {
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: OrdMap<SettingKey, Arc<crate::model::Setting>>,
     requests: OrdMap<RequestId, Arc<RequestRecord>>,
+
+    /// Sum of the rows' encoded bytes, kept by `put` and `delete`.
+    bytes: u64,
 
     // Indexes. Derived from the rows above by `put` and `delete`; never stored.
     users_by_email: OrdMap<String, UserId>,
@@ -195,39 +202,20 @@ impl State {
         self.requests.len()
     }
 
+    /// How many bytes the rows have in their stored form. Memory and files are a multiple of it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What [`Self::bytes`] may be before commands that make it grow are refused (`max_state_size`).
+    pub fn bytes_max(&self) -> u64 {
+        // The check of settings lets nothing else in.
+        self.setting(SettingKey::MaxStateSize).parse().map_or(u64::MAX, |size: Memory| size.bytes)
+    }
+
     /// The value of a setting, or its default.
     pub fn setting(&self, key: SettingKey) -> &str {
         self.settings.get(&key).map_or_else(|| key.default_value(), |setting| setting.value.as_str())
-    }
-
-    /// Every row, kind by kind.
-    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        self.cluster
-            .iter()
-            .cloned()
-            .map(Record::Cluster)
-            .chain(self.orgs.values().cloned().map(Record::Org))
-            .chain(self.memberships.values().cloned().map(Record::Membership))
-            .chain(self.users.values().cloned().map(Record::User))
-            .chain(self.sessions.values().cloned().map(Record::Session))
-            .chain(self.apps.values().cloned().map(Record::App))
-            .chain(self.services.values().cloned().map(Record::Service))
-            .chain(self.sources.values().cloned().map(Record::Source))
-            .chain(self.deployments.values().cloned().map(Record::Deployment))
-            .chain(self.builds.values().cloned().map(Record::Build))
-            .chain(self.instances.values().cloned().map(Record::Instance))
-            .chain(self.nodes.values().cloned().map(Record::Node))
-            .chain(self.settings.values().cloned().map(Record::Setting))
-            .chain(self.requests.values().cloned().map(Record::Request))
-    }
-
-    /// The state that has exactly these rows.
-    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
-        let mut state = Self::default();
-        for record in records {
-            state.put(record);
-        }
-        state
     }
 
     /// Makes one change. Only `apply` and the store's loading of rows change a state.
@@ -240,7 +228,8 @@ impl State {
 
     fn put(&mut self, record: Record) {
         // The old row's index entries go first, since the new one may have other names.
-        self.unindex(record.key());
+        self.forget(record.key());
+        self.bytes += record.encoded_bytes();
         match record {
             Record::Cluster(row) => self.cluster = Some(row),
             Record::Org(row) => drop(self.orgs.insert(row.id, row)),
@@ -297,7 +286,7 @@ impl State {
     }
 
     fn delete(&mut self, key: Key) {
-        self.unindex(key);
+        self.forget(key);
         match key {
             Key::Cluster => self.cluster = None,
             Key::Org(id) => drop(self.orgs.remove(&id)),
@@ -316,22 +305,28 @@ impl State {
         }
     }
 
+    /// Takes a row out of the sum and the indexes, if there is one.
+    fn forget(&mut self, key: Key) {
+        self.bytes -= self.record(key).map_or(0, |row| row.encoded_bytes());
+        self.unindex(key);
+    }
+
     fn unindex(&mut self, key: Key) {
         match key {
             Key::User(id) => {
                 if let Some(row) = self.users.get(&id) {
-                    self.users_by_email.remove(&row.email);
+                    unname(&mut self.users_by_email, &row.email, id);
                 }
             }
             Key::App(id) => {
                 if let Some(row) = self.apps.get(&id) {
-                    self.apps_by_name.remove(&(row.org, row.name.clone()));
+                    unname(&mut self.apps_by_name, &(row.org, row.name.clone()), id);
                 }
             }
             Key::Service(id) => {
                 if let Some(row) = self.services.get(&id) {
-                    self.services_by_name.remove(&(row.app, row.name.clone()));
-                    self.services_by_host.remove(&row.host_label);
+                    unname(&mut self.services_by_name, &(row.app, row.name.clone()), id);
+                    unname(&mut self.services_by_host, &row.host_label, id);
                 }
             }
             Key::Source(id) => {
@@ -367,5 +362,13 @@ impl State {
             }
             Key::Cluster | Key::Org(_) | Key::Session(_) | Key::Node(_) | Key::Setting(_) => {}
         }
+    }
+}
+
+/// Takes a name out of an index, unless it is another row's by now: when rows come from a snapshot, the one that has the
+/// name now may come before the one that had it goes.
+fn unname<K: Ord + Clone, V: PartialEq + Clone>(index: &mut OrdMap<K, V>, name: &K, id: V) {
+    if index.get(name) == Some(&id) {
+        index.remove(name);
     }
 }

@@ -102,3 +102,31 @@ async fn a_request_keeps_its_id_when_it_is_harmless() {
         assert_eq!(refused["request_id"] == given, kept, "{given}");
     }
 }
+
+#[tokio::test]
+async fn a_cluster_that_is_full_says_so_and_takes_what_makes_room() {
+    let api = Api::registered().await;
+    api.send("PATCH", "/v1/settings", &json!({"max_state_size": "1Mi"})).await.expect(200);
+    api.post("/v1/apps", &json!({"name": "shop"})).await.expect(201);
+    let large = |name: &str| {
+        let mut service = image_service(name);
+        let values = (0..15).map(|number| (format!("A{number}"), Value::from("x".repeat(32_000))));
+        service["env_vars"] = Value::Object(values.collect());
+        service
+    };
+    for name in ["a", "b"] {
+        api.post("/v1/apps/shop/services", &large(name)).await.expect(201);
+    }
+    let refused = api.post("/v1/apps/shop/services", &large("c")).await.refused(507, "state_full");
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains("2 MiB") && message.contains("1 MiB") && message.contains("max_state_size"), "{message}");
+    let status = api.get("/v1/status").await.expect(200);
+    let (bytes, limit) = (status["state_bytes"].as_u64(), status["state_limit_bytes"].as_u64());
+    assert!(bytes.is_some_and(|bytes| (960_000..1 << 20).contains(&bytes)), "{bytes:?}");
+    assert_eq!(limit, Some(1 << 20));
+    let metrics = api.get("/metrics").await.text;
+    assert!(metrics.contains(&format!("narvana_state_bytes {}", bytes.expect("a number"))), "{metrics}");
+    assert!(metrics.contains("narvana_state_limit_bytes 1048576"), "{metrics}");
+    api.send("DELETE", "/v1/apps/shop/services/a", &Value::Null).await.expect(204);
+    api.post("/v1/apps/shop/services", &large("c")).await.expect(201);
+}

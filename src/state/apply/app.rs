@@ -16,6 +16,7 @@ impl Draft {
     }
 
     pub(super) fn create_app(&mut self, new: &NewApp) -> Answer {
+        self.check_new(Key::App(new.id))?;
         check_app(Some(&new.name), Some(&new.description), Some(&new.icon_url))?;
         if self.state.org(new.org).is_none() {
             return Err(not_found("organisation", new.org));

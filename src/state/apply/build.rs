@@ -23,7 +23,8 @@ impl Draft {
         app: AppId,
         service: ServiceId,
         attempt: u32,
-    ) {
+    ) -> Result<(), Rejection> {
+        self.check_new(Key::Build(id))?;
         self.put(Build {
             id,
             deployment,
@@ -39,6 +40,7 @@ impl Draft {
             started_at: None,
             finished_at: None,
         });
+        Ok(())
     }
 
     pub(super) fn lease_build(&mut self, id: BuildId, lease: Lease) -> Answer {
@@ -82,7 +84,7 @@ impl Draft {
         if cancelled {
             self.fail_deployment(deployment, "the build was cancelled", &[]);
         } else if attempt < ATTEMPTS_MAX {
-            self.queue_build(retry, deployment, app, service, attempt + 1);
+            self.queue_build(retry, deployment, app, service, attempt + 1)?;
             self.change_deployment(deployment, |deployment| deployment.build = Some(retry));
         } else {
             let reason = format!("the build was lost {attempt} times, the last time because {reason}");

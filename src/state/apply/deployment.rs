@@ -26,6 +26,7 @@ impl Draft {
     }
 
     fn deploy_one(&mut self, new: &NewDeployment) -> Result<(), Rejection> {
+        self.check_new(Key::Deployment(new.id))?;
         let mut service = self.service(new.service)?;
         service.last_version += 1;
         service.desired = Desired::Running;
@@ -36,7 +37,7 @@ impl Draft {
         };
         deployment.version = service.last_version;
         if deployment.build.is_some() {
-            self.queue_build(new.build, new.id, service.app, service.id, 1);
+            self.queue_build(new.build, new.id, service.app, service.id, 1)?;
         }
         self.put(service);
         self.put(deployment);

@@ -5,6 +5,7 @@ mod build;
 mod cluster;
 mod deployment;
 mod instance;
+mod limit;
 mod service;
 mod user;
 
@@ -38,7 +39,7 @@ pub fn apply(state: &State, index: u64, entry: &LogEntry) -> Applied {
     let mut draft = Draft { state: state.clone(), changes: Vec::new(), index, now: entry.proposed_at };
     let result = match repeated(state, entry.request) {
         Some(answer) => answer,
-        None => draft.run(entry).inspect(|outcome| {
+        None => draft.run_within_limit(entry, state.bytes()).inspect(|outcome| {
             if let Some(request) = entry.request {
                 draft.remember(request, outcome.clone());
             }
@@ -85,6 +86,14 @@ impl Draft {
     fn change(&mut self, change: Change) {
         self.state.change(change.clone());
         self.changes.push(change);
+    }
+
+    /// Refuses an id that is taken: ids are random, so that is a mistake, and the row that has it must not be replaced.
+    fn check_new(&self, key: Key) -> Result<(), Rejection> {
+        match self.state.record(key) {
+            None => Ok(()),
+            Some(_) => Err(Rejection::Conflict(format!("the id of the new {} is taken; try again", key.kind()))),
+        }
     }
 
     fn remember(&mut self, request: Request, outcome: Outcome) {

@@ -13,6 +13,8 @@ use super::{Answer, Draft, not_found};
 
 /// Longest DNS label, in bytes (RFC 1035).
 const LABEL_BYTES_MAX: usize = 63;
+/// What an instance takes in the state, about.
+const INSTANCE_BYTES: u64 = 512;
 
 impl Draft {
     pub(super) fn service(&self, id: ServiceId) -> Result<Service, Rejection> {
@@ -28,6 +30,7 @@ impl Draft {
 
     /// Adds a service without looking at its dependencies, which may be added by the same command.
     pub(super) fn insert_service(&mut self, app: AppId, new: &NewService) -> Result<(), Rejection> {
+        self.check_new(Key::Service(new.id))?;
         let mut invalid = Invalid::default();
         invalid.check("name", check_service_name(&new.name));
         invalid.into_result()?;
@@ -101,6 +104,11 @@ impl Draft {
 
     fn put_spec(&mut self, mut service: Service, spec: ServiceSpec) -> Result<(), Rejection> {
         spec.check()?;
+        // The leader makes the instances, and its commands are not refused.
+        let more = spec.replicas.saturating_sub(service.spec.replicas);
+        if more > 0 {
+            self.check_room(u64::from(more) * INSTANCE_BYTES)?;
+        }
         service.spec = spec;
         service.generation += 1;
         service.updated_at = self.now;
@@ -189,6 +197,7 @@ impl Draft {
                 service.spec.source.type_name()
             )));
         }
+        self.check_new(Key::Source(source.id))?;
         service.source = Some(source.id);
         service.updated_at = self.now;
         self.put(service);
