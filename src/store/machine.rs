@@ -239,6 +239,11 @@ impl Shared {
         (unwritten.entries > 0).then(|| (unwritten, memory.applied.stored()))
     }
 
+    /// For the writer: the newest state.
+    pub(super) fn state(&self) -> State {
+        self.memory().applied.state.clone()
+    }
+
     /// For the writer: the file has been given this state instead of its own.
     pub(super) fn replace(&self, applied: Applied, snapshot: SnapshotFile) -> Result<(), Error> {
         let mut memory = self.memory();

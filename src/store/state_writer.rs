@@ -16,7 +16,7 @@ use super::raft_types::{LogId, StoredMembership};
 use super::snapshot::SnapshotFile;
 use super::stored::AppliedV1;
 use super::{Error, STATE_FILE, envelope};
-use crate::state::{Record, State};
+use crate::state::{Record, Replacement, State};
 
 const ROWS: ByteTable = ByteTable::new("rows");
 
@@ -83,22 +83,24 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
 fn install(shared: &Shared, received: SnapshotFile) -> Result<(), Error> {
     let snapshot = shared.own(received)?;
     let meta = snapshot.meta().clone();
+    let before = shared.state();
     let mut next = Applied { last: meta.last_log_id, membership: meta.last_membership, state: State::default() };
     shared.database.write("rows", Commit::Checkpoint, |transaction| {
-        next.state = replace_rows(&shared.database, transaction, &snapshot)?;
+        next.state = replace_rows(&shared.database, transaction, &snapshot, before.replacement())?;
         shared.database.put_meta(transaction, "applied", Some(&next.stored()))
     })?;
     shared.replace(next, snapshot)
 }
 
+/// Row by row: in memory is what differs from the state before, in the file everything is written anew.
 fn replace_rows(
     database: &Database,
     transaction: &WriteTransaction,
     snapshot: &SnapshotFile,
+    mut next: Replacement<'_>,
 ) -> Result<State, Failure> {
     transaction.delete_table(ROWS)?;
     let mut table = transaction.open_table(ROWS)?;
-    let mut records = Vec::new();
     snapshot.rows::<Failure>(|row| {
         let record: Record = envelope::decode(row).map_err(|source| Error::Unreadable {
             file: "snapshot",
@@ -109,10 +111,10 @@ fn replace_rows(
         let key = record.key().to_bytes();
         let sealed = database.seal_bytes("rows", &key, row);
         table.insert(key.as_slice(), sealed.as_slice())?;
-        records.push(record);
+        next.row(record);
         Ok(())
     })?;
-    Ok(State::from_records(records))
+    Ok(next.finish())
 }
 
 /// The state in the file; verifies every row.
