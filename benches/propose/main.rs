@@ -3,7 +3,7 @@
 //! For each number of writers, in one run and in turns: `narvana` proposes commands of about 256 bytes to a group of
 //! one, with the real state, both files, every value sealed and every batch synced; `etcd`, with one member, puts
 //! values of 256 bytes over gRPC on loopback; `disk` appends as many bytes as an average batch of ours to a file and
-//! calls fdatasync. Medians of the turns; the ratios matter, since disks and their neighbours differ.
+//! calls fdatasync, and `redb` commits as many entries to a table that holds nothing else. Medians of the turns; the ratios matter, since disks and their neighbours differ.
 //!
 //! Run with `cargo bench --bench propose`; a first argument is the folder to use (default: the temporary folder).
 
@@ -45,8 +45,19 @@ async fn main() -> anyhow::Result<()> {
     let folder = folder.path();
     let etcd = Etcd::start(&folder.join("etcd")).await?;
     println!(
-        "{:>7} | {:>9} {:>7} {:>7} | {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7}",
-        "writers", "narvana/s", "p50 ms", "p99 ms", "etcd/s", "x etcd", "batch", "batches/s", "disk/s", "x disk"
+        "{:>7} | {:>9} {:>7} {:>7} | {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}",
+        "writers",
+        "narvana/s",
+        "p50 ms",
+        "p99 ms",
+        "etcd/s",
+        "x etcd",
+        "batch",
+        "batches/s",
+        "disk/s",
+        "x disk",
+        "redb/s",
+        "x redb"
     );
     for writers in [1, 16, 64, 256] {
         let mut turns = Vec::new();
@@ -55,7 +66,7 @@ async fn main() -> anyhow::Result<()> {
         }
         let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
         println!(
-            "{writers:>7} | {:>9.0} {:>7.2} {:>7.2} | {:>9.0} {:>7.2} | {:>9.1} {:>9.0} {:>9.0} {:>7.2}",
+            "{writers:>7} | {:>9.0} {:>7.2} {:>7.2} | {:>9.0} {:>7.2} | {:>9.1} {:>9.0} {:>9.0} {:>7.2} {:>9.0} {:>7.2}",
             of(|turn| turn.ours.writes.rate()),
             of(|turn| turn.ours.writes.percentile(50)),
             of(|turn| turn.ours.writes.percentile(99)),
@@ -65,6 +76,8 @@ async fn main() -> anyhow::Result<()> {
             of(|turn| turn.ours.syncs),
             of(|turn| turn.disk),
             of(|turn| turn.ours.syncs / turn.disk),
+            of(|turn| turn.redb),
+            of(|turn| turn.ours.syncs / turn.redb),
         );
         let reads = of(|turn| turn.ours.reads.rate());
         println!("{writers:>7} readers: {reads:.0} linearizable reads/s");
@@ -93,6 +106,7 @@ struct Turn {
     ours: Ours,
     etcd: Measured,
     disk: f64,
+    redb: f64,
 }
 
 async fn one_turn(folder: &Path, writers: usize, etcd: &Etcd) -> anyhow::Result<Turn> {
@@ -103,9 +117,10 @@ async fn one_turn(folder: &Path, writers: usize, etcd: &Etcd) -> anyhow::Result<
     }
     let etcd = measure(clients).await;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
-    let batch = (ours.writes.rate() / ours.syncs).round() as usize * ENTRY_BYTES;
-    let disk = disk::synced_appends(&folder.join("plain"), batch)?;
-    Ok(Turn { ours, etcd, disk })
+    let batch = (ours.writes.rate() / ours.syncs).round() as usize;
+    let disk = disk::synced_appends(&folder.join("plain"), batch * ENTRY_BYTES)?;
+    let redb = disk::redb_commits(&folder.join("alone.redb"), batch, ENTRY_BYTES)?;
+    Ok(Turn { ours, etcd, disk, redb })
 }
 
 struct Ours {
