@@ -11,6 +11,7 @@ mod api_support;
 mod row;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -67,8 +68,11 @@ async fn follow() -> anyhow::Result<Duration> {
         format!("GET /v1/apps/shop/logs/stream?source=build&token={} HTTP/1.1\r\nhost: localhost\r\n\r\n", api.token);
     stream.write_all(request.as_bytes()).await?;
     let mut reader = BufReader::with_capacity(1 << 20, stream);
+    // Who has got the first line follows; of lines from before that, a stream begins with the newest only.
+    write(&writer, 0..1).await?;
+    read(&mut reader, 0..1).await?;
     let began = Instant::now();
-    let (written, read) = tokio::join!(write(writer), read(&mut reader));
+    let (written, read) = tokio::join!(write(&writer, 1..LINES), read(&mut reader, 1..LINES));
     written?;
     read?;
     let took = began.elapsed();
@@ -77,18 +81,18 @@ async fn follow() -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-async fn write(writer: LogWriter) -> anyhow::Result<()> {
-    for number in 0..LINES {
+async fn write(writer: &LogWriter, numbers: Range<u64>) -> anyhow::Result<()> {
+    for number in numbers {
         let text = format!("GET /some/path?number={number} 200 in 12 ms");
         writer.append(LogLine::new(clock::now().into(), LogStream::Stdout, text)).await?;
     }
     Ok(writer.flush().await?)
 }
 
-async fn read(reader: &mut BufReader<TcpStream>) -> anyhow::Result<()> {
-    let mut next = 0;
+async fn read(reader: &mut BufReader<TcpStream>, numbers: Range<u64>) -> anyhow::Result<()> {
+    let mut next = numbers.start;
     let mut line = String::new();
-    while next < LINES {
+    while next < numbers.end {
         line.clear();
         ensure!(reader.read_line(&mut line).await? > 0, "the stream ended at line {next}");
         ensure!(!line.starts_with("event: skipped"), "lines were skipped at {next}");
