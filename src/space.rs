@@ -4,9 +4,14 @@
 //!
 //! | use | stops below |
 //! |---|---|
-//! | [`Use::Bulk`] | 2 × the floor |
-//! | [`Use::Changes`] | the floor: 1/20 of the file system, at least 8 MiB, at most 64 MiB |
+//! | [`Use::Bulk`] | the next level and the floor once more |
+//! | [`Use::Changes`] | the floor, or what the next two levels need together when that is more |
+//! | [`Use::Snapshot`] | 1/4 of the floor, and a copy of the state |
 //! | [`Use::Records`] | 1/4 of the floor |
+//!
+//! The floor is 1/20 of the file system, at least 8 MiB, at most 64 MiB. The state has a copy in its file, one in the
+//! newest snapshot, and one more while the next snapshot is made; so a large state makes the levels rise, and a snapshot
+//! that does not fit is put off: meanwhile the log is longer, and nothing else is different.
 //!
 //! A reserve file of half the floor is given up when space runs out all the same, so that a node can still start, record
 //! and delete. Nothing is counted ahead: each look asks the system, which takes about a microsecond.
@@ -14,6 +19,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
@@ -23,10 +30,12 @@ const FLOOR_MAX: u64 = 64 << 20;
 /// File in the data folder whose only purpose is its size.
 const RESERVE: &str = "reserve";
 
-/// The file system of a folder. Cheap to clone.
+/// The file system of a folder. Cheap to clone; clones know the same state.
 #[derive(Clone, Debug)]
 pub struct Space {
     folder: PathBuf,
+    /// Encoded bytes of the state that is kept there.
+    state: Arc<AtomicU64>,
 }
 
 /// What space is wanted for.
@@ -36,7 +45,9 @@ pub enum Use {
     Bulk,
     /// Changes that somebody asked for.
     Changes,
-    /// What the node observed and decided.
+    /// One more copy of the state.
+    Snapshot,
+    /// What frees space, and what the node observed and decided.
     Records,
 }
 
@@ -59,14 +70,30 @@ pub struct Full {
 impl Space {
     /// The file system that holds this folder.
     pub fn of(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), state: Arc::default() }
+    }
+
+    /// A folder on the same file system.
+    pub fn at(&self, folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), state: Arc::clone(&self.state) }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Says how large the state is by now, encoded.
+    pub fn holds_state(&self, bytes: u64) {
+        self.state.store(bytes, Ordering::Relaxed);
     }
 
     /// Refuses when too little is free. A file system that does not answer is not taken for a full one.
     pub fn check(&self, what: Use) -> Result<(), Full> {
         let Ok(system) = statvfs(&self.folder) else { return Ok(()) };
         let free = system.f_bavail.saturating_mul(system.f_frsize);
-        let needed = needed(what, system.f_blocks.saturating_mul(system.f_frsize));
+        let total = system.f_blocks.saturating_mul(system.f_frsize);
+        let needed = needed(what, floor(total), self.state.load(Ordering::Relaxed));
         if free < needed { Err(Full { folder: self.folder.clone(), free, needed }) } else { Ok(()) }
     }
 
@@ -79,7 +106,7 @@ impl Space {
             return fs::remove_file(&path);
         }
         let system = statvfs(&self.folder)?;
-        let floor = needed(Use::Changes, system.f_blocks.saturating_mul(system.f_frsize));
+        let floor = floor(system.f_blocks.saturating_mul(system.f_frsize));
         if !exists && system.f_bavail.saturating_mul(system.f_frsize) > 3 * floor {
             return make_reserve(&path, floor / 2);
         }
@@ -87,11 +114,28 @@ impl Space {
     }
 }
 
-fn needed(what: Use, total: u64) -> u64 {
-    let floor = (total / FLOOR_SHARE).clamp(FLOOR_MIN, FLOOR_MAX);
+impl<P: AsRef<Path> + ?Sized> From<&P> for Space {
+    fn from(folder: &P) -> Self {
+        Self::of(folder.as_ref())
+    }
+}
+
+impl From<PathBuf> for Space {
+    fn from(folder: PathBuf) -> Self {
+        Self::of(folder)
+    }
+}
+
+fn floor(total: u64) -> u64 {
+    (total / FLOOR_SHARE).clamp(FLOOR_MIN, FLOOR_MAX)
+}
+
+fn needed(what: Use, floor: u64, state: u64) -> u64 {
     match what {
-        Use::Bulk => 2 * floor,
-        Use::Changes => floor,
+        Use::Bulk => needed(Use::Changes, floor, state) + floor,
+        // Records that come after the last change may take their quarter before the snapshot is made.
+        Use::Changes => floor.max(needed(Use::Records, floor, state) + needed(Use::Snapshot, floor, state)),
+        Use::Snapshot => floor / 4 + state.saturating_add(state / 4),
         Use::Records => floor / 4,
     }
 }
@@ -112,15 +156,33 @@ mod tests {
     #[test]
     fn the_floor_follows_the_size_of_the_disk_and_the_uses_stop_one_after_the_other() {
         let mib = |mib: u64| mib << 20;
-        for (total, bulk, changes, records) in [
-            (mib(64), mib(16), mib(8), mib(2)),
-            (mib(640), mib(64), mib(32), mib(8)),
-            (mib(1 << 20), mib(128), mib(64), mib(16)),
+        for (total, state, [bulk, changes, snapshot, records]) in [
+            (mib(64), 0, [mib(16), mib(8), mib(2), mib(2)]),
+            (mib(640), 0, [mib(64), mib(32), mib(8), mib(8)]),
+            (mib(1 << 20), 0, [mib(128), mib(64), mib(16), mib(16)]),
+            (mib(1 << 20), mib(8), [mib(128), mib(64), mib(26), mib(16)]),
+            (mib(1 << 20), mib(128), [mib(256), mib(192), mib(176), mib(16)]),
+            (mib(64), mib(16), [mib(32), mib(24), mib(22), mib(2)]),
         ] {
-            assert_eq!(needed(Use::Bulk, total), bulk, "{total}");
-            assert_eq!(needed(Use::Changes, total), changes, "{total}");
-            assert_eq!(needed(Use::Records, total), records, "{total}");
+            let of = |what| needed(what, floor(total), state);
+            let levels = [Use::Bulk, Use::Changes, Use::Snapshot, Use::Records].map(of);
+            assert_eq!(levels, [bulk, changes, snapshot, records], "{total}, {state}");
         }
+    }
+
+    #[test]
+    fn what_is_on_the_disk_of_a_large_state_stops_earlier_and_records_do_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let space = Space::of(folder.path());
+        let logs = space.clone().at(folder.path().join("."));
+        logs.check(Use::Bulk).expect("tests have some space");
+        space.holds_state(1 << 60);
+        for what in [Use::Bulk, Use::Changes, Use::Snapshot] {
+            assert!(logs.check(what).is_err(), "{what:?}");
+        }
+        logs.check(Use::Records).expect("what frees space is always possible");
+        space.holds_state(0);
+        logs.check(Use::Bulk).expect("it goes on");
     }
 
     #[test]

@@ -26,6 +26,7 @@ const READ_BYTES: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct ArtifactStore {
     dir: Arc<Path>,
+    space: Space,
 }
 
 /// A blob that is on disk.
@@ -39,8 +40,9 @@ pub struct Stored {
 
 impl ArtifactStore {
     /// Opens (and makes) the folder; removes what uploads that never ended have left.
-    pub async fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
-        let dir = dir.into();
+    pub async fn open(folder: impl Into<Space>) -> Result<Self, Error> {
+        let space: Space = folder.into();
+        let dir = space.folder().to_owned();
         blocking(move || {
             fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
             for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
@@ -49,7 +51,7 @@ impl ArtifactStore {
                     fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
                 }
             }
-            Ok(Self { dir: dir.into() })
+            Ok(Self { dir: dir.into(), space })
         })
         .await
     }
@@ -62,9 +64,9 @@ impl ArtifactStore {
         S: Stream<Item = Result<Bytes, E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let dir = self.dir.clone();
+        let store = self.clone();
         // Handed to a blocking thread only while there is something to write: an upload that stalls holds no thread.
-        let mut partial = blocking(move || Partial::create(dir)).await?;
+        let mut partial = blocking(move || Partial::create(store)).await?;
         let mut stream = pin!(stream);
         let (mut bytes, mut chunks, mut waiting) = (0_u64, Vec::new(), 0);
         while let Some(chunk) = stream.next().await {
@@ -148,19 +150,20 @@ impl ArtifactStore {
 /// A blob without a name yet. Its file goes away with it.
 struct Partial {
     dir: Arc<Path>,
+    space: Space,
     file: NamedTempFile,
     hasher: Sha256,
 }
 
 impl Partial {
-    fn create(dir: Arc<Path>) -> Result<Self, Error> {
+    fn create(ArtifactStore { dir, space }: ArtifactStore) -> Result<Self, Error> {
         let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&dir).map_err(Error::writing(&dir))?;
-        Ok(Self { dir, file, hasher: Sha256::new() })
+        Ok(Self { dir, space, file, hasher: Sha256::new() })
     }
 
     fn write(mut self, chunks: &[Bytes]) -> Result<Self, Error> {
         // Not to the last byte: the state on the same disk must be able to go on.
-        Space::of(&*self.dir).check(Use::Bulk).map_err(Error::full(&self.dir))?;
+        self.space.check(Use::Bulk).map_err(Error::full(&self.dir))?;
         for chunk in chunks {
             self.hasher.update(chunk);
             self.file.write_all(chunk).map_err(Error::writing(&self.dir))?;
@@ -278,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_told_apart() {
         let (dir, store) = store().await;
-        let mut partial = Partial::create(store.dir).expect("created");
+        let mut partial = Partial::create(store).expect("created");
         *partial.file.as_file_mut() = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
         let error = partial.write(&[Bytes::from_static(b"x")]).err().expect("full");
         assert!(matches!(&error, Error::DiskFull { dir: said, .. } if said == dir.path()), "{error}");

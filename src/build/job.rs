@@ -13,7 +13,7 @@ use crate::decide::{dockerfile, leftovers};
 use crate::engine::{self, BuildNetwork, BuildRequest, Engine};
 use crate::logs::LogKey;
 use crate::model::{Artifact, Build, BuildCode, BuildFailure, Deployment, UploadedSource, format_duration};
-use crate::space::{Space, Use};
+use crate::space::Use;
 use crate::state::BuildResult;
 
 use super::log::BuildLog;
@@ -128,7 +128,7 @@ impl Job {
 
     /// What is left of the disk belongs to the state.
     fn no_space(&self) -> Option<Failure> {
-        let full = Space::of(&self.options.work_dir).check(Use::Bulk).err()?;
+        let full = self.parts.consensus.space().at(&self.options.work_dir).check(Use::Bulk).err()?;
         Some(Failure::new(BuildCode::Infrastructure, full.to_string(), "free space on the node and deploy again"))
     }
 

@@ -153,8 +153,8 @@ impl Consensus {
             return Err(ProposeError::Stopped);
         }
         let wanted = match entry.actor {
-            Actor::User(_) | Actor::Anonymous => Use::Changes,
-            Actor::Node(_) | Actor::System => Use::Records,
+            Actor::User(_) | Actor::Anonymous if !entry.command.makes_room() => Use::Changes,
+            _ => Use::Records,
         };
         self.space.check(wanted)?;
         let proposal = Proposal::new(entry).map_err(|error| match error {
@@ -208,6 +208,11 @@ impl Consensus {
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::TimedOut),
         }
+    }
+
+    /// The space that is left for the store, and for what else is on its disk.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// How this node stands in the group.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use super::log::{Claim, ignore_missing};
 use super::segment::{CLOSED, Resume, Scan, Segment, View, encode};
 use super::{Error, LogKey, LogLine, LogStream, LogTime};
-use crate::space::{Space, Use};
+use crate::space::Use;
 
 /// A log is cut into this many segments: the eighth that is lost with the oldest one is little, and finding a line by
 /// reading a segment from its start is quick.
@@ -69,7 +69,7 @@ impl Appender {
     pub(super) fn append(&mut self, lines: &[LogLine]) {
         let Some(first) = lines.first() else { return };
         // Not to the last byte: the state on the same disk must be able to go on.
-        let mut result = Space::of(&self.claim.dir).check(Use::Bulk).map_err(io::Error::other);
+        let mut result = self.claim.space.check(Use::Bulk).map_err(io::Error::other);
         if self.lost > 0 && result.is_ok() {
             let text = format!("{} lines could not be written to this log and are lost", self.lost);
             result = self.write_all(&[LogLine::new(first.at, LogStream::System, text)]);
@@ -225,7 +225,7 @@ mod tests {
     const BUILD: LogKey = LogKey::Build(BuildId(Uuid::nil()));
 
     fn open(key: LogKey, dir: &Path, bytes_max: u64) -> (Arc<Log>, Appender) {
-        let log = Arc::new(Log::load(key, dir.to_owned()).expect("load"));
+        let log = Arc::new(Log::load(key, dir.into()).expect("load"));
         let appender = Appender::open(log.claim().expect("free"), bytes_max).expect("open");
         (log, appender)
     }

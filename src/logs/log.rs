@@ -9,11 +9,14 @@ use tokio::sync::watch;
 
 use super::segment::View;
 use super::{Error, LogKey};
+use crate::space::Space;
 
 /// A log that was opened in this process.
 pub(super) struct Log {
     pub(super) key: LogKey,
     pub(super) dir: PathBuf,
+    /// Of the disk it is on.
+    pub(super) space: Space,
     /// What may be read. Only the writer changes it, and removing.
     pub(super) view: watch::Sender<View>,
     writing: AtomicBool,
@@ -21,9 +24,10 @@ pub(super) struct Log {
 
 impl Log {
     /// Reads the log's folder. Blocks.
-    pub(super) fn load(key: LogKey, dir: PathBuf) -> Result<Self, Error> {
+    pub(super) fn load(key: LogKey, space: Space) -> Result<Self, Error> {
+        let dir = space.folder().to_owned();
         let view = View::load(key, &dir)?;
-        Ok(Self { key, dir, view: watch::Sender::new(view), writing: AtomicBool::new(false) })
+        Ok(Self { key, dir, space, view: watch::Sender::new(view), writing: AtomicBool::new(false) })
     }
 
     /// Takes the right to write or remove, which one may hold at a time.

@@ -16,6 +16,7 @@ use super::log::{Claim, Log, ignore_missing};
 use super::segment::View;
 use super::{Entry, Error, Followed, LogKey, LogWriter, Resume, follow, writer};
 use crate::random;
+use crate::space::Space;
 use crate::task::{OnError, Supervisor, blocking};
 
 /// Removed logs are moved here first, so that half a log is never taken for a whole one.
@@ -43,6 +44,7 @@ pub struct LogStore(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
+    space: Space,
     options: Options,
     supervisor: Supervisor,
     /// Logs used since the start. Held while a log is loaded, by blocking threads only.
@@ -51,8 +53,9 @@ struct Inner {
 
 impl LogStore {
     /// Opens (and makes) the folder. The writing tasks belong to `supervisor`; whoever appends is stopped before it.
-    pub async fn open(dir: impl Into<PathBuf>, options: Options, supervisor: Supervisor) -> Result<Self, Error> {
-        let dir = dir.into();
+    pub async fn open(folder: impl Into<Space>, options: Options, supervisor: Supervisor) -> Result<Self, Error> {
+        let space: Space = folder.into();
+        let dir = space.folder().to_owned();
         let inner = blocking(move || {
             let removed = dir.join(REMOVED);
             ignore_missing(fs::remove_dir_all(&removed)).map_err(Error::io("remove", &removed))?;
@@ -60,7 +63,7 @@ impl LogStore {
                 let path = dir.join(name);
                 fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
             }
-            Ok(Inner { dir, options, supervisor, logs: Mutex::default() })
+            Ok(Inner { dir, space, options, supervisor, logs: Mutex::default() })
         })
         .await?;
         Ok(Self(Arc::new(inner)))
@@ -163,7 +166,7 @@ impl Inner {
         if let Some(log) = logs.get(&key) {
             return Ok(log.clone());
         }
-        let log = Arc::new(Log::load(key, self.dir.join(key.path()))?);
+        let log = Arc::new(Log::load(key, self.space.at(self.dir.join(key.path())))?);
         logs.insert(key, log.clone());
         Ok(log)
     }

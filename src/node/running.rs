@@ -56,18 +56,18 @@ impl Running {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let (dir, identity) = DataDir::open(&config.data_dir)?;
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
-        let space = Space::of(dir.path());
-        room::tend(&space);
+        room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
         let consensus = start_consensus(&dir, identity, &fatal).await?;
 
+        let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
         let (engine_part, logs_part) = (part("engine"), part("logs"));
 
-        let logs = LogStore::open(dir.path().join("logs"), logs::Options::default(), logs_part.clone()).await?;
-        let artifacts = ArtifactStore::open(dir.path().join("artifacts")).await?;
+        let logs = LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
+        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 

@@ -257,6 +257,42 @@ impl Command {
         }
     }
 
+    /// Whether it frees space, or is what somebody has to do before they can: taken as long as the node can put anything
+    /// on record.
+    pub fn makes_room(&self) -> bool {
+        match self {
+            Self::OpenSession(_)
+            | Self::CloseSession(_)
+            | Self::DeleteApp(_)
+            | Self::DeleteService(_)
+            | Self::UnsetEnv { .. }
+            | Self::SetDesired { desired: Desired::Stopped, .. }
+            | Self::CancelBuild(_)
+            | Self::Sweep { .. } => true,
+            Self::InitCluster(_)
+            | Self::RegisterNode(_)
+            | Self::RegisterFirstUser { .. }
+            | Self::CreateApp(_)
+            | Self::UpdateApp { .. }
+            | Self::CreateService { .. }
+            | Self::UpdateService { .. }
+            | Self::SetEnv { .. }
+            | Self::AttachSource(_)
+            | Self::Deploy(_)
+            | Self::SetDesired { desired: Desired::Running, .. }
+            | Self::Scale { .. }
+            | Self::SetSettings(_)
+            | Self::LeaseBuild { .. }
+            | Self::LoseBuild { .. }
+            | Self::FinishBuild { .. }
+            | Self::AdvanceDeployment { .. }
+            | Self::AssignInstances { .. }
+            | Self::StopInstances { .. }
+            | Self::ReportInstance { .. }
+            | Self::Promote(_) => false,
+        }
+    }
+
     /// A word for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

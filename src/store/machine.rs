@@ -26,6 +26,7 @@ use super::state_writer::{self, Op};
 use super::stored::{AppliedV1, LogIdV1, StoredMembershipV1};
 use super::view::View;
 use super::{Error, envelope};
+use crate::space::{Space, Use};
 use crate::state::{self, Change, Key, Record, State};
 
 /// Entries that are applied in one go, so that answers do not wait for a long backlog.
@@ -54,6 +55,8 @@ pub struct StateMachine {
 pub(super) struct Shared {
     pub(super) database: Database,
     pub(super) fatal: Fatal,
+    /// Knows how large the state is.
+    space: Space,
     folder: Folder,
     memory: Mutex<Memory>,
     snapshot: Mutex<Option<SnapshotFile>>,
@@ -89,13 +92,14 @@ impl StateMachine {
     pub(super) fn start(
         database: Database,
         applied: Applied,
-        fatal: Fatal,
+        (fatal, space): (Fatal, Space),
         folder: Folder,
         snapshot: Option<SnapshotFile>,
     ) -> Result<Self, Error> {
+        space.holds_state(applied.state.bytes());
         let view = watch::Sender::new(applied.view());
         let memory = Mutex::new(Memory { applied, unwritten: Unwritten::default() });
-        let shared = Arc::new(Shared { database, fatal, folder, memory, snapshot: Mutex::new(snapshot), view });
+        let shared = Arc::new(Shared { database, fatal, space, folder, memory, snapshot: Mutex::new(snapshot), view });
         let (writer, ops) = mpsc::channel(QUEUE_OPS);
         state_writer::start(Arc::clone(&shared), ops)?;
         Ok(Self { shared, writer })
@@ -225,6 +229,7 @@ impl Shared {
         let responses = entries.iter().map(|entry| next.take(entry, &mut changed)).collect();
         failpoint::pass("state.applied");
         memory.applied = next;
+        self.space.holds_state(memory.applied.state.bytes());
         memory.unwritten.extend(changed);
         self.view.send_replace(memory.applied.view());
         failpoint::pass("state.published");
@@ -247,6 +252,7 @@ impl Shared {
     /// For the writer: the file has been given this state instead of its own.
     pub(super) fn replace(&self, applied: Applied, snapshot: SnapshotFile) -> Result<(), Error> {
         let mut memory = self.memory();
+        self.space.holds_state(applied.state.bytes());
         *memory = Memory { applied, unwritten: Unwritten::default() };
         self.view.send_replace(memory.applied.view());
         drop(memory);
@@ -341,6 +347,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             }
             self.keep_up(due).await?;
+        }
+    }
+
+    /// A snapshot that does not fit on the disk is put off: openraft asks again, and purges nothing before there is one.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        match self.shared.space.check(Use::Snapshot) {
+            Err(full) if !force => {
+                tracing::warn!("no snapshot is made until there is space: {full}");
+                None
+            }
+            _ => Some(self.get_snapshot_builder().await),
         }
     }
 

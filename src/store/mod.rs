@@ -100,6 +100,7 @@ pub struct Store {
     log: LogStore,
     machine: StateMachine,
     fatal: Fatal,
+    space: Space,
 }
 
 impl Store {
@@ -140,9 +141,10 @@ impl Store {
 
         let (snapshots, newest) = snapshot::Folder::open(folder.join(SNAPSHOT_FOLDER), sealer)?;
         // The threads hold the files, so they start when nothing can be refused any more.
-        let machine = StateMachine::start(state, applied, fatal.clone(), snapshots, newest)?;
+        let space = Space::of(&folder);
+        let machine = StateMachine::start(state, applied, (fatal.clone(), space.clone()), snapshots, newest)?;
         let log = LogStore::start(raft, memory, position, fatal.clone())?;
-        Ok(Self { folder, log, machine, fatal })
+        Ok(Self { folder, log, machine, fatal, space })
     }
 
     /// The log, for openraft.
@@ -157,7 +159,7 @@ impl Store {
 
     /// The space that is left for it.
     pub fn space(&self) -> Space {
-        Space::of(&self.folder)
+        self.space.clone()
     }
 
     /// Whether and why the store failed.

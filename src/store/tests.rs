@@ -462,3 +462,14 @@ async fn entries_can_be_read_before_they_are_on_disk_and_after_the_cache_let_go(
     assert_eq!(entries(&mut node.open().log()).await, [1, 2, 3, 4]);
     tokio::time::timeout(Duration::from_secs(5), store.close()).await.expect("answers").expect_err("closed already");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_does_not_fit_is_put_off_and_one_that_must_be_is_not() {
+    let node = filled().await;
+    let store = node.open();
+    let mut machine = store.machine();
+    assert!(machine.try_create_snapshot_builder(false).await.is_some());
+    store.space().holds_state(1 << 60);
+    assert!(machine.try_create_snapshot_builder(false).await.is_none());
+    assert!(machine.try_create_snapshot_builder(true).await.is_some());
+}

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use narvana::store::FAILPOINTS;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::node::{Node, curl};
 
@@ -298,6 +298,10 @@ fn a_full_disk_makes_the_node_read_only_until_there_is_space() {
     client.write(3);
     let service = json!({"name": "web", "source_type": "upload"});
     node.post("/v1/apps/before-1/services", &service).expect(201);
+    for name in ["one", "two"] {
+        let service = json!({"name": name, "source_type": "upload"});
+        node.post("/v1/apps/before-2/services", &service).expect(201);
+    }
     let archive = disk.path.join("source.tar");
     let packed = Command::new("tar").arg("-czf").arg(&archive).args(["-C", "/etc", "hostname"]).status();
     assert!(packed.expect("tar runs").success());
@@ -321,9 +325,20 @@ fn a_full_disk_makes_the_node_read_only_until_there_is_space() {
     assert!(message.contains("data") && message.contains("8 MiB must be") && message.contains("Free some space"));
     client.check_reads(&node);
 
-    // Somebody takes the rest too, and the node is killed: it starts, reads, and goes on when it can.
+    // Who wants to make room can do so, from logging in to deleting.
+    let account = json!({"email": "ada@example.org", "password": "correct horse"});
+    assert_eq!(node.post("/auth/login", &account).status, 200);
+    node.send("DELETE", "/v1/apps/before-2/services/one", &Value::Null).expect(204);
+
+    // Somebody takes the rest too: the reserve is given up for such changes. The node is killed: it starts, reads, and goes
+    // on when it can.
     disk.fill_to(0);
     client.check_reads(&node);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while node.send("DELETE", "/v1/apps/before-2/services/two", &Value::Null).status != 204 {
+        assert!(Instant::now() < deadline, "nothing can be deleted: {}", node.log());
+        std::thread::sleep(Duration::from_millis(50)); // poll
+    }
     node.kill();
     node.run();
     client.api.clone_from(&node.api);
