@@ -151,6 +151,7 @@ mod tests {
             (failure(Exit::Usage, "wrong"), 2),
             (failure(Exit::Interrupted, "enough"), 130),
             (store::Error::KeyMissing { path: "node.key".into() }.into(), 78),
+            (store::Error::FoundDamaged { reason: "raft.redb is damaged".into() }.into(), 78),
             (store::Error::InUse { path: "raft.redb".into() }.into(), 1),
             (anyhow::anyhow!("something"), 1),
             (io::Error::from(io::ErrorKind::BrokenPipe).into(), 0),

@@ -210,6 +210,11 @@ impl Consensus {
         }
     }
 
+    /// What makes the data folder unusable, if that was found since the start.
+    pub fn damage(&self) -> Option<store::Error> {
+        self.store.fatal().damage()
+    }
+
     /// The space that is left for the store, and for what else is on its disk.
     pub fn space(&self) -> &Space {
         &self.space
@@ -256,7 +261,10 @@ fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> (Option<NodeId>, Option<S
 }
 
 fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error {
-    Error::Stopped(store.fatal().reason().map_or_else(|| fatal.to_string(), str::to_owned))
+    match store.fatal().damage() {
+        Some(damage) => Error::Store(damage),
+        None => Error::Stopped(store.fatal().reason().map_or_else(|| fatal.to_string(), str::to_owned)),
+    }
 }
 
 /// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an

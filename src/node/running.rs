@@ -66,7 +66,8 @@ impl Running {
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
         let (engine_part, logs_part) = (part("engine"), part("logs"));
 
-        let logs = LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
+        let logs =
+            LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
@@ -178,7 +179,11 @@ impl Running {
         for part in &self.parts {
             part.stop(self.grace).await;
         }
-        self.consensus.shutdown().await.context("cannot close the store properly")?;
+        let closed = self.consensus.shutdown().await;
+        if let Some(damage) = self.consensus.damage() {
+            return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
+        }
+        closed.context("cannot close the store properly")?;
         if failed {
             let reason = self.consensus.status().failure;
             anyhow::bail!(
@@ -204,8 +209,11 @@ async fn start_consensus(dir: &DataDir, identity: Identity, fatal: &Cancellation
     let consensus =
         Consensus::start(identity.node, consensus_options(), store, consensus::NoTransport, supervisor).await?;
     // The first read is answered when this node leads and has applied everything that was acknowledged before.
-    consensus.linearizable().await.context("the cluster did not come up")?;
-    Ok(consensus)
+    match (consensus.linearizable().await, consensus.damage()) {
+        (Ok(_), _) => Ok(consensus),
+        (Err(_), Some(damage)) => Err(damage.into()),
+        (Err(error), None) => Err(anyhow::Error::new(error).context("the cluster did not come up")),
+    }
 }
 
 fn consensus_options() -> consensus::Options {

@@ -63,6 +63,12 @@ pub enum Error {
         /// What was noticed.
         what: String,
     },
+    /// The same, found while the node ran, in the words of the error that said so first.
+    #[error("{reason}")]
+    FoundDamaged {
+        /// The file, the table, the kind of key and what was noticed.
+        reason: String,
+    },
     /// A value was written by a newer version, or is not what belongs there.
     #[error("{file}, table {table}, {key} cannot be read")]
     Unreadable {
@@ -156,6 +162,7 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Missing { .. }
             | Self::Damaged { .. }
+            | Self::FoundDamaged { .. }
             | Self::Unreadable { .. }
             | Self::KeyMissing { .. }
             | Self::KeyExists { .. }

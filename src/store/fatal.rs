@@ -12,7 +12,14 @@ pub struct Fatal {
     node: CancellationToken,
     /// The store's own: the node's is cancelled for other reasons too.
     failed: CancellationToken,
-    first: Arc<OnceLock<String>>,
+    first: Arc<OnceLock<First>>,
+}
+
+/// The first failure.
+struct First {
+    /// The words for the operator.
+    reason: String,
+    is_unusable_folder: bool,
 }
 
 impl Fatal {
@@ -23,7 +30,13 @@ impl Fatal {
 
     /// Why the store failed, if it did: the words for the operator.
     pub fn reason(&self) -> Option<&str> {
-        self.first.get().map(String::as_str)
+        self.first.get().map(|first| first.reason.as_str())
+    }
+
+    /// The failure, when starting again would give the same: the data folder was found damaged.
+    pub fn damage(&self) -> Option<Error> {
+        let first = self.first.get().filter(|first| first.is_unusable_folder)?;
+        Some(Error::FoundDamaged { reason: first.reason.clone() })
     }
 
     /// Waits for the failure.
@@ -36,10 +49,41 @@ impl Fatal {
         if matches!(error, Error::Closed) {
             return;
         }
-        if self.first.set(error.to_string()).is_ok() {
+        let first = First { reason: error.to_string(), is_unusable_folder: error.is_unusable_folder() };
+        if self.first.set(first).is_ok() {
             tracing::error!(%error, "the store failed; the node stops");
         }
         self.failed.cancel();
         self.node.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_that_is_found_while_running_is_told_from_a_disk_that_fails() {
+        let disk = Error::Disk { file: "raft.redb", reason: "EIO".to_owned() };
+        let damaged = Error::Damaged {
+            file: "raft.redb",
+            table: "log",
+            key: "log index 7".to_owned(),
+            what: "flipped".to_owned(),
+        };
+        let text = damaged.to_string();
+        for (first, second, is_damage) in [(&disk, &damaged, false), (&damaged, &disk, true)] {
+            let node = CancellationToken::new();
+            let fatal = Fatal::new(node.clone());
+            fatal.report(&Error::Closed);
+            assert!(!node.is_cancelled() && fatal.damage().is_none());
+            fatal.report(first);
+            fatal.report(second);
+            assert!(node.is_cancelled());
+            assert_eq!(fatal.damage().is_some(), is_damage);
+            if let Some(found) = fatal.damage() {
+                assert!(found.is_unusable_folder() && found.to_string() == text, "{found}");
+            }
+        }
     }
 }

@@ -85,6 +85,7 @@ impl LogStore {
     pub(super) fn start(database: Database, memory: Memory, file: PositionFile, fatal: Fatal) -> Result<Self, Error> {
         let position = memory.position();
         file.note(&position)?;
+        file.settle()?;
         let shared = Arc::new(Shared { database, fatal, syncs: AtomicU64::new(0), memory: Mutex::new(memory) });
         let (queue, ops) = mpsc::channel(QUEUE_OPS);
         log_writer::start(Arc::clone(&shared), file, position, ops)?;
@@ -196,6 +197,7 @@ impl Memory {
     pub(super) fn check(&self, database: &Database, noted: &PositionFile, is_exact: bool) -> Result<(), Error> {
         let found = self.position();
         let noted = match noted.read() {
+            Ok(None) if !self.is_pristine() => return Err(noted.missing()),
             Ok(noted) => noted,
             // A power cut may tear it; the sync of a clean stop does not.
             Err(error @ (Error::Damaged { .. } | Error::Unreadable { .. })) if !is_exact => {

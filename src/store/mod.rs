@@ -38,6 +38,8 @@ mod crash_disk;
 #[cfg(test)]
 mod crash_points;
 #[cfg(test)]
+mod failing_sync;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,10 @@
 //! redb goes back to the last commit that is whole. After a power cut that is right: what is torn was never answered. A
 //! damaged page in the last commit looks the same, and would take answered entries and the vote away in silence. So
 //! after every commit the position is written into a small file in place, unsynced, before anybody gets an answer. It
-//! survives the death of the process, and after a power cut it is at most too old: the position is a lower bound of
-//! what the log must hold. A clean stop syncs it, so then it is exact.
+//! survives the death of the process, and after a power cut it is at most too old, or torn: the position is a lower bound of
+//! what the log must hold. A clean stop syncs it, so then it is exact. A start syncs it too: a log
+//! with contents and no noted position was damaged. One hole is left: a power cut that tears the position, together with a
+//! damaged page of the last commit, is warned of and taken for the power cut alone.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::envelope;
-use super::seal::Sealer;
+use super::seal::{Sealer, sync_folder_of};
 use super::stored::PositionV1;
 use super::{Error, POSITION_FILE};
 
@@ -71,9 +73,21 @@ impl PositionFile {
         self.file.write_all_at(&sealed, 0).map_err(|source| self.io("write", source))
     }
 
+    /// Brings it and its name to the disk. After that a power cut can tear what was noted, and cannot take the file away:
+    /// notes never make it longer.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        self.sync()?;
+        sync_folder_of(&self.path)
+    }
+
     /// Brings it to the disk.
     pub(super) fn sync(&self) -> Result<(), Error> {
         self.file.sync_all().map_err(|source| self.io("sync", source))
+    }
+
+    /// The error for a file that should have something in it.
+    pub(super) fn missing(&self) -> Error {
+        Error::Missing { path: self.path.clone() }
     }
 
     fn io(&self, doing: &'static str, source: std::io::Error) -> Error {
