@@ -6,6 +6,7 @@
 //! [`Tree::into_stream`]. Deliberately absent: what the source means.
 
 mod inside;
+mod link;
 mod stream;
 mod walk;
 
@@ -213,7 +214,7 @@ impl Tree {
                 Kind::Link(target) => {
                     header.set_entry_type(tar::EntryType::Symlink);
                     header.set_mode(0o777);
-                    tar.append_link(&mut header, &entry.path, target).map_err(Error::Write)?;
+                    link::append(&mut tar, &mut header, &entry.path, target).map_err(Error::Write)?;
                 }
             }
         }

@@ -150,6 +150,23 @@ mod tests {
     }
 
     #[test]
+    fn links_come_back_letter_by_letter() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join("d")).expect("a folder");
+        let deep = "./".repeat(60);
+        for (name, target) in [("a", ".//d"), ("b", "d/"), ("c", "d/./../d"), ("e", &deep), ("f", &"x".repeat(100))] {
+            symlink(target, dir.path().join(name)).expect("a link");
+        }
+        symlink("y".repeat(101), dir.path().join("n".repeat(120))).expect("a link");
+        let mut packed = Vec::new();
+        let tree = pack(dir.path(), &mut packed, Compression::Gzip, &Limits::default()).expect("packed");
+        let into = tempfile::tempdir().expect("a folder");
+        unpack(packed.as_slice(), into.path(), &Limits::default(), &CancellationToken::new()).expect("unpacked");
+        let back = Tree::scan(into.path(), &Ignore::default(), &[], &Limits::default()).expect("a tree");
+        assert_eq!(back.entries(), tree.entries());
+    }
+
+    #[test]
     fn what_would_be_refused_later_is_refused_at_once() {
         let dir = sample();
         symlink("/etc/passwd", dir.path().join("z")).expect("a link");
