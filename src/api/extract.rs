@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::auth::Caller;
+use crate::model::quoted;
 
 use super::change::Change;
 use super::context::Context;
@@ -34,7 +35,10 @@ impl Common {
             None | Some("linearizable") => false,
             Some("stale") => true,
             Some(other) => {
-                return Err(Error::field("consistency", format!("must be linearizable or stale, got {other:?}")));
+                return Err(Error::field(
+                    "consistency",
+                    format!("must be linearizable or stale, got {}", quoted(other)),
+                ));
             }
         };
         Ok(Freshness { stale, min_index: self.min_index })

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Scoped};
 use crate::logs::{Entry, LogKey, LogStream};
-use crate::model::{Deployment, DeploymentId, Role};
+use crate::model::{Deployment, DeploymentId, Role, quoted};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -108,7 +108,9 @@ impl Selection {
             None => (true, true),
             Some("build") => (true, false),
             Some("runtime") => (false, true),
-            Some(other) => return Err(Error::field("source", format!("must be build or runtime, got {other:?}"))),
+            Some(other) => {
+                return Err(Error::field("source", format!("must be build or runtime, got {}", quoted(other))));
+            }
         };
         let bad = |_| Error::field("deployment_id", "must be the id of a deployment");
         let deployment = query.deployment_id.as_deref().map(|id| id.parse().map_err(bad)).transpose()?;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::auth::Caller;
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, HealthCheck, Invalid, Memory, Port, Probe, Problem, Protocol,
-    Resources, ServiceSpec, SettingKey, Source, Volume,
+    Resources, ServiceSpec, SettingKey, Source, Volume, quoted,
 };
 
 use super::Error;
@@ -238,7 +238,7 @@ fn wanted_kind<'a>(request: &'a ServiceRequest, invalid: &mut Invalid) -> Option
     let inferred = given.first().map(|(_, kind)| *kind);
     match (request.source_type.as_deref(), inferred) {
         (Some(kind), _) if !KINDS.contains(&kind) => {
-            invalid.add("source_type", format!("must be one of {}, got {kind:?}", KINDS.join(", ")));
+            invalid.add("source_type", format!("must be one of {}, got {}", KINDS.join(", "), quoted(kind)));
             None
         }
         (Some(kind), Some(inferred)) if kind != inferred => {
@@ -422,7 +422,7 @@ fn health_check(body: HealthCheckBody, invalid: &mut Invalid) -> Option<HealthCh
             Probe::Command { command: body.command.unwrap_or_default() }
         }
         other => {
-            invalid.add("health_check.type", format!("must be http, tcp or command, got {other:?}"));
+            invalid.add("health_check.type", format!("must be http, tcp or command, got {}", quoted(other)));
             return None;
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Problem;
+use super::{Problem, quoted};
 
 /// Refuses a dependency of a service on itself, on one that does not exist, and cycles; says the cycle.
 pub fn check_dependencies(graph: &BTreeMap<&str, &BTreeSet<String>>) -> Result<(), Problem> {
@@ -12,7 +12,10 @@ pub fn check_dependencies(graph: &BTreeMap<&str, &BTreeSet<String>>) -> Result<(
                 return Err(Problem::new(format!("{name} depends on itself")));
             }
             if !graph.contains_key(need.as_str()) {
-                return Err(Problem::new(format!("{name} depends on {need:?}, which is not a service of this app")));
+                return Err(Problem::new(format!(
+                    "{name} depends on {}, which is not a service of this app",
+                    quoted(need)
+                )));
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::Problem;
+use super::{Problem, quoted};
 
 /// Reads `30s`, `5m`, `24h`, `7d`, `250ms`, or a sequence of them (`1h30m`).
 pub fn parse_duration(text: &str) -> Result<Duration, Problem> {
-    let bad = || Problem::new(format!("must be a duration such as 30s, 5m, 24h or 7d, got {text:?}"));
+    let bad = || Problem::new(format!("must be a duration such as 30s, 5m, 24h or 7d, got {}", quoted(text)));
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest.is_empty() {

@@ -5,6 +5,17 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Most characters of somebody's text that a message repeats.
+const QUOTED_CHARS: usize = 128;
+
+/// Somebody's text for a message: in quotes, escaped and cut, so that no message is long or steers a terminal.
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 /// Why one value is not acceptable, without the name of its field: the caller knows that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -32,9 +43,14 @@ impl Invalid {
         invalid
     }
 
-    /// Notes one more field; the first reason for a field wins.
+    /// Notes one more field; the first reason for a field wins. A name that holds a key of the user's is escaped and cut.
     pub fn add(&mut self, name: impl Into<String>, reason: impl Into<String>) {
-        self.fields.entry(name.into()).or_insert_with(|| reason.into());
+        let name: String = name.into();
+        let mut shown: String = name.chars().take(QUOTED_CHARS).flat_map(char::escape_debug).collect();
+        if name.chars().nth(QUOTED_CHARS).is_some() {
+            shown.push('…');
+        }
+        self.fields.entry(shown).or_insert_with(|| reason.into());
     }
 
     /// Notes the field when the check failed.
@@ -61,3 +77,19 @@ impl fmt::Display for Invalid {
 }
 
 impl std::error::Error for Invalid {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_wrote_is_repeated_escaped_and_cut() {
+        assert_eq!(quoted("a\u{1b}\u{202e}b"), r#""a\u{1b}\u{202e}b""#);
+        assert_eq!(quoted(&"é".repeat(128)), format!("{:?}", "é".repeat(128)));
+        assert_eq!(quoted(&"é".repeat(129)), format!("{:?}…", "é".repeat(128)));
+        let invalid = Invalid::field(format!("env_vars.{}\u{7}", "x".repeat(1_000)), "no");
+        let (field, _) = invalid.fields.first_key_value().expect("one");
+        assert_eq!(*field, format!("env_vars.{}…", "x".repeat(119)));
+        assert_eq!(Invalid::field("a\u{7}b", "no").to_string(), r"a\u{7}b: no");
+    }
+}

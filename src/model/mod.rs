@@ -41,7 +41,7 @@ pub use id::{
     SourceId, UserId,
 };
 pub use instance::{Exit, Health, Instance, InstanceState, InstanceStatus, Placement, PortBinding};
-pub use invalid::{Invalid, Problem};
+pub use invalid::{Invalid, Problem, quoted};
 pub use name::{
     DOMAIN_NAME_BYTES_MAX, ENV_KEY_BYTES_MAX, ENV_VALUE_BYTES_MAX, check_app_name, check_domain, check_email,
     check_env, check_env_key, check_env_value, check_flake_uri, check_git_ref, check_git_repo, check_image,

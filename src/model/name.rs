@@ -3,7 +3,7 @@
 //! Each check is an allow-list: what passes is safe in a host name, a container name, an argument vector and a file
 //! name alike. The rules are those of the original system, except where its rule was missing.
 
-use super::Problem;
+use super::{Problem, quoted};
 
 /// Longest environment variable name, in bytes.
 pub const ENV_KEY_BYTES_MAX: usize = 256;
@@ -30,10 +30,10 @@ fn check_label(what: &str, name: &str) -> Check {
     let last_ok = name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     let inner_ok = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !(first_ok && last_ok && inner_ok) {
-        return Err(Problem::new(format!("{rule}, got {name:?}")));
+        return Err(Problem::new(format!("{rule}, got {}", quoted(name))));
     }
     if name.starts_with("xn--") || RESERVED.contains(&name) {
-        return Err(Problem::new(format!("{name:?} is reserved")));
+        return Err(Problem::new(format!("{} is reserved", quoted(name))));
     }
     Ok(())
 }
@@ -69,7 +69,8 @@ pub fn check_org_slug(slug: &str) -> Check {
     let inner_ok = slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if slug.is_empty() || slug.len() > LABEL_BYTES_MAX || !inner_ok || slug.starts_with('-') || slug.ends_with('-') {
         return Err(Problem::new(format!(
-            "must be 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-', got {slug:?}"
+            "must be 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-', got {}",
+            quoted(slug)
         )));
     }
     Ok(())
@@ -94,7 +95,8 @@ pub fn check_env_key(key: &str) -> Check {
     let first_ok = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !first_ok || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(Problem::new(format!(
-            "must start with a letter or '_' and hold only letters, digits and '_', got {key:?}"
+            "must start with a letter or '_' and hold only letters, digits and '_', got {}",
+            quoted(key)
         )));
     }
     if key.len() > ENV_KEY_BYTES_MAX {
@@ -122,14 +124,14 @@ pub fn check_env(key: &str, value: &str) -> Check {
 /// A secret's name: `[A-Za-z0-9_]+`, at most 255 bytes; stored upper-case.
 pub fn check_secret_key(key: &str) -> Check {
     if key.is_empty() || key.len() > 255 || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        return Err(Problem::new(format!("must be 1 to 255 of letters, digits and '_', got {key:?}")));
+        return Err(Problem::new(format!("must be 1 to 255 of letters, digits and '_', got {}", quoted(key))));
     }
     Ok(())
 }
 
 /// A domain name, optionally with a leading `*.`; lower-cased by the caller.
 pub fn check_domain(domain: &str) -> Check {
-    let bad = |why: &str| Err(Problem::new(format!("{why}, got {domain:?}")));
+    let bad = |why: &str| Err(Problem::new(format!("{why}, got {}", quoted(domain))));
     if domain.len() > DOMAIN_NAME_BYTES_MAX {
         return Err(Problem::new(format!("must have at most {DOMAIN_NAME_BYTES_MAX} bytes, has {}", domain.len())));
     }
@@ -187,7 +189,7 @@ fn holds_escaped_control(text: &str) -> bool {
 pub fn check_git_repo(repo: &str) -> Check {
     let bad = |why: &str| {
         // A message is logged and shown; an address with a user may hold a password.
-        let got = if repo.contains('@') { String::new() } else { format!(", got {repo:?}") };
+        let got = if repo.contains('@') { String::new() } else { format!(", got {}", quoted(repo)) };
         Err(Problem::new(format!("{why}; use github.com/owner/repo, https://host/path or git@host:path{got}")))
     };
     let safe = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+%[]".contains(&b);
@@ -232,7 +234,8 @@ pub fn check_git_ref(name: &str) -> Check {
         !name.contains("..") && !name.contains("//") && !name.ends_with(['/', '.']) && !name.ends_with(".lock");
     if name.len() > 255 || !charset_ok || !first_ok || !shape_ok {
         return Err(Problem::new(format!(
-            "must be a branch, tag or commit of letters, digits and -._/+, got {name:?}"
+            "must be a branch, tag or commit of letters, digits and -._/+, got {}",
+            quoted(name)
         )));
     }
     Ok(())
@@ -244,7 +247,8 @@ pub fn check_flake_uri(uri: &str) -> Check {
     let rest = prefixes.into_iter().find_map(|prefix| uri.strip_prefix(prefix));
     if rest.is_none_or(str::is_empty) || uri.len() > 2_048 || !uri.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Problem::new(format!(
-            "must start with github:, gitlab:, nixpkgs#, path:/ or git+https://, got {uri:?}"
+            "must start with github:, gitlab:, nixpkgs#, path:/ or git+https://, got {}",
+            quoted(uri)
         )));
     }
     Ok(())
@@ -252,7 +256,8 @@ pub fn check_flake_uri(uri: &str) -> Check {
 
 /// A container image reference: `[registry[:port]/]path[:tag][@sha256:…]`, at most 255 bytes.
 pub fn check_image(image: &str) -> Check {
-    let bad = |why: &str| Err(Problem::new(format!("{why}, got {image:?}; such as docker.io/library/nginx:1.27")));
+    let bad =
+        |why: &str| Err(Problem::new(format!("{why}, got {}; such as docker.io/library/nginx:1.27", quoted(image))));
     if image.is_empty() || image.len() > 255 {
         return bad("must have 1 to 255 characters");
     }

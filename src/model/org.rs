@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OrgId, Problem, Timestamp, UserId};
+use super::{OrgId, Problem, Timestamp, UserId, quoted};
 
 /// A group of people that owns apps. Every app belongs to exactly one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,6 @@ impl FromStr for Role {
         Self::ALL
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| Problem::new(format!("must be one of viewer, member, admin, owner, got {text:?}")))
+            .ok_or_else(|| Problem::new(format!("must be one of viewer, member, admin, owner, got {}", quoted(text))))
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Problem, quoted};
 
 /// CPU in thousandths of a core. Written as a decimal number of cores: `0.5`, `2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ impl FromStr for Cpu {
 
     /// Accepts what the original accepts: `0`, `0.<digits>`, `<integer>` without leading zero, `<integer>.<digits>`.
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let bad = || Problem::new(format!("must be a number of cores such as 0.5 or 2, got {text:?}"));
+        let bad = || Problem::new(format!("must be a number of cores such as 0.5 or 2, got {}", quoted(text)));
         let (whole, fraction) = match text.split_once('.') {
             Some((whole, fraction)) => (whole, Some(fraction)),
             None => (text, None),
@@ -87,7 +87,7 @@ impl FromStr for Memory {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let bad = || Problem::new(format!("must be a size with a unit such as 512Mi or 2Gi, got {text:?}"));
+        let bad = || Problem::new(format!("must be a size with a unit such as 512Mi or 2Gi, got {}", quoted(text)));
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let (number, unit) = text.split_at(digits);
         if number.is_empty() || number.starts_with('0') {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cpu, Memory, Problem, check_domain, parse_duration};
+use super::{Cpu, Memory, Problem, check_domain, parse_duration, quoted};
 
 /// One setting that differs from its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ impl SettingKey {
             Self::PublicIp => value
                 .parse::<std::net::IpAddr>()
                 .map(|_| ())
-                .map_err(|_| Problem::new(format!("must be an IP address, got {value:?}"))),
+                .map_err(|_| Problem::new(format!("must be an IP address, got {}", quoted(value)))),
             Self::DefaultResourceCpu => value.parse::<Cpu>().map(|_| ()),
             Self::DefaultResourceMemory => value.parse::<Memory>().map(|_| ()),
             Self::MaxStateSize => match value.parse::<Memory>()? {
@@ -105,7 +105,7 @@ impl SettingKey {
             },
             Self::MaxServicesPerApp | Self::CleanupMinDeploymentsKept => match value.parse::<u32>() {
                 Ok(1..=10_000) => Ok(()),
-                _ => Err(Problem::new(format!("must be a number from 1 to 10000, got {value:?}"))),
+                _ => Err(Problem::new(format!("must be a number from 1 to 10000, got {}", quoted(value)))),
             },
         }
     }

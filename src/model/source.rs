@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Invalid, Problem, ServiceId, SourceId, Timestamp, check_flake_uri, check_git_ref, check_git_repo, check_image,
+    quoted,
 };
 
 /// Where a service comes from.
@@ -82,14 +83,15 @@ pub fn check_database(kind: &str, version: &str) -> Result<(), Problem> {
         "sqlite" => &["3"],
         _ => {
             return Err(Problem::new(format!(
-                "type must be postgres, mysql, mariadb, mongodb, redis or sqlite, got {kind:?}"
+                "type must be postgres, mysql, mariadb, mongodb, redis or sqlite, got {}",
+                quoted(kind)
             )));
         }
     };
     if versions.contains(&version) {
         return Ok(());
     }
-    Err(Problem::new(format!("version of {kind} must be one of {}, got {version:?}", versions.join(", "))))
+    Err(Problem::new(format!("version of {kind} must be one of {}, got {}", versions.join(", "), quoted(version))))
 }
 
 /// That a source tree was uploaded for a service. The bytes lie in the artifact store under their digest.

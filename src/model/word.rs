@@ -1,6 +1,6 @@
 //! Enumerations whose values are words of the API.
 
-use super::Problem;
+use super::{Problem, quoted};
 
 /// Declares an enumeration with the word for each value, both ways.
 macro_rules! word_enum {
@@ -39,5 +39,5 @@ pub(super) use word_enum;
 
 /// Why a text is none of the words.
 pub(super) fn none_of(words: &[&str], text: &str) -> Problem {
-    Problem::new(format!("must be one of {}, got {text:?}", words.join(", ")))
+    Problem::new(format!("must be one of {}, got {}", words.join(", "), quoted(text)))
 }
