@@ -3,8 +3,9 @@
 #
 #   scripts/long-tests.sh [PART]...
 #
-# Parts: store (power cuts, flipped bits, kills), schema (many thousand generated requests against a live node). Without an
-# argument all parts run, one after the other. What they find is kept in docs/testing.md.
+# Parts: store (power cuts, flipped bits, kills), schema (many thousand generated requests against a live node), fuzz (each
+# target of fuzz/ for NARVANA_FUZZ_SECONDS, an hour unless it is set, or only those that NARVANA_FUZZ_TARGETS names). Without
+# an argument all parts run, one after the other. What they find is kept in docs/testing.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,12 +47,38 @@ schema() {
     return $rc
 }
 
+# What each run has found interesting is kept in NARVANA_FUZZ_FOLDER, and the next one begins with it.
+fuzz() {
+    if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
+        echo "fuzzing needs cargo-fuzz, a nightly compiler and a C++ compiler:" >&2
+        echo "  rustup toolchain install nightly --profile minimal && cargo install cargo-fuzz --locked" >&2
+        return 1
+    fi
+    local folder targets target failed=()
+    folder=$(realpath -m "${NARVANA_FUZZ_FOLDER:-${CARGO_TARGET_DIR:-target}/fuzz-runs}")
+    read -ra targets <<<"${NARVANA_FUZZ_TARGETS:-log_entry snapshot archive env_file dockerfile_scan}"
+    fuzz/seeds.py "$folder"
+    cargo +nightly fuzz build
+    # Targets that write files do it in memory where they can.
+    [ -w /dev/shm ] && export TMPDIR=/dev/shm
+    for target in "${targets[@]}"; do
+        cargo +nightly fuzz run "$target" "$folder/$target/corpus" -- -max_total_time="${NARVANA_FUZZ_SECONDS:-3600}" \
+            -rss_limit_mb=2048 -malloc_limit_mb=256 -timeout=20 -print_final_stats=1 \
+            -artifact_prefix="$folder/$target/" </dev/null >"$folder/$target/log" 2>&1 || failed+=("$target")
+        echo "fuzz: $target: $(grep -E '^stat::number_of_executed_units' "$folder/$target/log" | grep -oE '[0-9]+$' || echo no) executions"
+    done
+    for target in "${failed[@]}"; do
+        echo "fuzz: $target failed; see $folder/$target" >&2
+    done
+    [ ${#failed[@]} -eq 0 ]
+}
+
 if [ $# -eq 0 ]; then
-    set -- store schema
+    set -- store schema fuzz
 fi
 for part in "$@"; do
     case $part in
-        store | schema) "$part" ;;
+        store | schema | fuzz) "$part" ;;
         *) echo "there is no part $part; see the head of $0" >&2; exit 2 ;;
     esac
 done

@@ -7,7 +7,10 @@ use crate::model::{Invalid, check_env};
 /// Variables of a `.env` text; the last one of a name counts. Blank lines and lines that begin with `#` are skipped,
 /// `export ` may stand in front, the first `=` divides, matching quotes around a value go, and inside double quotes
 /// `\n`, `\t`, `\r`, `\"` and `\\` stand for what they do elsewhere.
-pub(super) fn parse(text: &str) -> Result<BTreeMap<String, String>, Invalid> {
+///
+/// # Errors
+/// Every line that sets no variable or one that cannot be, as `dotenv line N`.
+pub fn parse(text: &str) -> Result<BTreeMap<String, String>, Invalid> {
     let mut variables = BTreeMap::new();
     let mut invalid = Invalid::default();
     for (number, line) in text.lines().enumerate() {

@@ -55,6 +55,7 @@ mod watch;
 use error::Error;
 
 pub use context::Peer;
+pub use dotenv::parse as parse_dotenv;
 pub use options::{Options, Parts};
 pub use router::router;
 pub use server::{Server, StartError};

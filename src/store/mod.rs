@@ -70,6 +70,7 @@ pub use raft_types::{
 };
 pub use seal::SealKey;
 pub use snapshot::{SnapshotFile, SnapshotWriter};
+pub use stored::{decode_entry, encode_entry};
 pub use view::View;
 
 const RAFT_FILE: &str = "raft.redb";

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Writes what fuzzing begins with: seeds.py FOLDER makes FOLDER/<target>/corpus for every target.
+
+Stored forms come from the golden files, archives and texts are made here. Names are the hash of the contents, as the
+fuzzer names its own, so that running it again adds nothing.
+"""
+
+import hashlib
+import io
+import pathlib
+import struct
+import sys
+import tarfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def golden(name):
+    lines = (ROOT / "src/store/golden" / f"{name}.hex").read_text().splitlines()
+    return [bytes.fromhex(line.split(" ")[1]) for line in lines]
+
+
+def parts(values):
+    """Values with their lengths in front, as the targets take them apart."""
+    return b"".join(struct.pack(">H", len(value)) + value for value in values)
+
+
+def log_entries():
+    commands = golden("command-v1")
+    for command in commands:
+        yield b"\0" + command
+    for entry in golden("entry-v1"):
+        yield b"\1" + entry
+    # An entry around each command: head, term, leader and index, then a payload of kind 1 and its length.
+    for command in commands:
+        length = bytes([len(command)]) if len(command) < 251 else b"\xfb" + struct.pack("<H", len(command))
+        yield b"\1" + bytes([1, 0, 2, 0, 1, 1, 1, 9, 1]) + length + command
+    yield b"\2" + parts(commands[:12])
+    for first, second in zip(commands, commands[1:]):
+        yield b"\2" + parts([first, second])
+    yield b"\3" + bytes(64)
+
+
+def snapshots():
+    rows, chunks = golden("record-v1"), golden("snapshot-chunk-v1")
+    for chunk in chunks:
+        yield b"\0" + parts([chunk])
+    yield b"\0" + parts(golden("snapshot-trailer-v1"))
+    for row in rows:
+        yield b"\1" + parts([row])
+    yield b"\1" + parts(rows)
+    yield b"\x81" + parts(rows)
+    yield b"\1" + parts([row for pair in rows[:8] for row in (pair, b"")])
+    yield b"\2" + b"NRVNSNAP" + struct.pack(">H", 1) + bytes(16) + struct.pack(">I", 80) + bytes(80)
+    yield b"\3" + bytes([0, 40, 1])
+    yield b"\3" + bytes([9])
+
+
+def entry(name, kind=tarfile.REGTYPE, content=b"", link="", mode=0o644, pax=None):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode, info.size = kind, link, mode, len(content)
+    if pax:
+        info.pax_headers = pax
+    return info, content
+
+
+def tar(entries, form=tarfile.PAX_FORMAT):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for info, content in entries:
+            archive.addfile(info, io.BytesIO(content))
+    # Without the long end that Python pads with.
+    return out.getvalue().rstrip(b"\0")
+
+
+def archives():
+    made = [
+        tar([entry("app", tarfile.DIRTYPE, mode=0o755), entry("app/main.go", content=b"package main\n")]),
+        tar([entry("a/b/c/run", content=b"#!/bin/sh\n", mode=0o755), entry("link", tarfile.SYMTYPE, link="a/b/c/run")]),
+        tar([entry("one", content=b"1"), entry("two", tarfile.LNKTYPE, link="one")]),
+        tar([entry("d", tarfile.DIRTYPE), entry("d/up", tarfile.SYMTYPE, link="../x"), entry("x", content=b"x")]),
+        tar([entry("n" * 120 + "/" + "m" * 120, content=b"long")]),
+        tar([entry("n" * 120 + "/" + "m" * 120, content=b"long")], tarfile.GNU_FORMAT),
+        tar([entry("x", content=b"y" * 700, pax={"comment": "here", "size": "700"})]),
+        tar([entry("../escape", content=b"x")]),
+        tar([entry("/narvana-escaped", content=b"x")]),
+        tar([entry("l", tarfile.SYMTYPE, link="/"), entry("l/narvana-escaped", content=b"x")]),
+        tar([entry("l", tarfile.SYMTYPE, link=".."), entry("m", tarfile.SYMTYPE, link="l/..")]),
+        tar([entry("Caf\u00e9"), entry("cafe\u0301"), entry("README"), entry("readme")]),
+        tar([entry("pipe", tarfile.FIFOTYPE), entry("dev", tarfile.CHRTYPE)]),
+        tar([entry(".dockerignore", content=b"*\n!x\n"), entry("x", content=b"x")]),
+    ]
+    for archive in made:
+        yield b"\0" + archive + bytes(1024)
+        for kind in (b"\1", b"\2", b"\3"):
+            yield kind + archive
+    yield b"\0\x1f\x8b\x08\0\0\0\0\0\0\xff\x03\0\0\0\0\0\0\0\0\0"
+    yield b"\0\x28\xb5\x2f\xfd\x04\0\x01\0\0\x99\xe9\xd8\x51"
+    yield b"\0PK\3\4"
+
+
+def env_files():
+    yield b"A=1\nexport B = two \nC=\"x\\ny\\\"\\\\\"\nD='a\\nb'\nE=\nF=a=b # kept\nA=2\nG=\"\nH=\\n"
+    yield b"# a comment\r\n\r\nKEY=value\r\nURL=postgres://user:pw@host/db?x=1\r\n"
+    yield b"nonsense\n1B=2\nA B=3\n"
+    yield "GR\u00dcSSE=\"h\u00e9\u2028\"\nPATH_2='$HOME'\n".encode()
+
+
+def dockerfiles():
+    yield b"FROM alpine\n"
+    yield (
+        b"# syntax=docker/dockerfile:1\nARG GO=1.22\n"
+        b"FROM --platform=$BUILDPLATFORM docker.io/library/golang:${GO}-alpine AS build\nWORKDIR /src\nCOPY . .\n"
+        b"RUN --mount=type=cache,target=/root/.cache \\\n    # inside\n\n    go build -o /out/app .\n"
+        b"FROM scratch\nCOPY --from=build /out/app /app\nEXPOSE 8080 9000-9002/tcp 53/udp\nUSER 1000:1000\n"
+        b"VOLUME [\"/data\"]\nENTRYPOINT [\"/app\"]\n"
+    )
+    yield b"FROM alpine\nRUN <<EOF cat <<-'TWO'\nEXPOSE 1\nEOF\n\tx\n\tTWO\nEXPOSE 80\n"
+    yield b"# escape=`\nFROM alpine\nRUN echo C:\\\nEXPOSE 80\nRUN echo `\n  x\n"
+    yield b"ARG V\nFROM alpine:${V:-3.20}${V:+x}\nENV A=1 B=\"$A b\" C=\\$A\nEXPOSE ${A}\n"
+    yield b"FROM alpine AS a\nONBUILD RUN id\nADD --chown=1:1 https://example.com/x /\nHEALTHCHECK --interval=5s CMD x\n"
+    for line in (
+        b"RUN --security=insecure id",
+        b"RUN --network=host id",
+        b"RUN --mount=type=bind,from=base,source=/,target=/x,rw id",
+        b"RUN --mount=type=secret,id=x --mount=type=ssh --mount=type=tmpfs,target=/t id",
+        b"WORKDIR /proc/self/fd/8",
+        b"VOLUME /var/run/docker.sock",
+        b"FROM 127.0.0.1:5000/x",
+        b"COPY --from=localhost/x ../a /b",
+        b"ADD https://user:pw@example.com/x /",
+        b"USER 4294967296",
+        b"SHELL [\"/bin/sh\", \"-c\"]",
+        b"STOPSIGNAL SIGTERM",
+        b"LABEL a=\"b \\\n c\"",
+        b"CMD [\"a\", \"b\"",
+    ):
+        yield b"FROM alpine AS base\n" + line + b"\n"
+
+
+TARGETS = {
+    "log_entry": log_entries,
+    "snapshot": snapshots,
+    "archive": archives,
+    "env_file": env_files,
+    "dockerfile_scan": dockerfiles,
+}
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for target, seeds in TARGETS.items():
+        folder = pathlib.Path(sys.argv[1]) / target / "corpus"
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds():
+            (folder / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+
+
+main()
