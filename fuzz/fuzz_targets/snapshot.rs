@@ -163,18 +163,17 @@ fn install(follower: &Follower, store: &Store, meta: &SnapshotMeta, file: Snapsh
     assert!(found.iter().map(Vec::as_slice).eq(chunks.iter().map(AsRef::as_ref)), "it has other chunks");
     follower.runtime.block_on(store.machine().install_snapshot(meta, file)).expect("what was received is installed");
     assert!(store.fatal().reason().is_none());
-    // A snapshot of the new state holds the same rows.
     let state = Follower::state(store);
     assert!(State::from_records(state.records()) == state, "the rows do not make the state");
+}
+
+fn started_again(follower: &Follower, store: Store) -> Store {
+    let state = Follower::state(&store);
     let built = follower.runtime.block_on(async {
         let mut machine = store.machine();
         machine.get_snapshot_builder().await.build_snapshot().await
     });
     built.expect("built");
-}
-
-fn started_again(follower: &Follower, store: Store) -> Store {
-    let state = Follower::state(&store);
     follower.close(store);
     let store = follower.open().expect("it starts again");
     assert!(Follower::state(&store) == state, "the state is another one after a start");

@@ -13,23 +13,26 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 105,
         sent: "names of variables (LD_PRELOAD may be set: it is the container's own affair)",
-        checks: &[Refused(&[
-            ("POST", ENV, r#"{"key":"A=B","value":""}"#, 400, BAD, ""),
-            ("POST", ENV, r#"{"key":"","value":""}"#, 400, BAD, ""),
-            ("POST", ENV, r#"{"key":"A B","value":""}"#, 400, BAD, ""),
-            ("POST", ENV, r#"{"key":"PATH\n","value":""}"#, 400, BAD, ""),
-            ("POST", ENV, r#"{"key":"PATH","value":"a\u0000b"}"#, 400, BAD, "env_vars.PATH"),
-            ("PUT", ENV, r#"{"variables":{"A=B":""}}"#, 400, BAD, ""),
-            ("PUT", ENV, r#"{"dotenv":"1A=x"}"#, 400, BAD, ""),
-            (
-                "POST",
-                "/v1/apps/shop/services",
-                r#"{"name":"x","image":"a.test/a:1","env_vars":{"A-B":""}}"#,
-                400,
-                BAD,
-                "",
-            ),
-        ])],
+        checks: &[
+            Refused(&[
+                ("POST", ENV, r#"{"key":"A=B","value":""}"#, 400, BAD, ""),
+                ("POST", ENV, r#"{"key":"","value":""}"#, 400, BAD, ""),
+                ("POST", ENV, r#"{"key":"A B","value":""}"#, 400, BAD, ""),
+                ("POST", ENV, r#"{"key":"PATH\n","value":""}"#, 400, BAD, ""),
+                ("POST", ENV, r#"{"key":"PATH","value":"a\u0000b"}"#, 400, BAD, "env_vars.PATH"),
+                ("PUT", ENV, r#"{"variables":{"A=B":""}}"#, 400, BAD, ""),
+                ("PUT", ENV, r#"{"dotenv":"1A=x"}"#, 400, BAD, ""),
+                (
+                    "POST",
+                    "/v1/apps/shop/services",
+                    r#"{"name":"x","image":"a.test/a:1","env_vars":{"A-B":""}}"#,
+                    400,
+                    BAD,
+                    "",
+                ),
+            ]),
+            Do(long_echoes),
+        ],
     },
     Row {
         number: 106,
@@ -69,6 +72,27 @@ fn large_value(live: &Live) {
     let reply = live.ask("POST", ENV, body.as_bytes());
     reply.refused(400, BAD, "64 KiB");
     assert!(reply.json["details"]["env_vars.BIG"].is_string(), "{}", reply.text);
+}
+
+/// What is refused is repeated in part, wherever it stands and however it is escaped.
+fn long_echoes(live: &Live) {
+    let long = format!("-{}", "\u{7}".repeat(20_000));
+    let service = |field: &str| serde_json::json!({"name": "x", "image": "a.test/a:1", field: &long});
+    let services = "/v1/apps/shop/services";
+    for (method, path, body) in [
+        ("POST", ENV, serde_json::json!({"key": &long, "value": ""})),
+        ("PUT", ENV, serde_json::json!({"variables": {&long: ""}})),
+        ("PUT", ENV, serde_json::json!({"dotenv": format!("{long}=1")})),
+        ("POST", services, serde_json::json!({"name": "x", "image": &long})),
+        ("POST", services, serde_json::json!({"name": "x", "git_repo": &long})),
+        ("POST", services, serde_json::json!({"name": "x", "git_repo": "github.com/o/r", "git_ref": &long})),
+        ("POST", services, serde_json::json!({"name": "x", "flake_uri": &long})),
+        ("POST", services, service("source_type")),
+        ("POST", services, serde_json::json!({"name": "x", "image": "a.test/a:1", "depends_on": [&long]})),
+        ("POST", services, serde_json::json!({"name": "x", "image": "a.test/a:1", "env_vars": {&long: ""}})),
+    ] {
+        live.ask(method, path, body.to_string().as_bytes()).refused(400, BAD, path);
+    }
 }
 
 fn long_name(live: &Live) {
