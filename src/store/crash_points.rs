@@ -495,3 +495,28 @@ async fn a_power_cut_at_any_sync_loses_nothing_that_was_acknowledged() {
     println!("{points} crash points in {:?}", began.elapsed());
     assert!(points >= if is_long() { 5_000 } else { 200 }, "{points}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_short_on_purpose_is_not_taken_for_one_that_lost_its_end() {
+    let node = Node::new();
+    let disk = CrashDisk::<Said>::new(node.folder.path(), Contents::default());
+    let store = Store::open_on(&disk, node.options(node.folder.path())).expect("opens");
+    let mut log = store.log();
+    let (done, written) = <TypeConfig as openraft::type_config::TypeConfigExt>::oneshot();
+    log.append((1..=5).map(|index| entry(1, index)), IOFlushed::signal(done)).await.expect("queued");
+    written.await.expect("answered").expect("written");
+    let mut platter = Platter::new(disk.take().0);
+    log.truncate_after(Some(entry(1, 2).log_id)).await.expect("truncated");
+    let mut lengths = Vec::new();
+    for event in disk.take().1 {
+        if let Event::Sync { others, .. } = &event {
+            // The process dies between the sync and what it would have noted then.
+            let folder = left(others);
+            let disk = CrashDisk::<Said>::new(folder.path(), platter.crashed(Fate::Kept, &mut Dice(1)));
+            let store = Store::open_on(&disk, node.options(folder.path())).expect("opens");
+            lengths.push(store.log().size().0);
+        }
+        platter.take(event);
+    }
+    assert_eq!(lengths.last(), Some(&2), "{lengths:?}");
+}

@@ -473,3 +473,21 @@ async fn a_snapshot_that_does_not_fit_is_put_off_and_one_that_must_be_is_not() {
     assert!(machine.try_create_snapshot_builder(false).await.is_none());
     assert!(machine.try_create_snapshot_builder(true).await.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_the_position_that_every_start_syncs_is_refused() {
+    let node = filled().await;
+    let position = node.folder.path().join(POSITION_FILE);
+    let good = fs::read(&position).expect("read");
+    for was_clean in [true, false] {
+        if !was_clean {
+            fs::remove_file(node.folder.path().join(CLEAN_FILE)).expect("removed");
+        }
+        fs::remove_file(&position).expect("removed");
+        assert!(matches!(node.reopen(), Err(Error::Missing { path }) if path == position), "gone, {was_clean}");
+        fs::write(&position, b"").expect("written");
+        assert!(matches!(node.reopen(), Err(Error::Missing { path }) if path == position), "empty, {was_clean}");
+        fs::write(&position, &good).expect("written");
+    }
+    drop(node.open());
+}
