@@ -59,11 +59,12 @@ fuzz() {
     read -ra targets <<<"${NARVANA_FUZZ_TARGETS:-log_entry snapshot archive env_file dockerfile_scan}"
     fuzz/seeds.py "$folder"
     cargo +nightly fuzz build
-    # Targets that write files do it in memory where they can.
+    # Targets that write files do it in memory where they can. Leaks are not looked for: what a thread that is about to end
+    # still holds counts as one.
     [ -w /dev/shm ] && export TMPDIR=/dev/shm
     for target in "${targets[@]}"; do
         cargo +nightly fuzz run "$target" "$folder/$target/corpus" -- -max_total_time="${NARVANA_FUZZ_SECONDS:-3600}" \
-            -rss_limit_mb=2048 -malloc_limit_mb=256 -timeout=20 -print_final_stats=1 \
+            -rss_limit_mb=2048 -malloc_limit_mb=256 -timeout=20 -detect_leaks=0 -print_final_stats=1 \
             -artifact_prefix="$folder/$target/" </dev/null >"$folder/$target/log" 2>&1 || failed+=("$target")
         echo "fuzz: $target: $(grep -E '^stat::number_of_executed_units' "$folder/$target/log" | grep -oE '[0-9]+$' || echo no) executions"
     done
