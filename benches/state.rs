@@ -75,7 +75,7 @@ async fn start(folder: &Path, cluster: ClusterId) -> anyhow::Result<(Consensus, 
     let store = Store::open(options)?;
     let supervisor = Supervisor::new("consensus", fatal);
     let consensus =
-        Consensus::start(NodeId::FOUNDER, Options::default(), store.clone(), NoTransport, supervisor).await?;
+        Consensus::start(NodeId::FOUNDER, Options::default(), store.clone(), Arc::new(NoTransport), supervisor).await?;
     Ok((consensus, store))
 }
 

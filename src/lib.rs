@@ -22,6 +22,7 @@ pub mod engine;
 pub mod logs;
 pub mod model;
 pub mod network;
+pub mod rpc;
 pub mod state;
 pub mod store;
 

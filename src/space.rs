@@ -174,7 +174,7 @@ mod tests {
     fn what_is_on_the_disk_of_a_large_state_stops_earlier_and_records_do_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let space = Space::of(folder.path());
-        let logs = space.clone().at(folder.path().join("."));
+        let logs = space.at(folder.path().join("."));
         logs.check(Use::Bulk).expect("tests have some space");
         space.holds_state(1 << 60);
         for what in [Use::Bulk, Use::Changes, Use::Snapshot] {

@@ -15,6 +15,7 @@ mod row;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use etcd::Etcd;
@@ -142,7 +143,8 @@ async fn narvana(folder: &Path, writers: usize) -> anyhow::Result<Ours> {
         fatal: fatal.clone(),
     })?;
     let supervisor = Supervisor::new("consensus", fatal);
-    let consensus = Consensus::start(NodeId::FOUNDER, Options::default(), store, NoTransport, supervisor).await?;
+    let consensus =
+        Consensus::start(NodeId::FOUNDER, Options::default(), store, Arc::new(NoTransport), supervisor).await?;
     consensus.initialize("127.0.0.1:9090").await?;
     consensus.propose(entry()).await?;
     if writers == 1 {

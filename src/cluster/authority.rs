@@ -17,6 +17,8 @@ use crate::model::{ClusterId, NodeId, Secret, Timestamp};
 
 /// Days a server certificate is valid. Longer than any node runs without a restart for an upgrade.
 const SERVER_DAYS: i64 = 397;
+/// Days a certificate between nodes is valid; a new one is made after two thirds of them.
+const PEER_DAYS: i64 = 30;
 /// Days the authority is valid.
 const AUTHORITY_DAYS: i64 = 20 * 365;
 const DAY_MS: i64 = 86_400_000;
@@ -31,8 +33,8 @@ pub struct Authority {
     pub key: Secret,
 }
 
-/// What a server needs for TLS.
-pub struct ServerCertificate {
+/// What one end of a connection needs for TLS.
+pub struct NodeCertificate {
     /// Its certificate, then the authority's.
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key.
@@ -70,12 +72,8 @@ impl Authority {
         (cluster, node): (ClusterId, NodeId),
         names: &[&str],
         now: Timestamp,
-    ) -> Result<ServerCertificate, rcgen::Error> {
-        let key = KeyPair::from_pem(&String::from_utf8_lossy(key.expose()))?;
-        let issuer = Issuer::from_ca_cert_pem(certificate, key)?;
+    ) -> Result<NodeCertificate, rcgen::Error> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("narvana node {node}"));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let identity = format!("spiffe://{cluster}/node/{node}");
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(identity)?));
@@ -87,15 +85,49 @@ impl Authority {
             });
         }
         validity(&mut params, now, SERVER_DAYS);
-        let server_key = KeyPair::generate()?;
-        let signed = params.signed_by(&server_key, &issuer)?;
-        let authority = CertificateDer::from_pem_slice(certificate.as_bytes())
-            .map_err(|error| rcgen::Error::PemError(error.to_string()))?;
-        Ok(ServerCertificate {
-            chain: vec![signed.der().clone(), authority],
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der())),
-        })
+        sign(certificate, key, node, params)
     }
+
+    /// A certificate for the port between nodes: it says which node this is, to those it calls and to those that call it.
+    pub fn peer_certificate(
+        certificate: &str,
+        key: &Secret,
+        (cluster, node): (ClusterId, NodeId),
+        now: Timestamp,
+    ) -> Result<NodeCertificate, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(peer_name(cluster, node))?));
+        validity(&mut params, now, PEER_DAYS);
+        sign(certificate, key, node, params)
+    }
+}
+
+/// The name in a node's certificate for the port between nodes. It is never looked up: whoever connects knows the address
+/// and asks for this name, so that only this node can answer.
+pub fn peer_name(cluster: ClusterId, node: NodeId) -> String {
+    format!("node-{node}.{cluster}.narvana")
+}
+
+/// Makes a key and has the authority sign it.
+fn sign(
+    certificate: &str,
+    key: &Secret,
+    node: NodeId,
+    mut params: CertificateParams,
+) -> Result<NodeCertificate, rcgen::Error> {
+    let key = KeyPair::from_pem(&String::from_utf8_lossy(key.expose()))?;
+    let issuer = Issuer::from_ca_cert_pem(certificate, key)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("narvana node {node}"));
+    let own = KeyPair::generate()?;
+    let signed = params.signed_by(&own, &issuer)?;
+    let authority = CertificateDer::from_pem_slice(certificate.as_bytes())
+        .map_err(|error| rcgen::Error::PemError(error.to_string()))?;
+    Ok(NodeCertificate {
+        chain: vec![signed.der().clone(), authority],
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der())),
+    })
 }
 
 #[cfg(test)]

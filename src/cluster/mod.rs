@@ -8,6 +8,6 @@ mod authority;
 mod data_dir;
 mod identity;
 
-pub use authority::{Authority, ServerCertificate};
+pub use authority::{Authority, NodeCertificate, peer_name};
 pub use data_dir::{DataDir, Error, Occupied};
 pub use identity::Identity;

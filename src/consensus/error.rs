@@ -39,7 +39,7 @@ pub enum ProposeError {
 }
 
 /// A read cannot be given its guarantee.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// This node does not lead. Ask the leader named here, try again, or accept a stale answer.
     #[error("{}", no_leader(*leader))]

@@ -8,10 +8,15 @@
 //! and what commands mean (`state`). The store is opened by whoever starts the node, and closed here.
 
 mod error;
+mod members;
 mod network;
+mod propose;
 mod reads;
+mod receive;
 mod status;
+mod transport;
 mod upkeep;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -20,28 +25,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
-use openraft::network::NetSnapshot;
-use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
+use openraft::errors::{ForwardToLeader, InitializeError, RaftError};
+use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::NodeId;
-use crate::space::{Space, Use};
-use crate::state::{Actor, LogEntry, Outcome};
-use crate::store::{self, Member, Proposal, Response, SnapshotFile, StateMachine, Store, TypeConfig};
+use crate::space::Space;
+use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
+use network::Network;
 use reads::Reads;
 
 pub use crate::store::View;
 pub use error::{Error, ProposeError, ReadError};
-pub use network::{NoConnection, NoTransport};
+pub use members::MemberError;
+pub use propose::Committed;
+pub use receive::{ReceiveError, Receiver};
 pub use status::{RaftRole, Status};
+pub use transport::{Asked, NoTransport, Peer, Replies, Transport, TransportError};
+pub use wire::Malformed;
 
 type Raft = openraft::Raft<TypeConfig, StateMachine>;
 type Metrics = openraft::RaftMetrics<TypeConfig>;
 
+/// Pause before a leader is looked for again. An election takes some hundred milliseconds.
+const LEADER_PAUSE: Duration = Duration::from_millis(25);
 /// Longest wait for the tasks of this module at shutdown; they only wait on channels.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -75,15 +85,6 @@ impl Default for Options {
     }
 }
 
-/// An accepted command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Its index in the log: a read at this index or later sees it.
-    pub index: u64,
-    /// The answer.
-    pub outcome: Outcome,
-}
-
 /// The running group member. Clones share it.
 #[derive(Clone)]
 pub struct Consensus {
@@ -93,6 +94,7 @@ pub struct Consensus {
     view: watch::Receiver<View>,
     reads: Reads,
     patience: Duration,
+    transport: Arc<dyn Transport>,
     space: Space,
     supervisor: Supervisor,
     stop: CancellationToken,
@@ -101,23 +103,19 @@ pub struct Consensus {
 impl Consensus {
     /// Starts this member on its store. A member of an existing group takes its place again; the only member of a
     /// group leads at once.
-    pub async fn start<N>(
+    pub async fn start(
         node: NodeId,
         options: Options,
         store: Store,
-        network: N,
+        transport: Arc<dyn Transport>,
         supervisor: Supervisor,
-    ) -> Result<Self, Error>
-    where
-        N: RaftNetworkFactory<TypeConfig>,
-        N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotFile>,
-    {
+    ) -> Result<Self, Error> {
         let config = config(&options)?;
-        let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
+        let raft = Raft::new(node.0, Arc::new(config), Network(Arc::clone(&transport)), store.log(), store.machine())
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
         let (reads, rounds) = reads::channel();
-        let rounds = rounds.run(raft.clone(), options.patience, supervisor.stopping());
+        let rounds = rounds.run((node, raft.clone(), Arc::clone(&transport)), options.patience, supervisor.stopping());
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
@@ -126,7 +124,7 @@ impl Consensus {
         let view = store.machine().view();
         let stop = supervisor.stopping();
         let space = store.space();
-        Ok(Self { raft, store, node, view, reads, patience: options.patience, space, supervisor, stop })
+        Ok(Self { raft, store, node, view, reads, patience: options.patience, transport, space, supervisor, stop })
     }
 
     /// Forms a new group with this node as its only member, and waits until it leads.
@@ -147,41 +145,17 @@ impl Consensus {
         self.raft.is_initialized().await.map_err(|fatal| stopped(&self.store, &fatal))
     }
 
-    /// Puts a command into the log and waits until it is applied on this node, which must lead.
-    pub async fn propose(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
-        if self.stop.is_cancelled() {
-            return Err(ProposeError::Stopped);
-        }
-        let wanted = match entry.actor {
-            Actor::User(_) | Actor::Anonymous if !entry.command.makes_room() => Use::Changes,
-            _ => Use::Records,
-        };
-        self.space.check(wanted)?;
-        let proposal = Proposal::new(entry).map_err(|error| match error {
-            store::Error::TooLarge { bytes, limit } => ProposeError::TooLarge { bytes, limit },
-            // A command that cannot be encoded is larger still than one that does not fit.
-            _ => ProposeError::TooLarge { bytes: usize::MAX, limit: store::ENTRY_BYTES_MAX },
-        })?;
-        let written = timeout(self.patience, self.raft.client_write(proposal)).await;
-        match written {
-            Ok(Ok(written)) => match written.data {
-                Response::Command { index, result: Ok(outcome) } => Ok(Committed { index, outcome }),
-                Response::Command { result: Err(rejection), .. } => Err(ProposeError::Rejected(rejection)),
-                Response::Internal => Err(ProposeError::OutcomeUnknown),
-            },
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                let (leader, address) = leader_of(&forward);
-                Err(ProposeError::NoLeader { leader, address })
-            }
-            // Whether a stopping node took it first cannot be told.
-            Ok(Err(RaftError::Fatal(_) | RaftError::APIError(_))) | Err(_) => Err(ProposeError::OutcomeUnknown),
-        }
-    }
-
     /// The state with everything in it that was answered, anywhere, before this was called.
     pub async fn linearizable(&self) -> Result<View, ReadError> {
         let deadline = Instant::now() + self.patience;
-        let index = timeout_at(deadline, self.reads.index()).await.map_err(|_| ReadError::TimedOut)??;
+        let index = loop {
+            match timeout_at(deadline, self.reads.index()).await.map_err(|_| ReadError::TimedOut)? {
+                Err(ReadError::NoLeader { .. }) if Instant::now() + LEADER_PAUSE < deadline => {
+                    tokio::time::sleep(LEADER_PAUSE).await;
+                }
+                answered => break answered?,
+            }
+        };
         self.wait_index(index, deadline).await
     }
 

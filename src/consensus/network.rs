@@ -1,79 +1,207 @@
-//! The way to other members, until there is one.
+//! openraft's way to other members, over a [`Transport`].
 
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use narvana_proto::v1::{self, snapshot_part};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::{OptionalSend, RaftNetworkFactory};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use crate::store::{LeaderId, Member, SnapshotFile, TypeConfig, Vote};
+use super::transport::{Peer, Transport, TransportError};
+use super::wire;
+use crate::model::NodeId;
+use crate::store::{self, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
 
 type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
 
-/// Reaches nobody. A group of one never asks it; a larger group makes no progress and says why.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoTransport;
+/// Parts of a snapshot that are read before they are sent: what keeps the disk and the wire busy at the same time.
+const PARTS_AHEAD: usize = 2;
 
-/// The connection to one member that is never there.
-pub struct NoConnection {
-    target: u64,
-    address: String,
+/// Makes connections to members.
+pub(super) struct Network(pub(super) Arc<dyn Transport>);
+
+/// The connection to one member.
+pub(super) struct Connection {
+    transport: Arc<dyn Transport>,
+    peer: Peer,
 }
 
-impl NoConnection {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        Unreachable::from_string(format!(
-            "node {} at {} cannot be reached: this build has no transport between nodes",
-            self.target, self.address
-        ))
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
+        let peer = Peer { node: NodeId(target), address: node.address.clone() };
+        Connection { transport: Arc::clone(&self.0), peer }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoTransport {
-    type Network = NoConnection;
-
-    async fn new_client(&mut self, target: u64, node: &Member) -> NoConnection {
-        NoConnection { target, address: node.address.clone() }
+impl Connection {
+    /// The answer, or after this time a failure.
+    async fn within<A>(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = Result<A, TransportError>>,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        match timeout(patience, asked).await {
+            Ok(answer) => answer.map_err(failure),
+            Err(_) => {
+                let reason = format!("no answer within {} ms", patience.as_millis());
+                Err(failure(TransportError::Refused { peer: self.peer.clone(), reason }))
+            }
+        }
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoConnection {
+fn failure(error: TransportError) -> RPCError<TypeConfig> {
+    match error {
+        TransportError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+        TransportError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
+    }
+}
+
+fn broken(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let one = wire::append_request(&request).map_err(|error| broken(&error))?;
+        let exchange = async {
+            let mut replies = self.transport.append(&self.peer, stream::iter([one]).boxed()).await?;
+            replies.next().await.unwrap_or_else(|| {
+                let reason = "it ended the stream without a reply".to_owned();
+                Err(TransportError::Refused { peer: self.peer.clone(), reason })
+            })
+        };
+        let reply = self.within(option.soft_ttl(), exchange).await?;
+        Ok(wire::append_result(reply).map_err(|error| broken(&error))?.into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            // An entry that cannot be encoded was never in the log; the stream would end there.
+            let requests = input.map(|request| wire::append_request(&request)).take_while(|encoded| {
+                std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
+            });
+            let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
+            let replies = self.within(option.soft_ttl(), self.transport.append(&self.peer, requests)).await?;
+            let results = replies.map(|reply| {
+                let reply = reply.map_err(failure)?;
+                wire::append_result(reply).map_err(|error| broken(&error))
+            });
+            Ok(results.boxed())
+        })
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.ask(wire::vote_request(&request, false), option).await
     }
 
-    // The default grants, which would let a node without connections campaign.
     async fn pre_vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.ask(wire::vote_request(&request, true), option).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let parts = parts(vote, snapshot).boxed();
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            // As long as it moves: the transport notices a peer that is gone.
+            sent = self.transport.snapshot(&self.peer, parts) => {
+                let reply = sent.map_err(|error| match error {
+                    TransportError::Unreachable { .. } => StreamingError::Unreachable(Unreachable::new(&error)),
+                    TransportError::Refused { .. } => StreamingError::Network(NetworkError::new(&error)),
+                })?;
+                let vote = wire::vote(reply.ballot);
+                Ok(SnapshotResponse::new(vote.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?))
+            }
+        }
     }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let asked = self.transport.transfer(&self.peer, wire::transfer_request(&request));
+        let reply = self.within(option.soft_ttl(), asked).await?;
+        wire::transfer_response(&request, reply).map_err(|error| broken(&error))
+    }
+}
+
+impl Connection {
+    async fn ask(
+        &self,
+        request: v1::VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let reply = self.within(option.soft_ttl(), self.transport.vote(&self.peer, request)).await?;
+        wire::vote_response(reply).map_err(|error| broken(&error))
+    }
+}
+
+/// A snapshot as it is sent. The file is read by a thread of the blocking pool, which ends when nobody listens. Parts
+/// after a failure are missing, the end among them, so that the receiver throws away what it got.
+fn parts(vote: Vote, snapshot: Snapshot) -> impl Stream<Item = v1::SnapshotPart> + Send {
+    let (sender, receiver) = mpsc::channel(PARTS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let send = |part| sender.blocking_send(v1::SnapshotPart { part: Some(part) }).map_err(|_| store::Error::Closed);
+        let read = || {
+            let head =
+                v1::SnapshotHead { ballot: Some(wire::ballot(&vote)), meta: store::encode_meta(&snapshot.meta)? };
+            send(snapshot_part::Part::Head(head))?;
+            let mut chunks = 0;
+            snapshot.snapshot.chunks(|chunk| {
+                chunks += 1;
+                send(snapshot_part::Part::Chunk(chunk.to_vec().into()))
+            })?;
+            send(snapshot_part::Part::End(v1::SnapshotEnd { chunks }))
+        };
+        match read() {
+            Ok(()) | Err(store::Error::Closed) => {}
+            Err(error) => tracing::error!(%error, "a snapshot cannot be read for another node"),
+        }
+    });
+    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }

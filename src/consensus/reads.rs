@@ -1,25 +1,28 @@
-//! Read rounds: concurrent linearizable reads share one question to the cluster.
+//! Read rounds: concurrent linearizable reads share one question to the cluster, on a follower one to the leader.
 //!
 //! A read may rely only on a round that began after the read did. So the task takes everybody who waits, asks once,
 //! answers them all, and whoever came meanwhile is served by the next round.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use narvana_proto::v1::read_index_reply;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Raft, ReadError, leader_of};
+use super::{Peer, Raft, ReadError, Transport, leader_of};
+use crate::model::NodeId;
 use crate::store::TypeConfig;
 
 /// Reads that wait for the next round. Beyond that, callers wait to be let in, which bounds the memory.
 const WAITING_READS: usize = 4096;
 
 /// The index that a read must have applied, or why there is none.
-type Answer = Result<u64, ReadError>;
+pub(super) type Answer = Result<u64, ReadError>;
 
 /// Asks for read rounds. Clones share them.
 #[derive(Clone)]
@@ -50,7 +53,7 @@ impl Rounds {
     /// Runs until it is stopped.
     pub(super) async fn run(
         mut self,
-        raft: Raft,
+        (node, raft, transport): (NodeId, Raft, Arc<dyn Transport>),
         patience: Duration,
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
@@ -66,17 +69,46 @@ impl Rounds {
             // A leader without a quorum gets no answer; the next readers must not wait behind this round for ever.
             let asked = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                asked = timeout(patience, raft.get_read_linearizer(ReadPolicy::ReadIndex)) => asked,
+                asked = timeout(patience, ask(node, &raft, &*transport)) => asked,
             };
             for reader in round.drain(..) {
                 // A reader that gave up is not an error.
                 let _ = reader.send(match &asked {
-                    Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
-                    Ok(Err(error)) => Err(refusal(error)),
+                    Ok(answer) => answer.clone(),
                     Err(_) => Err(ReadError::TimedOut),
                 });
             }
         }
+    }
+}
+
+/// Here when this node leads, else of the node that does.
+async fn ask(node: NodeId, raft: &Raft, transport: &dyn Transport) -> Answer {
+    let refused = match index_here(raft).await {
+        Err(ReadError::NoLeader { leader: Some(leader), address: Some(address) }) if leader != node => {
+            Peer { node: leader, address }
+        }
+        answered => return answered,
+    };
+    let reply = transport.read_index(&refused).await.map(|reply| reply.result);
+    match reply {
+        Ok(Some(read_index_reply::Result::Index(index))) => Ok(index),
+        Ok(Some(read_index_reply::Result::Unknown(_))) => Err(ReadError::TimedOut),
+        Ok(Some(read_index_reply::Result::NotLeading(_)) | None) => {
+            Err(ReadError::NoLeader { leader: None, address: None })
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a read was not answered");
+            Err(ReadError::NoLeader { leader: Some(refused.node), address: Some(refused.address) })
+        }
+    }
+}
+
+/// The index that was committed when this was asked, if this node led then.
+pub(super) async fn index_here(raft: &Raft) -> Answer {
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+        Err(error) => Err(refusal(&error)),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::model::{ClusterId, SettingKey};
-use crate::state::{Actor, Command};
-use crate::store::{KEY_FILE, SealKey};
+use crate::state::{Actor, Command, LogEntry};
+use crate::store::{self, KEY_FILE, SealKey};
 use crate::{clock, random};
 
 struct Founder {
@@ -35,7 +36,7 @@ impl Founder {
         })
         .expect("opens");
         let supervisor = Supervisor::new("consensus", self.fatal.clone());
-        Consensus::start(NodeId::FOUNDER, options, store, NoTransport, supervisor).await.expect("starts")
+        Consensus::start(NodeId::FOUNDER, options, store, Arc::new(NoTransport), supervisor).await.expect("starts")
     }
 }
 

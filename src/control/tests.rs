@@ -1,6 +1,7 @@
 //! The loop on a real group of one, with a node that obeys at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -36,7 +37,8 @@ impl Node {
         .expect("opens");
         let options = crate::consensus::Options::default();
         let group = Supervisor::new("consensus", fatal.clone());
-        let consensus = Consensus::start(NodeId::FOUNDER, options, store, NoTransport, group).await.expect("starts");
+        let consensus =
+            Consensus::start(NodeId::FOUNDER, options, store, Arc::new(NoTransport), group).await.expect("starts");
         let supervisor = Supervisor::new("control", fatal);
         let control = Control::new(Options::default(), consensus.clone());
         supervisor.spawn("control", OnError::StopNode, control.run(supervisor.stopping()));

@@ -15,24 +15,36 @@ pub struct Endpoints {
     pub pid: u32,
     /// Base address of the API, as seen from this machine.
     pub api: String,
+    /// Address for other nodes, as seen from this machine.
+    pub grpc: String,
     /// Base address of the HTTP ingress, as seen from this machine; none when it is off.
     pub ingress_http: Option<String>,
 }
 
 impl Endpoints {
     /// Addresses as seen from this machine: one that listens everywhere is reached on loopback.
-    pub(super) fn new(node: NodeId, api: SocketAddr, ingress: Option<SocketAddr>) -> Self {
-        Self { node_id: node.0, pid: std::process::id(), api: base(api), ingress_http: ingress.map(base) }
+    pub(super) fn new(node: NodeId, api: SocketAddr, grpc: SocketAddr, ingress: Option<SocketAddr>) -> Self {
+        Self {
+            node_id: node.0,
+            pid: std::process::id(),
+            api: base(api),
+            grpc: from_here(grpc).to_string(),
+            ingress_http: ingress.map(base),
+        }
     }
 }
 
-fn base(mut address: SocketAddr) -> String {
+fn base(address: SocketAddr) -> String {
+    format!("http://{}", from_here(address))
+}
+
+fn from_here(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: std::net::IpAddr =
             if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    format!("http://{address}")
+    address
 }
 
 #[cfg(test)]
@@ -43,8 +55,8 @@ mod tests {
     fn addresses_can_be_used_from_here() {
         let listens_everywhere = "0.0.0.0:8080".parse().expect("an address");
         let one_address = "127.0.0.2:80".parse().expect("an address");
-        let endpoints = Endpoints::new(NodeId::FOUNDER, listens_everywhere, Some(one_address));
-        assert_eq!(endpoints.api, "http://127.0.0.1:8080");
+        let endpoints = Endpoints::new(NodeId::FOUNDER, listens_everywhere, listens_everywhere, Some(one_address));
+        assert_eq!((endpoints.api.as_str(), endpoints.grpc.as_str()), ("http://127.0.0.1:8080", "127.0.0.1:8080"));
         assert_eq!(endpoints.ingress_http.as_deref(), Some("http://127.0.0.2:80"));
     }
 }

@@ -1,6 +1,8 @@
 //! What `init` makes, in an order in which dying at any line leaves a folder that the next `init` starts over in: the
 //! identity, which makes a folder a node, comes last.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 
 use crate::cluster::{Authority, DataDir, Identity};
@@ -37,9 +39,14 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
     };
     let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
     let supervisor = Supervisor::new("founding", fatal);
-    let consensus =
-        Consensus::start(NodeId::FOUNDER, consensus::Options::default(), store, consensus::NoTransport, supervisor)
-            .await?;
+    let consensus = Consensus::start(
+        NodeId::FOUNDER,
+        consensus::Options::default(),
+        store,
+        Arc::new(consensus::NoTransport),
+        supervisor,
+    )
+    .await?;
     consensus.initialize(&format!("{}:{}", config.advertise, config.grpc_port)).await?;
     let cluster = Cluster {
         id: identity.cluster,

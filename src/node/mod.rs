@@ -9,6 +9,7 @@ mod endpoints;
 mod engine_search;
 mod founding;
 mod machine;
+mod peer_port;
 mod registration;
 mod room;
 mod routes;

@@ -22,6 +22,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
+use crate::rpc::{self, Peers, Tls};
 use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -32,7 +33,7 @@ use crate::{api, clock, random};
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
-use super::{engine_search, machine, registration, room, routes, tidy};
+use super::{engine_search, machine, peer_port, registration, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -58,19 +59,23 @@ impl Running {
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
-        let consensus = start_consensus(&dir, identity, &fatal).await?;
+        let (consensus, tls) = start_consensus(&dir, identity, &fatal).await?;
 
         let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
-        let (engine_part, logs_part) = (part("engine"), part("logs"));
+        let (engine_part, logs_part, peer_part) = (part("engine"), part("logs"), part("node port"));
 
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
+
+        let peer_port = start_peer_port(&config, &consensus, tls.subscribe(), &peer_part).await?;
+        let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
+        peer_part.spawn("node certificate", OnError::Log, fresh);
 
         let ingress = start_ingress(&config, identity.node, &consensus, &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
@@ -87,7 +92,8 @@ impl Running {
         let api_address = server.address();
 
         let engine_state = EngineState::new("this node has just started and is looking for its container engine");
-        let facts = node_facts(&config, identity, incarnation, resources, api_address, ingress.as_ref());
+        let ports = (api_address.port(), peer_port.port());
+        let facts = node_facts(&config, identity, incarnation, resources, ports, ingress.as_ref());
         registration::register(&consensus, &facts).await.context("cannot put this node on record")?;
         let keep = registration::keep(consensus.clone(), facts, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
@@ -143,7 +149,7 @@ impl Running {
         control_part.spawn("control", OnError::StopNode, control.run(control_part.stopping()));
 
         server.run(&api_part);
-        let endpoints = Endpoints::new(identity.node, api_address, ingress.map(|ingress| ingress.address()));
+        let endpoints = Endpoints::new(identity.node, api_address, peer_port, ingress.map(|ingress| ingress.address()));
         dir.write_endpoints(&serde_json::to_vec_pretty(&endpoints)?)?;
         Ok(Self {
             dir,
@@ -151,7 +157,16 @@ impl Running {
             setup_token,
             fatal,
             consensus,
-            parts: vec![api_part, control_part, build_part, agent_part, ingress_part, engine_part, logs_part],
+            parts: vec![
+                api_part,
+                control_part,
+                build_part,
+                agent_part,
+                ingress_part,
+                engine_part,
+                logs_part,
+                peer_part,
+            ],
             grace: config.shutdown_timeout,
         })
     }
@@ -196,7 +211,11 @@ impl Running {
     }
 }
 
-async fn start_consensus(dir: &DataDir, identity: Identity, fatal: &CancellationToken) -> anyhow::Result<Consensus> {
+async fn start_consensus(
+    dir: &DataDir,
+    identity: Identity,
+    fatal: &CancellationToken,
+) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>)> {
     let options = store::Options {
         folder: dir.path().to_owned(),
         cluster: identity.cluster,
@@ -205,15 +224,34 @@ async fn start_consensus(dir: &DataDir, identity: Identity, fatal: &Cancellation
         fatal: fatal.clone(),
     };
     let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
+    let known = store.machine().view().borrow().state.clone();
+    let tls = watch::Sender::new(peer_port::certificates(&known, identity)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
-    let consensus =
-        Consensus::start(identity.node, consensus_options(), store, consensus::NoTransport, supervisor).await?;
+    let peers = Arc::new(Peers::new(tls.subscribe()));
+    let consensus = Consensus::start(identity.node, consensus_options(), store, peers, supervisor).await?;
     // The first read is answered when this node leads and has applied everything that was acknowledged before.
     match (consensus.linearizable().await, consensus.damage()) {
-        (Ok(_), _) => Ok(consensus),
+        (Ok(_), _) => Ok((consensus, tls)),
         (Err(_), Some(damage)) => Err(damage.into()),
         (Err(error), None) => Err(anyhow::Error::new(error).context("the cluster did not come up")),
     }
+}
+
+async fn start_peer_port(
+    config: &NodeConfig,
+    consensus: &Consensus,
+    tls: watch::Receiver<Arc<Tls>>,
+    part: &Supervisor,
+) -> anyhow::Result<SocketAddr> {
+    let options = rpc::Options { bind: peer_port::bind_address(&config.advertise), port: config.grpc_port };
+    // Whoever has a certificate is a member: none can be removed yet.
+    let parts = rpc::Parts { receiver: consensus.receiver(), tls, admission: Arc::new(|_| Ok(())) };
+    let server = rpc::Server::bind(options, parts).await.with_context(|| {
+        format!("cannot listen on port {} for other nodes; choose another --grpc-port", options.port)
+    })?;
+    let address = server.address();
+    server.run(part);
+    Ok(address)
 }
 
 fn consensus_options() -> consensus::Options {
@@ -290,15 +328,15 @@ fn node_facts(
     identity: Identity,
     incarnation: Incarnation,
     resources: NodeResources,
-    api: SocketAddr,
+    (api_port, grpc_port): (u16, u16),
     ingress: Option<&IngressHandle>,
 ) -> NodeFacts {
     NodeFacts {
         id: identity.node,
         name: config.name.clone(),
         address: config.advertise.clone(),
-        api_port: api.port(),
-        grpc_port: config.grpc_port,
+        api_port,
+        grpc_port,
         ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
         arch: machine::architecture().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

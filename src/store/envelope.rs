@@ -43,6 +43,8 @@ pub enum Kind {
     SnapshotTrailer = 10,
     /// How far the log had come.
     Position = 11,
+    /// What the state made of a command, on its way to the node that asked.
+    Answer = 12,
 }
 
 /// A type with a stored form.
@@ -159,6 +161,7 @@ stored! {
     stored::SnapshotChunkV1 => SnapshotChunk, 1;
     stored::SnapshotTrailerV1 => SnapshotTrailer, 1;
     stored::PositionV1 => Position, 1;
+    super::wire::Answer => Answer, 1;
 }
 
 #[cfg(test)]

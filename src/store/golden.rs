@@ -10,8 +10,9 @@ use std::path::Path;
 
 use super::envelope::{self, Stored};
 use super::stored::*;
+use super::wire::Answer;
 use crate::model::{ClusterId, NodeId};
-use crate::state::{sample_entries, sample_records};
+use crate::state::{Outcome, Rejection, sample_entries, sample_records};
 
 /// Checks the samples of one type against `golden/<name>.hex`: lines of `sample hex`.
 /// Answers what is missing.
@@ -157,6 +158,14 @@ fn openraft_and_store() {
                     purged: Some(log_id()),
                 },
             ),
+        ],
+    ));
+    let refused = Rejection::Conflict("the name is taken".to_owned());
+    missing.extend(check(
+        "answer-v1",
+        &[
+            (named("done"), Answer { index: 300, result: Ok(Outcome::Done) }),
+            (named("refused"), Answer { index: 0, result: Err(refused) }),
         ],
     ));
     assert!(missing.is_empty(), "{missing:#?}");

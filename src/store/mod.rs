@@ -30,6 +30,7 @@ mod snapshot;
 mod state_writer;
 mod stored;
 mod view;
+mod wire;
 
 #[cfg(test)]
 mod bit_flips;
@@ -70,8 +71,8 @@ pub use raft_types::{
 };
 pub use seal::SealKey;
 pub use snapshot::{SnapshotFile, SnapshotWriter};
-pub use stored::{decode_entry, encode_entry};
 pub use view::View;
+pub use wire::{Answer, decode_answer, decode_entry, decode_meta, encode_answer, encode_entry, encode_meta};
 
 const RAFT_FILE: &str = "raft.redb";
 const STATE_FILE: &str = "state.redb";

@@ -6,25 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::envelope::{self, Unencodable, Unreadable};
+use super::envelope::{self, Unreadable};
 use super::raft_types::{Entry, LeaderId, LogId, Member, Membership, Payload, Proposal, StoredMembership, Vote};
 use crate::model::{ClusterId, NodeId};
-
-/// An entry of the log in its stored form, which is also how it is sent, before it is sealed.
-///
-/// # Errors
-/// It is too large to be decoded again.
-pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, Unencodable> {
-    envelope::encode(&EntryV1::from(entry))
-}
-
-/// The entry in bytes of [`encode_entry`].
-///
-/// # Errors
-/// Bytes that are anything else, or that hold a command that this program does not know.
-pub fn decode_entry(bytes: &[u8]) -> Result<Entry, Unreadable> {
-    envelope::decode::<EntryV1>(bytes)?.try_into()
-}
 
 /// A position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The API over a real Raft group of one, in this process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -86,7 +87,8 @@ impl Api {
             Store::open(store::Options { folder: data, cluster, node, key, fatal: fatal.clone() }).expect("opens");
         let part = |name| Supervisor::new(name, fatal.clone());
         let choices = consensus::Options::default();
-        let consensus = Consensus::start(node, choices, store, consensus::NoTransport, part("consensus")).await;
+        let consensus =
+            Consensus::start(node, choices, store, Arc::new(consensus::NoTransport), part("consensus")).await;
         let consensus = consensus.expect("starts");
         consensus.initialize("127.0.0.1:9090").await.expect("leads");
         let cluster = Cluster {

@@ -30,7 +30,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["store"]),
     ("bollard", &["engine"]),
     ("tonic", &["rpc"]),
-    ("narvana_proto", &["rpc"]),
+    // Raft's messages are made where openraft lives; everything else of the protocol is rpc's.
+    ("narvana_proto", &["consensus", "rpc"]),
     ("axum", &["api", "web"]),
     ("clap", &["cli", "config", "main"]),
 ];

@@ -1,0 +1,163 @@
+//! Commands on their way into the log: here when this node leads, else through the node that does.
+
+use std::path::PathBuf;
+
+use narvana_proto::v1::{self, propose_reply};
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, leader_of};
+use crate::model::NodeId;
+use crate::space::{Full, Use};
+use crate::state::{Actor, LogEntry, Outcome};
+use crate::store::{self, Answer, Proposal, Response};
+
+/// An accepted command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its index in the log: a read at this index or later sees it.
+    pub index: u64,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+impl Consensus {
+    /// Puts a command into the log, through whichever node leads, and waits for the state's answer. Waits for a leader
+    /// when there is none at the moment.
+    pub async fn propose(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
+        if self.stop.is_cancelled() {
+            return Err(ProposeError::Stopped);
+        }
+        self.space.check(wanted(&entry))?;
+        let repeatable = entry.request.is_some();
+        let proposal = proposal(entry)?;
+        let deadline = Instant::now() + self.patience;
+        let mut doubtful = false;
+        loop {
+            let (leader, address) = match self.propose_here(proposal.clone(), deadline).await {
+                Err(ProposeError::NoLeader { leader, address }) => (leader, address),
+                answered => return answered,
+            };
+            if let Some(peer) = self.elsewhere(leader, address.as_ref()) {
+                match self.propose_there(&peer, &proposal, deadline).await {
+                    Err(ProposeError::NoLeader { .. }) => {}
+                    // Its repetition gets the same answer, so asking again is safe.
+                    Err(ProposeError::OutcomeUnknown) if repeatable => doubtful = true,
+                    answered => return answered,
+                }
+            }
+            if Instant::now() + LEADER_PAUSE >= deadline || self.stop.is_cancelled() {
+                return Err(if doubtful {
+                    ProposeError::OutcomeUnknown
+                } else {
+                    ProposeError::NoLeader { leader, address }
+                });
+            }
+            sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    /// The same as a node that asked this one because it leads: not passed on again.
+    pub(super) async fn propose_for_another(
+        &self,
+        command: bytes::Bytes,
+    ) -> Result<v1::ProposeReply, super::Malformed> {
+        let proposal = Proposal::from_bytes(command)?;
+        let room = self.space.check(wanted(proposal.entry()));
+        let asked = match room {
+            Err(full) => Err(ProposeError::DiskFull(full)),
+            Ok(()) => self.propose_here(proposal, Instant::now() + self.patience).await,
+        };
+        let result = match asked {
+            Ok(Committed { index, outcome }) => propose_reply::Result::Answer(encode(index, Ok(outcome))),
+            Err(ProposeError::Rejected(rejection)) => propose_reply::Result::Answer(encode(0, Err(rejection))),
+            Err(ProposeError::DiskFull(full)) => propose_reply::Result::DiskFull(v1::DiskFull {
+                folder: full.folder.display().to_string(),
+                free: full.free,
+                needed: full.needed,
+            }),
+            Err(ProposeError::OutcomeUnknown) => propose_reply::Result::Unknown(v1::OutcomeUnknown {}),
+            Err(ProposeError::NoLeader { .. } | ProposeError::Stopped | ProposeError::TooLarge { .. }) => {
+                propose_reply::Result::NotLeading(v1::NotLeading {})
+            }
+        };
+        Ok(v1::ProposeReply { result: Some(result) })
+    }
+
+    /// The node that leads, if it is another one and its address is known.
+    pub(super) fn elsewhere(&self, leader: Option<NodeId>, address: Option<&String>) -> Option<Peer> {
+        let node = leader.filter(|node| *node != self.node)?;
+        Some(Peer { node, address: address?.clone() })
+    }
+
+    async fn propose_here(&self, proposal: Proposal, deadline: Instant) -> Result<Committed, ProposeError> {
+        match timeout_at(deadline, self.raft.client_write(proposal)).await {
+            Ok(Ok(written)) => match written.data {
+                Response::Command { index, result: Ok(outcome) } => Ok(Committed { index, outcome }),
+                Response::Command { result: Err(rejection), .. } => Err(ProposeError::Rejected(rejection)),
+                Response::Internal => Err(ProposeError::OutcomeUnknown),
+            },
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                let (leader, address) = leader_of(&forward);
+                Err(ProposeError::NoLeader { leader, address })
+            }
+            // Whether a stopping node took it first cannot be told.
+            Ok(Err(RaftError::Fatal(_) | RaftError::APIError(_))) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    async fn propose_there(
+        &self,
+        peer: &Peer,
+        proposal: &Proposal,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        let request = v1::ProposeRequest { command: proposal.bytes().clone() };
+        let reply = match timeout_at(deadline, self.transport.propose(peer, request)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a command was not answered");
+                return Err(ProposeError::OutcomeUnknown);
+            }
+            Err(_) => return Err(ProposeError::OutcomeUnknown),
+        };
+        match reply.result {
+            Some(propose_reply::Result::Answer(bytes)) => match store::decode_answer(&bytes) {
+                Ok(Answer { index, result: Ok(outcome) }) => Ok(Committed { index, outcome }),
+                Ok(Answer { result: Err(rejection), .. }) => Err(ProposeError::Rejected(rejection)),
+                Err(error) => {
+                    tracing::warn!(%error, node = %peer.node, "the leader's answer cannot be read");
+                    Err(ProposeError::OutcomeUnknown)
+                }
+            },
+            Some(propose_reply::Result::DiskFull(full)) => Err(ProposeError::DiskFull(Full {
+                folder: PathBuf::from(full.folder),
+                free: full.free,
+                needed: full.needed,
+            })),
+            Some(propose_reply::Result::NotLeading(v1::NotLeading {})) => {
+                Err(ProposeError::NoLeader { leader: None, address: None })
+            }
+            Some(propose_reply::Result::Unknown(v1::OutcomeUnknown {})) | None => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+}
+
+fn wanted(entry: &LogEntry) -> Use {
+    match entry.actor {
+        Actor::User(_) | Actor::Anonymous if !entry.command.makes_room() => Use::Changes,
+        _ => Use::Records,
+    }
+}
+
+fn proposal(entry: LogEntry) -> Result<Proposal, ProposeError> {
+    Proposal::new(entry).map_err(|error| match error {
+        store::Error::TooLarge { bytes, limit } => ProposeError::TooLarge { bytes, limit },
+        // A command that cannot be encoded is larger still than one that does not fit.
+        _ => ProposeError::TooLarge { bytes: usize::MAX, limit: store::ENTRY_BYTES_MAX },
+    })
+}
+
+fn encode(index: u64, result: Result<Outcome, crate::state::Rejection>) -> bytes::Bytes {
+    store::encode_answer(&Answer { index, result }).expect("an answer is stored with its request, so it can be encoded")
+}

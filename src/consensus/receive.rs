@@ -1,0 +1,171 @@
+//! What other members ask of this one. `rpc` has checked who they are.
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use narvana_proto::v1::{self, read_index_reply, snapshot_part};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::wire::{self, Malformed};
+use super::{Consensus, ReadError, reads};
+use crate::space::{Full, Use};
+use crate::store::{self, SnapshotFile, StateMachine};
+
+/// Parts of a snapshot that wait for the disk.
+const PARTS_WAITING: usize = 2;
+
+type Snapshot = openraft::Snapshot<store::LeaderId, u64, store::Member, SnapshotFile>;
+
+/// A message that was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// It makes no sense.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// A snapshot did not come to its end, or does not add up.
+    #[error("the snapshot cannot be used: {0}")]
+    Snapshot(String),
+    /// The disk failed.
+    #[error("the message cannot be put on disk")]
+    Store(#[from] store::Error),
+    /// There is no space for one more copy of the state.
+    #[error(transparent)]
+    DiskFull(#[from] Full),
+    /// This node has stopped.
+    #[error("this node takes no part in the group any more: {0}")]
+    Stopped(String),
+}
+
+/// Answers other members. Clones share it.
+#[derive(Clone)]
+pub struct Receiver(Consensus);
+
+impl Consensus {
+    /// For whoever serves the other members.
+    pub fn receiver(&self) -> Receiver {
+        Receiver(self.clone())
+    }
+}
+
+impl Receiver {
+    /// Takes entries and heartbeats, and answers each in order. Ends at the first that makes no sense.
+    pub fn append(
+        &self,
+        requests: impl Stream<Item = v1::AppendRequest> + Send + 'static,
+    ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
+        let (report, malformed) = mpsc::channel(1);
+        let requests = requests.map(wire::append_entries).scan(report, |report, request| {
+            std::future::ready(match request {
+                Ok(request) => Some(request),
+                Err(error) => {
+                    // There is room for the only one.
+                    let _ = report.try_send(ReceiveError::from(error));
+                    None
+                }
+            })
+        });
+        let replies = self.0.raft.stream_append(requests).map(|result| match result {
+            Ok(result) => Ok(wire::append_reply(result)),
+            Err(fatal) => Err(ReceiveError::Stopped(fatal.to_string())),
+        });
+        let last =
+            futures::stream::unfold(malformed, async |mut malformed| Some((Err(malformed.recv().await?), malformed)));
+        replies.chain(last).boxed()
+    }
+
+    /// Votes, or says whether it would.
+    pub async fn vote(&self, request: v1::VoteRequest) -> Result<v1::VoteReply, ReceiveError> {
+        let asked = wire::request_for_vote(&request)?;
+        let answer = if request.pre_vote { self.0.raft.pre_vote(asked).await } else { self.0.raft.vote(asked).await };
+        Ok(wire::vote_reply(&answer.map_err(|error| ReceiveError::Stopped(error.to_string()))?))
+    }
+
+    /// Takes a snapshot and installs it.
+    pub async fn snapshot(
+        &self,
+        mut parts: impl Stream<Item = v1::SnapshotPart> + Send + Unpin,
+    ) -> Result<v1::SnapshotReply, ReceiveError> {
+        let head = match parts.next().await.and_then(|part| part.part) {
+            Some(snapshot_part::Part::Head(head)) => head,
+            _ => return Err(Malformed::Missing("head").into()),
+        };
+        let vote = wire::vote(head.ballot)?;
+        let meta = store::decode_meta(&head.meta).map_err(Malformed::from)?;
+        // openraft takes this for granted and ends the node otherwise.
+        if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
+            return Err(ReceiveError::Snapshot("it is of a later term than its sender".to_owned()));
+        }
+        self.0.space.check(Use::Snapshot)?;
+        let (queue, waiting) = mpsc::channel(PARTS_WAITING);
+        let machine = self.0.store.machine();
+        let for_file = meta.clone();
+        let written = tokio::task::spawn_blocking(move || write(&machine, &for_file, waiting));
+        while let Some(part) = parts.next().await {
+            // The writer stops listening when it fails, and says why below.
+            if queue.send(part).await.is_err() {
+                break;
+            }
+        }
+        drop(queue);
+        let snapshot = written.await.map_err(|error| ReceiveError::Snapshot(error.to_string()))??;
+        let snapshot = Snapshot { meta, snapshot };
+        let installed = self.0.raft.install_full_snapshot(vote, snapshot).await;
+        let response = installed.map_err(|fatal| ReceiveError::Stopped(fatal.to_string()))?;
+        Ok(v1::SnapshotReply { ballot: Some(wire::ballot(&response.vote)) })
+    }
+
+    /// Takes a command for a member that does not lead.
+    pub async fn propose(&self, request: v1::ProposeRequest) -> Result<v1::ProposeReply, ReceiveError> {
+        Ok(self.0.propose_for_another(request.command).await?)
+    }
+
+    /// What a read has to have seen, for a member that does not lead.
+    pub async fn read_index(&self) -> v1::ReadIndexReply {
+        let asked = timeout(self.0.patience, reads::index_here(&self.0.raft)).await.unwrap_or(Err(ReadError::TimedOut));
+        let result = match asked {
+            Ok(index) => read_index_reply::Result::Index(index),
+            Err(ReadError::TimedOut) => read_index_reply::Result::Unknown(v1::OutcomeUnknown {}),
+            Err(ReadError::NoLeader { .. } | ReadError::Stopped) => {
+                read_index_reply::Result::NotLeading(v1::NotLeading {})
+            }
+        };
+        v1::ReadIndexReply { result: Some(result) }
+    }
+
+    /// Hears that another member shall lead.
+    pub async fn transfer(&self, request: v1::TransferRequest) -> Result<v1::TransferReply, ReceiveError> {
+        let asked = wire::request_to_lead(request)?;
+        let answer = self.0.raft.handle_transfer_leader(asked).await;
+        Ok(wire::transfer_reply(answer.map_err(|fatal| ReceiveError::Stopped(fatal.to_string()))?))
+    }
+}
+
+/// Writes what comes into a file; only a whole one counts.
+fn write(
+    machine: &StateMachine,
+    meta: &store::SnapshotMeta,
+    mut parts: mpsc::Receiver<v1::SnapshotPart>,
+) -> Result<SnapshotFile, ReceiveError> {
+    let mut writer = machine.receive(meta)?;
+    let mut chunks = 0;
+    let whole = loop {
+        match parts.blocking_recv().and_then(|part| part.part) {
+            Some(snapshot_part::Part::Chunk(chunk)) => {
+                if let Err(error) = writer.chunk(&chunk) {
+                    break Err(error.into());
+                }
+                chunks += 1;
+            }
+            Some(snapshot_part::Part::End(end)) if end.chunks == chunks => break Ok(()),
+            Some(_) => break Err(ReceiveError::Snapshot("its parts do not add up".to_owned())),
+            None => break Err(ReceiveError::Snapshot("it broke off".to_owned())),
+        }
+    };
+    match whole {
+        Ok(()) => Ok(writer.finish()?),
+        Err(error) => {
+            writer.discard();
+            Err(error)
+        }
+    }
+}

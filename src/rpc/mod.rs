@@ -1,0 +1,33 @@
+//! Between nodes: one port, mutual TLS, one identity per node.
+//!
+//! Runs here: the server of the node-to-node port ([`Server`]) and the connections to other nodes ([`Peers`]). In:
+//! messages of other members, whose certificate says who they are; out: ours to them. Every connection proves both
+//! ends: the certificate is signed by the cluster's authority and names the node, a caller has to be the node that
+//! its message claims, and a node that was removed is refused on open connections too. TLS sessions are never resumed,
+//! since a resumed one skips the certificate.
+//!
+//! Deliberately absent: what the messages mean (`consensus`), and who is a member (asked through [`Admission`]).
+
+mod caller;
+mod forward;
+mod peers;
+mod raft;
+mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::sync::Arc;
+
+use crate::model::NodeId;
+
+pub use peers::Peers;
+pub use server::{Options, Parts, Server};
+pub use tls::{Tls, TlsError};
+
+/// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Whether a node may talk to this one, asked for every message; the error says why not.
+pub type Admission = Arc<dyn Fn(NodeId) -> Result<(), String> + Send + Sync>;

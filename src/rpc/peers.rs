@@ -1,0 +1,158 @@
+//! Connections to other nodes: one per node, made when it is needed, shared by everything that talks to it.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use narvana_proto::v1;
+use narvana_proto::v1::forward_client::ForwardClient;
+use narvana_proto::v1::raft_client::RaftClient;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::{MESSAGE_BYTES_MAX, Tls};
+use crate::consensus::{Asked, Peer, Replies, Transport, TransportError};
+use crate::model::NodeId;
+
+/// Longest wait for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// A connection that is silent for the first time gets a ping, and ends when that is not answered within the second.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+
+/// The connections of this node to others. Clones share them.
+#[derive(Clone)]
+pub struct Peers {
+    tls: watch::Receiver<Arc<Tls>>,
+    channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
+}
+
+impl Peers {
+    /// No connection yet.
+    pub fn new(tls: watch::Receiver<Arc<Tls>>) -> Self {
+        Self { tls, channels: Arc::default() }
+    }
+
+    fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
+        let client = RaftClient::new(self.channel(peer)?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn forward(&self, peer: &Peer) -> Result<ForwardClient<Channel>, TransportError> {
+        let client = ForwardClient::new(self.channel(peer)?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// The connection to a node; a new one when its address changed.
+    fn channel(&self, peer: &Peer) -> Result<Channel, TransportError> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((address, channel)) = channels.get(&peer.node)
+            && *address == peer.address
+        {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).map_err(|error| {
+            TransportError::Refused { peer: peer.clone(), reason: format!("this is no address: {error}") }
+        })?;
+        let (tls, peer) = (self.tls.clone(), peer.clone());
+        let (node, address) = (peer.node, peer.address.clone());
+        let channel = endpoint
+            .connect_timeout(CONNECT_MAX)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(tower::service_fn(move |_| {
+                let (tls, peer) = (Arc::clone(&tls.borrow()), peer.clone());
+                connect(tls, peer)
+            }));
+        channels.insert(node, (address, channel.clone()));
+        Ok(channel)
+    }
+}
+
+async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let stream = TcpStream::connect(&peer.address).await?;
+    stream.set_nodelay(true)?;
+    let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(tls.name_of(peer.node), stream).await?;
+    Ok(TokioIo::new(stream))
+}
+
+/// What a failed call says about its peer.
+fn failure(peer: &Peer, status: &Status) -> TransportError {
+    let peer = peer.clone();
+    // tonic says little of a connection that cannot be made; its causes do, most of them twice.
+    let mut reason = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !reason.contains(&words) {
+            reason = format!("{reason}: {words}");
+        }
+        source = cause.source();
+    }
+    match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Cancelled => TransportError::Unreachable { peer, reason },
+        _ => TransportError::Refused { peer, reason },
+    }
+}
+
+/// A stream of requests under a name of its own: the compiler cannot prove that a call with the boxed one is `Send`
+/// (rust-lang/rust#102211).
+struct Outgoing<T>(BoxStream<'static, T>);
+
+impl<T> Stream for Outgoing<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl Transport for Peers {
+    fn append<'a>(&'a self, peer: &'a Peer, requests: BoxStream<'static, v1::AppendRequest>) -> Asked<'a, Replies> {
+        let requests = Outgoing(requests);
+        async move {
+            let replies = self.raft(peer)?.append(requests).await.map_err(|status| failure(peer, &status))?;
+            let peer = peer.clone();
+            Ok(replies.into_inner().map(move |reply| reply.map_err(|status| failure(&peer, &status))).boxed())
+        }
+        .boxed()
+    }
+
+    fn vote<'a>(&'a self, peer: &'a Peer, request: v1::VoteRequest) -> Asked<'a, v1::VoteReply> {
+        async move { answer(peer, self.raft(peer)?.vote(request).await) }.boxed()
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        peer: &'a Peer,
+        parts: BoxStream<'static, v1::SnapshotPart>,
+    ) -> Asked<'a, v1::SnapshotReply> {
+        let parts = Outgoing(parts);
+        async move { answer(peer, self.raft(peer)?.snapshot(parts).await) }.boxed()
+    }
+
+    fn transfer<'a>(&'a self, peer: &'a Peer, request: v1::TransferRequest) -> Asked<'a, v1::TransferReply> {
+        async move { answer(peer, self.raft(peer)?.transfer(request).await) }.boxed()
+    }
+
+    fn propose<'a>(&'a self, peer: &'a Peer, request: v1::ProposeRequest) -> Asked<'a, v1::ProposeReply> {
+        async move { answer(peer, self.forward(peer)?.propose(request).await) }.boxed()
+    }
+
+    fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply> {
+        async move { answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
+    }
+}
+
+fn answer<T>(peer: &Peer, reply: Result<tonic::Response<T>, Status>) -> Result<T, TransportError> {
+    reply.map(tonic::Response::into_inner).map_err(|status| failure(peer, &status))
+}

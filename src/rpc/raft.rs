@@ -1,0 +1,79 @@
+//! Raft's messages: who sends them is checked here, what they mean is `consensus`'s.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use narvana_proto::v1;
+use narvana_proto::v1::raft_server::Raft;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Admission;
+use super::caller::{caller, check_ballot, status};
+use crate::consensus::Receiver;
+
+pub(super) struct RaftService {
+    receiver: Receiver,
+    admission: Admission,
+}
+
+impl RaftService {
+    pub(super) fn new(receiver: Receiver, admission: Admission) -> Self {
+        Self { receiver, admission }
+    }
+}
+
+#[tonic::async_trait]
+impl Raft for RaftService {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::AppendReply, Status>> + Send>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let caller = caller(&request, &self.admission)?;
+        let admission = self.admission.clone();
+        // The stream may be open for days: a node that is removed meanwhile is not heard any more.
+        let requests = request.into_inner().take_while(move |request| {
+            std::future::ready(match request {
+                Ok(request) => admission(caller).is_ok() && check_ballot(request.ballot, caller).is_ok(),
+                Err(_) => false,
+            })
+        });
+        let requests = requests.filter_map(|request| std::future::ready(request.ok()));
+        let replies = self.receiver.append(requests).map(|reply| reply.map_err(|error| status(&error)));
+        // A stream that ended early was refused; its sender asks anew and is told why.
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteReply>, Status> {
+        let caller = caller(&request, &self.admission)?;
+        check_ballot(request.get_ref().ballot, caller)?;
+        let reply = self.receiver.vote(request.into_inner()).await;
+        reply.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<v1::SnapshotPart>>,
+    ) -> Result<Response<v1::SnapshotReply>, Status> {
+        let caller = caller(&request, &self.admission)?;
+        let mut parts = request.into_inner();
+        let head = parts.message().await?;
+        if let Some(v1::snapshot_part::Part::Head(head)) = head.as_ref().and_then(|part| part.part.as_ref()) {
+            check_ballot(head.ballot, caller)?;
+        }
+        // One that breaks off has no end, which is what tells it from a whole one.
+        let rest =
+            parts.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| std::future::ready(part.ok()));
+        let parts = futures::stream::iter(head).chain(rest);
+        let reply = self.receiver.snapshot(Box::pin(parts)).await;
+        reply.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn transfer(&self, request: Request<v1::TransferRequest>) -> Result<Response<v1::TransferReply>, Status> {
+        let caller = caller(&request, &self.admission)?;
+        check_ballot(request.get_ref().ballot, caller)?;
+        let reply = self.receiver.transfer(request.into_inner()).await;
+        reply.map(Response::new).map_err(|error| status(&error))
+    }
+}

@@ -1,0 +1,235 @@
+//! Groups of several members in one process, over real connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::cluster::Authority;
+use crate::consensus::{self, Consensus, Peer, RaftRole, Transport, TransportError};
+use crate::model::{ClusterId, SettingKey};
+use crate::state::{Actor, Command, LogEntry};
+use crate::store::{self, KEY_FILE, SealKey, Store};
+use crate::task::Supervisor;
+use crate::{clock, random};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+struct Cluster {
+    id: ClusterId,
+    authority: Authority,
+}
+
+struct Member {
+    _folder: TempDir,
+    peer: Peer,
+    consensus: Consensus,
+    server: Supervisor,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let id = random::id();
+        Self { id, authority: Authority::new(id, clock::now()).expect("an authority") }
+    }
+
+    fn tls(&self, node: NodeId) -> watch::Receiver<Arc<Tls>> {
+        let (certificate, key) = (&self.authority.certificate, &self.authority.key);
+        let own = Authority::peer_certificate(certificate, key, (self.id, node), clock::now()).expect("signs");
+        let root = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+        let tls = Tls::new(self.id, &[root], &own).expect("certificates");
+        // The sender may go: what it sent stays.
+        watch::Sender::new(Arc::new(tls)).subscribe()
+    }
+
+    async fn member(&self, number: u64, options: consensus::Options, admission: Admission) -> Member {
+        let node = NodeId(number);
+        let folder = tempfile::tempdir().expect("folder");
+        let fatal = CancellationToken::new();
+        let store = Store::open(store::Options {
+            folder: folder.path().to_owned(),
+            cluster: self.id,
+            node,
+            key: SealKey::create(&folder.path().join(KEY_FILE)).expect("key"),
+            fatal: fatal.clone(),
+        })
+        .expect("opens");
+        let tls = self.tls(node);
+        let supervisor = Supervisor::new("consensus", fatal.clone());
+        let peers = Peers::new(tls.clone());
+        let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
+        let server = Supervisor::new("node port", fatal);
+        let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
+        let parts = Parts { receiver: consensus.receiver(), tls, admission };
+        let port = Server::bind(bind, parts).await.expect("listens");
+        let peer = Peer { node, address: port.address().to_string() };
+        port.run(&server);
+        Member { _folder: folder, peer, consensus, server }
+    }
+
+    /// Three voters, the first of which leads.
+    async fn three(&self, options: &consensus::Options) -> Vec<Member> {
+        let mut members = Vec::new();
+        for number in 1..=3 {
+            members.push(self.member(number, options.clone(), everybody()).await);
+        }
+        let first = &members[0];
+        first.consensus.initialize(&first.peer.address).await.expect("initialises");
+        for member in &members[1..] {
+            first.consensus.add_learner(&member.peer).await.expect("a learner");
+        }
+        let voters = members.iter().map(|member| member.peer.node).collect();
+        first.consensus.set_voters(&voters).await.expect("three voters");
+        members
+    }
+}
+
+impl Member {
+    /// As if its machine had lost its power: nothing more goes in or out.
+    async fn end(&self) {
+        self.server.stop(Duration::ZERO).await;
+        self.consensus.shutdown().await.expect("stops");
+    }
+
+    fn domain(&self) -> String {
+        self.consensus.latest().state.setting(SettingKey::ServerDomain).to_owned()
+    }
+}
+
+fn everybody() -> Admission {
+    Arc::new(|_| Ok(()))
+}
+
+fn domain(value: &str) -> LogEntry {
+    LogEntry {
+        proposed_at: clock::now(),
+        actor: Actor::System,
+        request: None,
+        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, value.to_owned())])),
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await; // poll
+    }
+}
+
+/// Who leads, and knows that a majority agrees.
+fn leader(members: &[Member]) -> Option<&Member> {
+    members.iter().find(|member| {
+        let status = member.consensus.status();
+        status.role == RaftRole::Leader && status.leader == Some(member.peer.node)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_agree_and_go_on_without_the_one_that_led() {
+    let cluster = Cluster::new();
+    let mut members = cluster.three(&consensus::Options::default()).await;
+    members[0].consensus.propose(domain("one.test")).await.expect("accepted");
+    until("all have it", || members.iter().all(|member| member.domain() == "one.test")).await;
+
+    let first = members.remove(0);
+    first.end().await;
+    let lost = Instant::now();
+    until("another one leads", || leader(&members).is_some()).await;
+    println!("a new leader after {:?}", lost.elapsed());
+    let second = leader(&members).expect("it leads");
+    second.consensus.propose(domain("two.test")).await.expect("accepted by two of three");
+    until("both have it", || members.iter().all(|member| member.domain() == "two.test")).await;
+    // Who does not lead takes commands and reads all the same.
+    let other = members.iter().find(|member| member.peer.node != second.peer.node).expect("the third");
+    let written = other.consensus.propose(domain("three.test")).await.expect("passed on");
+    let read = other.consensus.linearizable().await.expect("asks the leader");
+    assert!(read.index >= written.index && other.domain() == "three.test");
+    let refused = other.consensus.propose(domain("not a domain")).await;
+    assert!(matches!(refused, Err(consensus::ProposeError::Rejected(_))), "{refused:?}");
+
+    // One of three decides nothing, and says so in time.
+    other.end().await;
+    let asked = Instant::now();
+    let alone = second.consensus.propose(domain("four.test")).await;
+    assert!(alone.is_err() && second.consensus.linearizable().await.is_err(), "{alone:?}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert_eq!(second.domain(), "three.test", "what it knows can be read");
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_the_log_no_longer_serves_gets_a_snapshot() {
+    let cluster = Cluster::new();
+    let options = consensus::Options { snapshot_entries: 20, keep_entries: 5, ..consensus::Options::default() };
+    let first = cluster.member(1, options.clone(), everybody()).await;
+    first.consensus.initialize(&first.peer.address).await.expect("initialises");
+    for number in 0..100 {
+        first.consensus.propose(domain(&format!("n{number}.test"))).await.expect("accepted");
+    }
+    until("a snapshot", || first.consensus.status().snapshot.is_some_and(|index| index > 50)).await;
+    let late = cluster.member(2, options, everybody()).await;
+    first.consensus.add_learner(&late.peer).await.expect("a learner");
+    until("it has the newest", || late.domain() == "n99.test").await;
+    assert!(late.consensus.status().snapshot.is_some(), "it came as a snapshot: {:?}", late.consensus.status());
+    let (ours, theirs) = (first.consensus.latest().state, late.consensus.latest().state);
+    assert!(ours.records().eq(theirs.records()));
+    first.end().await;
+    late.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_hands_over_and_followers_become_learners() {
+    let cluster = Cluster::new();
+    let members = cluster.three(&consensus::Options::default()).await;
+    members[0].consensus.hand_over(members[2].peer.node).await.expect("hands over");
+    until("the third leads", || leader(&members).is_some_and(|leader| leader.peer.node == NodeId(3))).await;
+    let leading = &members[2].consensus;
+    leading.set_voters(&BTreeSet::from([NodeId(3)])).await.expect("one voter");
+    leading.remove_learners(&BTreeSet::from([NodeId(1)])).await.expect("removed");
+    let status = leading.status();
+    assert_eq!((status.voters, status.learners), (vec![NodeId(3)], vec![NodeId(2)]));
+    leading.propose(domain("three.test")).await.expect("accepted by one");
+    until("the learner has it", || members[1].domain() == "three.test").await;
+    for member in &members {
+        member.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_members_are_heard_and_only_in_their_own_name() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let removed: Admission = Arc::new(|node| match node {
+        NodeId(4) => Err("node 4 was removed from this cluster".to_owned()),
+        _ => Ok(()),
+    });
+    let member = cluster.member(1, consensus::Options::default(), removed).await;
+    member.consensus.initialize(&member.peer.address).await.expect("initialises");
+    let ask = async |tls: watch::Receiver<Arc<Tls>>, to: &Peer, claimed: u64| {
+        let ballot = Some(narvana_proto::v1::Ballot { term: 1_000, node: claimed, committed: false });
+        let request = narvana_proto::v1::VoteRequest { ballot, pre_vote: true, ..Default::default() };
+        Peers::new(tls).vote(to, request).await
+    };
+    let refused = async |tls, to: &Peer, claimed, words: &str| {
+        let error = ask(tls, to, claimed).await.expect_err(words).to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    ask(cluster.tls(NodeId(2)), &member.peer, 2).await.expect("node 2 is heard");
+    refused(cluster.tls(NodeId(2)), &member.peer, 3, "in the name of node 3").await;
+    refused(cluster.tls(NodeId(4)), &member.peer, 4, "node 4 was removed").await;
+    // Of another authority: neither side trusts the other.
+    let error = ask(other.tls(NodeId(2)), &member.peer, 2).await.expect_err("a stranger");
+    assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");
+    // Whoever answers there has to be the node that was asked for.
+    let wrong = Peer { node: NodeId(7), ..member.peer.clone() };
+    refused(cluster.tls(NodeId(2)), &wrong, 2, "not valid for name").await;
+    assert_eq!(member.consensus.status().role, RaftRole::Leader);
+    member.end().await;
+}
