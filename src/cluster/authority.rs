@@ -19,6 +19,8 @@ use crate::model::{ClusterId, NodeId, Secret, Timestamp};
 const SERVER_DAYS: i64 = 397;
 /// Days a certificate between nodes is valid; a new one is made after two thirds of them.
 const PEER_DAYS: i64 = 30;
+/// Ending of the names of the port between nodes.
+const PEER_NAMES: &str = ".narvana";
 /// Days the authority is valid.
 const AUTHORITY_DAYS: i64 = 20 * 365;
 const DAY_MS: i64 = 86_400_000;
@@ -78,7 +80,8 @@ impl Authority {
         let identity = format!("spiffe://{cluster}/node/{node}");
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(identity)?));
         let local = ["localhost", "127.0.0.1", "::1"];
-        for name in local.iter().chain(names) {
+        // A name of the port between nodes would let this port pass for another node's.
+        for name in local.iter().chain(names).filter(|name| !name.ends_with(PEER_NAMES)) {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
                 Err(_) => SanType::DnsName(Ia5String::try_from(*name)?),
@@ -106,7 +109,7 @@ impl Authority {
 /// The name in a node's certificate for the port between nodes. It is never looked up: whoever connects knows the address
 /// and asks for this name, so that only this node can answer.
 pub fn peer_name(cluster: ClusterId, node: NodeId) -> String {
-    format!("node-{node}.{cluster}.narvana")
+    format!("node-{node}.{cluster}{PEER_NAMES}")
 }
 
 /// Makes a key and has the authority sign it.
@@ -150,7 +153,7 @@ mod tests {
             &authority.certificate,
             &authority.key,
             (cluster, NodeId::FOUNDER),
-            &["node-one.example.org", "192.0.2.7"],
+            &["node-one.example.org", "192.0.2.7", &peer_name(cluster, NodeId(2))],
             now,
         )
         .expect("signs");
@@ -167,6 +170,7 @@ mod tests {
             assert!(verify(&authority, name), "{name}");
         }
         assert!(!verify(&authority, "other.example.org"));
+        assert!(!verify(&authority, &peer_name(cluster, NodeId(2))), "it was asked for, and is another node's");
         assert!(!verify(&Authority::new(cluster, now).expect("another"), "localhost"));
     }
 }

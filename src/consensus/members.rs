@@ -56,10 +56,19 @@ impl Consensus {
         self.change_members(ChangeMembers::RemoveNodes(nodes)).await
     }
 
-    /// Steps aside for another voter. Returns when that one was told; it leads as soon as it has the whole log.
+    /// Steps aside for another voter. Returns when that one leads.
     pub async fn hand_over(&self, to: NodeId) -> Result<(), MemberError> {
-        let told = self.raft.trigger().transfer_leader(to.0).await;
-        told.map_err(|_| MemberError::Unknown)
+        let status = self.status();
+        if status.leader != Some(self.node) {
+            return Err(MemberError::NoLeader { leader: status.leader, address: None });
+        }
+        // openraft takes any id, and refuses writes from then on.
+        if to == self.node || !status.voters.contains(&to) {
+            return Err(MemberError::Refused(format!("node {to} is not another voter")));
+        }
+        self.raft.trigger().transfer_leader(to.0).await.map_err(|_| MemberError::Unknown)?;
+        let leads = self.raft.wait(Some(CHANGE_MAX)).current_leader(to.0, "leadership was handed over").await;
+        leads.map(drop).map_err(|_| MemberError::Unknown)
     }
 
     /// Waits for a change that is not finished yet, since the members change one at a time, and for a leader.

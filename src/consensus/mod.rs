@@ -4,7 +4,7 @@
 //! ([`Consensus::propose`]). Out: their answers, a [`View`] of the state after every applied batch, and a [`Status`].
 //! A failure of the store cancels the node's fatal token, stops openraft, and fails every waiting call.
 //!
-//! Absent on purpose: forwarding to the leader and the transport between members (`rpc`), who should vote (`control`),
+//! Absent on purpose: the transport between members (`rpc`), who should vote (`control`),
 //! and what commands mean (`state`). The store is opened by whoever starts the node, and closed here.
 
 mod error;
@@ -148,13 +148,19 @@ impl Consensus {
     /// The state with everything in it that was answered, anywhere, before this was called.
     pub async fn linearizable(&self) -> Result<View, ReadError> {
         let deadline = Instant::now() + self.patience;
+        let mut refusal = ReadError::TimedOut;
         let index = loop {
-            match timeout_at(deadline, self.reads.index()).await.map_err(|_| ReadError::TimedOut)? {
-                Err(ReadError::NoLeader { .. }) if Instant::now() + LEADER_PAUSE < deadline => {
-                    tokio::time::sleep(LEADER_PAUSE).await;
-                }
-                answered => break answered?,
+            let Ok(asked) = timeout_at(deadline, self.reads.index()).await else { return Err(refusal) };
+            match asked {
+                Ok(index) => break index,
+                Err(ReadError::Stopped) => return Err(ReadError::Stopped),
+                // A read changes nothing: whatever it was refused for, it can be asked again.
+                Err(error) => refusal = error,
             }
+            if Instant::now() + LEADER_PAUSE >= deadline {
+                return Err(refusal);
+            }
+            tokio::time::sleep(LEADER_PAUSE).await;
         };
         self.wait_index(index, deadline).await
     }
@@ -244,8 +250,8 @@ fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error 
 /// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an
 /// idle node fifty times a second.
 fn leads_alone(metrics: &Metrics) -> bool {
-    let members = metrics.membership_config.membership().nodes().count();
-    metrics.state == openraft::ServerState::Leader && members == 1
+    let mut members = metrics.membership_config.membership().nodes();
+    metrics.state == openraft::ServerState::Leader && members.all(|(member, _)| *member == metrics.id)
 }
 
 /// Runs openraft's clock while the group needs it, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must

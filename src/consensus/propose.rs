@@ -36,14 +36,14 @@ impl Consensus {
         loop {
             let (leader, address) = match self.propose_here(proposal.clone(), deadline).await {
                 Err(ProposeError::NoLeader { leader, address }) => (leader, address),
-                answered => return answered,
+                answered => return sure(answered, doubtful),
             };
             if let Some(peer) = self.elsewhere(leader, address.as_ref()) {
                 match self.propose_there(&peer, &proposal, deadline).await {
                     Err(ProposeError::NoLeader { .. }) => {}
                     // Its repetition gets the same answer, so asking again is safe.
                     Err(ProposeError::OutcomeUnknown) if repeatable => doubtful = true,
-                    answered => return answered,
+                    answered => return sure(answered, doubtful),
                 }
             }
             if Instant::now() + LEADER_PAUSE >= deadline || self.stop.is_cancelled() {
@@ -62,6 +62,9 @@ impl Consensus {
         &self,
         command: bytes::Bytes,
     ) -> Result<v1::ProposeReply, super::Malformed> {
+        if command.len() > store::ENTRY_BYTES_MAX {
+            return Err(super::Malformed::TooLarge { bytes: command.len(), limit: store::ENTRY_BYTES_MAX });
+        }
         let proposal = Proposal::from_bytes(command)?;
         let room = self.space.check(wanted(proposal.entry()));
         let asked = match room {
@@ -140,6 +143,14 @@ impl Consensus {
             }
             Some(propose_reply::Result::Unknown(v1::OutcomeUnknown {})) | None => Err(ProposeError::OutcomeUnknown),
         }
+    }
+}
+
+/// Once an attempt got no answer, a later one that was not taken does not mean that nothing changed.
+fn sure(answered: Result<Committed, ProposeError>, doubtful: bool) -> Result<Committed, ProposeError> {
+    match answered {
+        Err(error) if doubtful && !matches!(error, ProposeError::Rejected(_)) => Err(ProposeError::OutcomeUnknown),
+        answered => answered,
     }
 }
 

@@ -14,6 +14,14 @@ pub enum Malformed {
     /// A field is not there.
     #[error("the message has no {0}")]
     Missing(&'static str),
+    /// A payload would not fit the log.
+    #[error("the message has a command of {bytes} bytes, at most {limit} fit")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
     /// A payload cannot be read.
     #[error("the message has a payload that cannot be read: {0}")]
     Unreadable(#[from] Unreadable),

@@ -14,6 +14,8 @@ use crate::store::{self, SealKey, Store};
 use crate::task::Supervisor;
 use crate::{clock, random};
 
+use super::peer_port;
+
 /// File with the token that a first registration from another machine needs.
 pub(super) const SETUP_TOKEN_FILE: &str = "setup-token";
 /// File with the authority's certificate, for clients on other machines.
@@ -47,7 +49,7 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
         supervisor,
     )
     .await?;
-    consensus.initialize(&format!("{}:{}", config.advertise, config.grpc_port)).await?;
+    consensus.initialize(&peer_port::address_for_others(&config.advertise, config.grpc_port)).await?;
     let cluster = Cluster {
         id: identity.cluster,
         token_key: Secret::new(random::bytes::<32>()),

@@ -1,7 +1,7 @@
 //! The port between nodes: what it proves to others, and how that stays fresh.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use crate::consensus::{Consensus, View};
 use crate::rpc::Tls;
 use crate::state::State;
 
-/// Two thirds of the life of a certificate. A start makes a new one too.
-const RENEW_AFTER: Duration = Duration::from_secs(20 * 24 * 60 * 60);
+/// How often a certificate is made anew. It is valid for thirty days, so a renewal that fails, a clock that was wrong and a
+/// machine that slept are all made good by the next one.
+const RENEW_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where to listen. A node whose address for others is this machine's own is reached from this machine only.
 pub(super) fn bind_address(advertise: &str) -> IpAddr {
@@ -27,6 +28,14 @@ pub(super) fn bind_address(advertise: &str) -> IpAddr {
         _ if advertise == "localhost" => Ipv4Addr::LOCALHOST.into(),
         Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         _ => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Host and port as other nodes connect to them.
+pub(super) fn address_for_others(advertise: &str, port: u16) -> String {
+    match advertise.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{advertise}:{port}"),
     }
 }
 
@@ -54,7 +63,7 @@ pub(super) async fn keep_fresh(
 ) -> Result<(), Infallible> {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(RENEW_AFTER) => {}
+            () = tokio::time::sleep(RENEW_EVERY) => {}
             () = quit.cancelled() => return Ok(()),
         }
         let View { state, .. } = consensus.latest();
@@ -81,5 +90,12 @@ mod tests {
         ] {
             assert_eq!(bind_address(advertise).to_string(), bind, "{advertise}");
         }
+    }
+
+    #[test]
+    fn addresses_for_others_can_be_connected_to() {
+        assert_eq!(address_for_others("2001:db8::7", 9090), "[2001:db8::7]:9090");
+        assert_eq!(address_for_others("192.0.2.7", 9090), "192.0.2.7:9090");
+        assert_eq!(address_for_others("node-one.example.org", 1), "node-one.example.org:1");
     }
 }

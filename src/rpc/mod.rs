@@ -29,5 +29,6 @@ pub use tls::{Tls, TlsError};
 /// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Whether a node may talk to this one, asked for every message; the error says why not.
+/// Whether a node may talk to this one, asked for every call and for every message of a stream of entries; the error says
+/// why not.
 pub type Admission = Arc<dyn Fn(NodeId) -> Result<(), String> + Send + Sync>;

@@ -25,8 +25,10 @@ use crate::model::NodeId;
 
 /// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// A connection that is silent for the first time gets a ping, and ends when that is not answered within the second.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// A connection that was silent for this long is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(1);
+/// It ends when it gives none within this time.
+const PING_ANSWER: Duration = Duration::from_secs(2);
 
 /// The connections of this node to others. Clones share them.
 #[derive(Clone)]
@@ -66,8 +68,8 @@ impl Peers {
         let (node, address) = (peer.node, peer.address.clone());
         let channel = endpoint
             .connect_timeout(CONNECT_MAX)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1)
+            .http2_keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(tower::service_fn(move |_| {
                 let (tls, peer) = (Arc::clone(&tls.borrow()), peer.clone());

@@ -2,9 +2,11 @@
 
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use narvana_proto::v1;
 use narvana_proto::v1::raft_server::Raft;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Admission;
@@ -14,11 +16,12 @@ use crate::consensus::Receiver;
 pub(super) struct RaftService {
     receiver: Receiver,
     admission: Admission,
+    stop: CancellationToken,
 }
 
 impl RaftService {
-    pub(super) fn new(receiver: Receiver, admission: Admission) -> Self {
-        Self { receiver, admission }
+    pub(super) fn new(receiver: Receiver, admission: Admission, stop: CancellationToken) -> Self {
+        Self { receiver, admission, stop }
     }
 }
 
@@ -32,17 +35,23 @@ impl Raft for RaftService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let caller = caller(&request, &self.admission)?;
         let admission = self.admission.clone();
+        let (refuse, refused) = mpsc::channel(1);
         // The stream may be open for days: a node that is removed meanwhile is not heard any more.
-        let requests = request.into_inner().take_while(move |request| {
-            std::future::ready(match request {
-                Ok(request) => admission(caller).is_ok() && check_ballot(request.ballot, caller).is_ok(),
-                Err(_) => false,
-            })
+        let requests = request.into_inner().scan(refuse, move |refuse, request| {
+            let heard = request.and_then(|request| {
+                admission(caller).map_err(Status::permission_denied)?;
+                check_ballot(request.ballot, caller)?;
+                Ok(request)
+            });
+            // There is room for the only refusal.
+            let heard = heard.map_err(|refusal| drop(refuse.try_send(refusal)));
+            std::future::ready(heard.ok())
         });
-        let requests = requests.filter_map(|request| std::future::ready(request.ok()));
+        let requests = requests.take_until(self.stop.clone().cancelled_owned());
         let replies = self.receiver.append(requests).map(|reply| reply.map_err(|error| status(&error)));
-        // A stream that ended early was refused; its sender asks anew and is told why.
-        Ok(Response::new(Box::pin(replies)))
+        let refusal = stream::unfold(refused, async |mut refused| Some((Err(refused.recv().await?), refused)));
+        // A stream that is open would keep the server from stopping.
+        Ok(Response::new(Box::pin(replies.chain(refusal).take_until(self.stop.clone().cancelled_owned()))))
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteReply>, Status> {
@@ -65,7 +74,7 @@ impl Raft for RaftService {
         // One that breaks off has no end, which is what tells it from a whole one.
         let rest =
             parts.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| std::future::ready(part.ok()));
-        let parts = futures::stream::iter(head).chain(rest);
+        let parts = stream::iter(head).chain(rest).take_until(self.stop.clone().cancelled_owned());
         let reply = self.receiver.snapshot(Box::pin(parts)).await;
         reply.map(Response::new).map_err(|error| status(&error))
     }

@@ -1,31 +1,43 @@
 //! The node-to-node port.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
 use narvana_proto::v1::forward_server::ForwardServer;
 use narvana_proto::v1::raft_server::RaftServer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::forward::ForwardService;
 use super::raft::RaftService;
 use super::stream::{Caller, Link};
 use super::{Admission, MESSAGE_BYTES_MAX, Tls};
 use crate::consensus::Receiver;
+use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
 
-/// Handshakes at the same time. The port is for a few nodes; more than these wait.
-const HANDSHAKES: usize = 64;
-/// Longest that a handshake may take.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// A connection that is silent for the first time gets a ping, and ends when that is not answered within the second.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// Connections from one address. A node has one; several nodes may share an address.
+const CONNECTIONS_EACH: usize = 32;
+/// Connections that wait for the server to take them.
+const LINKS_WAITING: usize = 16;
+/// Pause after a connection could not be accepted, mostly for lack of open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest that a handshake may take; whoever connects gives up shortly after.
+const HANDSHAKE_MAX: Duration = Duration::from_millis(1_500);
+/// A connection that was silent for this long is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// It ends when it gives none within this time.
+const PING_ANSWER: Duration = Duration::from_secs(5);
+/// Bytes of one stream that may wait here. A snapshot waits for the disk.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Bytes of all streams of a connection, so that one that waits does not hold up the heartbeats.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug)]
@@ -69,62 +81,78 @@ impl Server {
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
         let Parts { receiver, tls, admission } = self.parts;
+        let stop = supervisor.stopping();
         let forward = ForwardServer::new(ForwardService::new(receiver.clone(), admission.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let raft = RaftServer::new(RaftService::new(receiver, admission))
+        let raft = RaftServer::new(RaftService::new(receiver, admission, stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let stop = supervisor.stopping();
-        supervisor.spawn("node port", OnError::StopNode, async move {
+        let (links, accepted) = mpsc::channel(LINKS_WAITING);
+        let accept = accept(self.listener, tls, links, supervisor.clone());
+        supervisor.spawn("node port", OnError::StopNode, accept);
+        supervisor.spawn("node server", OnError::StopNode, async move {
             tonic::transport::Server::builder()
-                .http2_keepalive_interval(Some(KEEP_ALIVE.0))
-                .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+                .http2_keepalive_interval(Some(PING_AFTER))
+                .http2_keepalive_timeout(Some(PING_ANSWER))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
                 .add_service(raft)
                 .add_service(forward)
-                .serve_with_incoming_shutdown(links(self.listener, tls), stop.cancelled())
+                .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())
                 .await
         });
     }
 }
 
-/// Connections whose other end proved who it is. The others are closed and noted.
-fn links(
+/// Lets connections in whose other end proves who it is. The others are closed and noted.
+async fn accept(
     listener: TcpListener,
     tls: watch::Receiver<Arc<Tls>>,
-) -> impl Stream<Item = Result<Link, std::io::Error>> + Send {
-    TcpListenerStream::new(listener)
-        .map(move |accepted| {
-            let tls = Arc::clone(&tls.borrow());
-            async move {
-                match handshake(accepted, &tls).await {
-                    Ok(link) => Some(Ok(link)),
-                    Err(reason) => {
-                        tracing::info!(%reason, "a connection from another machine was refused");
-                        None
-                    }
-                }
+    links: mpsc::Sender<std::io::Result<Link>>,
+    supervisor: Supervisor,
+) -> Result<(), Infallible> {
+    let crowd = Crowd::new(CONNECTIONS_EACH);
+    let stop = supervisor.stopping();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of another node");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        })
-        .buffer_unordered(HANDSHAKES)
-        .filter_map(std::future::ready)
+        };
+        let Some(place) = crowd.enter(from.ip()) else {
+            tracing::debug!(%from, "this address has too many connections");
+            continue;
+        };
+        let (tls, links) = (Arc::clone(&tls.borrow()), links.clone());
+        supervisor.spawn("node handshake", OnError::Log, async move {
+            match handshake(stream, &tls).await {
+                // Nobody takes it when the server stops.
+                Ok((stream, caller)) => drop(links.send(Ok(Link { stream, caller, _place: place })).await),
+                Err(reason) => tracing::debug!(%from, %reason, "a connection to the port between nodes was refused"),
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
 }
 
-async fn handshake(accepted: std::io::Result<TcpStream>, tls: &Tls) -> Result<Link, String> {
-    let stream = accepted.map_err(|error| format!("it cannot be accepted: {error}"))?;
-    let from = stream.peer_addr().map_or_else(|_| "an unknown address".to_owned(), |from| from.to_string());
+async fn handshake(stream: TcpStream, tls: &Tls) -> Result<(TlsStream<TcpStream>, Caller), String> {
     // Without it each small message waits some 40 ms.
-    stream.set_nodelay(true).map_err(|error| format!("from {from}: {error}"))?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let accept = TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
     let stream = match timeout(HANDSHAKE_MAX, accept).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(format!("from {from}: {error}")),
-        Err(_) => return Err(format!("from {from}: its handshake took longer than {} s", HANDSHAKE_MAX.as_secs())),
+        Ok(accepted) => accepted.map_err(|error| error.to_string())?,
+        Err(_) => return Err(format!("its handshake took longer than {} ms", HANDSHAKE_MAX.as_millis())),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let node = certificate.and_then(|certificate| tls.node_of(certificate));
-    match node {
-        Some(node) => Ok(Link { stream, caller: Caller(node) }),
-        None => Err(format!("from {from}: its certificate names no node of this cluster")),
-    }
+    let node = node.ok_or("its certificate names no node of this cluster")?;
+    Ok((stream, Caller(node)))
 }

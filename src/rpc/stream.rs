@@ -10,6 +10,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::model::NodeId;
+use crate::network::Entered;
 
 /// The node at the other end, from its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Caller(pub(super) NodeId);
 pub(super) struct Link {
     pub(super) stream: TlsStream<TcpStream>,
     pub(super) caller: Caller,
+    /// Counts it among those of its address.
+    pub(super) _place: Entered,
 }
 
 impl Connected for Link {
