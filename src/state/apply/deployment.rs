@@ -153,6 +153,13 @@ impl Draft {
         if from.is_terminal() || to < from {
             return Err(Rejection::Precondition(format!("a deployment does not go from {from} to {to}")));
         }
+        let needs_artifact = (DeploymentStatus::Built..=DeploymentStatus::Running).contains(&to);
+        if needs_artifact && deployment.artifact.is_none() {
+            return Err(Rejection::Precondition(format!("deployment {id} has no artifact, so it cannot be {to}")));
+        }
+        if to == DeploymentStatus::Running && from != to {
+            return Err(Rejection::Precondition(format!("deployment {id} begins to serve by being promoted")));
+        }
         deployment.status = to;
         deployment.reason = reason.map(str::to_owned);
         deployment.log_tail = log_tail.to_vec();
