@@ -140,7 +140,7 @@ impl Receiver {
     }
 }
 
-/// Writes what comes into a file; only a whole one counts.
+/// Writes what comes into a file. Only a whole one counts; what was begun goes with its writer.
 fn write(
     machine: &StateMachine,
     meta: &store::SnapshotMeta,
@@ -148,24 +148,15 @@ fn write(
 ) -> Result<SnapshotFile, ReceiveError> {
     let mut writer = machine.receive(meta)?;
     let mut chunks = 0;
-    let whole = loop {
+    loop {
         match parts.blocking_recv().and_then(|part| part.part) {
             Some(snapshot_part::Part::Chunk(chunk)) => {
-                if let Err(error) = writer.chunk(&chunk) {
-                    break Err(error.into());
-                }
+                writer.chunk(&chunk)?;
                 chunks += 1;
             }
-            Some(snapshot_part::Part::End(end)) if end.chunks == chunks => break Ok(()),
-            Some(_) => break Err(ReceiveError::Snapshot("its parts do not add up".to_owned())),
-            None => break Err(ReceiveError::Snapshot("it broke off".to_owned())),
-        }
-    };
-    match whole {
-        Ok(()) => Ok(writer.finish()?),
-        Err(error) => {
-            writer.discard();
-            Err(error)
+            Some(snapshot_part::Part::End(end)) if end.chunks == chunks => return Ok(writer.finish()?),
+            Some(_) => return Err(ReceiveError::Snapshot("its parts do not add up".to_owned())),
+            None => return Err(ReceiveError::Snapshot("it broke off".to_owned())),
         }
     }
 }

@@ -271,13 +271,6 @@ impl SnapshotWriter {
         SnapshotFile::open(&self.finished, Arc::clone(&self.sealer))
     }
 
-    /// Removes what was written: nobody will finish it.
-    pub fn discard(self) {
-        if let Err(error) = remove(&self.unfinished) {
-            tracing::warn!(%error, "half of a snapshot stays until the next start");
-        }
-    }
-
     fn flush(&mut self) -> Result<(), Error> {
         if self.gathered.is_empty() {
             return Ok(());

@@ -67,6 +67,10 @@ impl Names {
                 _ => refused("it stands for the whole source"),
             };
         };
+        // A folder counts itself, as it does when the source is read again.
+        if folders.len() + usize::from(kind == Kind::Folder) > self.limits.depth {
+            return refused(format!("it lies more than {} folders deep", self.limits.depth));
+        }
         let mut at = ROOT;
         for part in folders {
             at = self.folder(at, part, number)?;
@@ -200,9 +204,6 @@ impl Names {
         if parts.iter().any(|part| part.len() > MAX_NAME) {
             return refused(format!("a name has at most {MAX_NAME} bytes"));
         }
-        if parts.len() > self.limits.depth + 1 {
-            return refused(format!("it lies more than {} folders deep", self.limits.depth));
-        }
         Ok(parts)
     }
 }
@@ -262,6 +263,18 @@ mod tests {
         assert_eq!(links(&entries).as_deref(), Some("t"));
         // A circle ends.
         assert_eq!(links(&[("a", link("b")), ("b", link("a"))]), None);
+    }
+
+    #[test]
+    fn a_folder_at_the_limit_may_hold_files_and_no_folder() {
+        let add = |path: &str, kind| Names::new(Limits { depth: 2, ..Limits::default() }).add(1, path.as_bytes(), kind);
+        for (path, kind) in [("a/b", Kind::Folder), ("a/b/file", Kind::File), ("a/b/l", link("file"))] {
+            assert!(add(path, kind).is_ok(), "{path}");
+        }
+        for (path, kind) in [("a/b/c", Kind::Folder), ("a/b/c/file", Kind::File)] {
+            let Err(Refused::Name(reason)) = add(path, kind) else { panic!("{path} is taken") };
+            assert_eq!(reason, "it lies more than 2 folders deep", "{path}");
+        }
     }
 
     #[test]
