@@ -50,7 +50,7 @@ pub use name::{
     check_node_address, check_node_name, check_org_name, check_org_slug, check_password, check_secret_key,
     check_service_name, git_clone_url, slug_from_name,
 };
-pub use node::{Node, NodeResources};
+pub use node::{Node, NodeResources, peer_address};
 pub use org::{Membership, Org, Role};
 pub use quantity::{Cpu, Memory};
 pub use secret::Secret;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::model::{
     Absence, Admission, Instance, InstanceId, InstanceState, Invalid, JoinToken, JoinTokenId, Node, NodeId, NodeRole,
-    TokenEnd, check_node_address, check_node_name,
+    TokenEnd, check_node_address, check_node_name, peer_address,
 };
 use crate::state::{Key, NodeFacts, Outcome, Rejection};
 
@@ -128,7 +128,7 @@ impl Draft {
                 self.put(Admission {
                     node: facts.id,
                     name: facts.name.clone(),
-                    address: format!("{}:{}", facts.address, facts.grpc_port),
+                    address: peer_address(&facts.address, facts.grpc_port),
                     role: NodeRole::VoterEligible,
                     token: None,
                     admitted_at: self.now,
