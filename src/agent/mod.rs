@@ -16,6 +16,7 @@ mod leftovers;
 mod log_pump;
 mod probe;
 mod reconciler;
+mod removal;
 mod runner;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::task::Supervisor;
 
 pub use engine_state::EngineState;
 pub use reconciler::Agent;
+pub use removal::remove_all;
 
 /// What the agent needs to know.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ pub mod route_table;
 mod routes;
 pub mod schedule;
 mod sweep;
+pub mod what_if;
 
 pub use explain::Explanation;
 pub use plan::{Ids, Options, Plan, Situation, plan};

@@ -33,7 +33,8 @@ use super::address::Address;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
-use super::{engine_search, machine, peer_port, registration, room, routes, tidy};
+use super::removal::Membership;
+use super::{engine_search, machine, peer_port, registration, removal, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ pub struct Running {
     dir: DataDir,
     endpoints: Endpoints,
     setup_token: String,
+    membership: Membership,
     fatal: CancellationToken,
     consensus: Consensus,
     /// In the order in which they stop.
@@ -66,7 +68,8 @@ impl Running {
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
-        let (consensus, tls) = start_consensus(&dir, identity, &fatal).await?;
+        let (consensus, tls, refused) = start_consensus(&dir, identity, &fatal).await?;
+        let membership = Membership::new(identity, consensus.clone(), refused);
         // Nodes that start together wait for each other, so the port is open before this one waits.
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
@@ -76,7 +79,12 @@ impl Running {
         peer_server.run(&peer_part);
         let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
         peer_part.spawn("node certificate", OnError::Log, fresh);
-        first_state(&consensus).await?;
+        first_state(&consensus, &membership).await?;
+        if let Some(removed) = membership.ended() {
+            let engine = engine_options(&config, &dir, scope(identity));
+            removal::clean_up(engine, identity, STOP_GRACE).await;
+            return Err(removed.into());
+        }
 
         let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
@@ -114,12 +122,16 @@ impl Running {
 
         let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
         let search = engine_search::search(
-            engine_options(&config, &dir, format!("{}-{}", identity.cluster, identity.node)),
+            engine_options(&config, &dir, scope(identity)),
             found,
             engine_state.clone(),
             engine_part.clone(),
         );
         engine_part.spawn("engine search", OnError::StopNode, search);
+
+        let watch =
+            removal::watch(membership.clone(), agent_part.clone(), engine.clone(), STOP_GRACE, control_part.stopping());
+        control_part.spawn("membership", OnError::StopNode, watch);
 
         let lease = Lease { node: identity.node, incarnation };
         let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
@@ -169,6 +181,7 @@ impl Running {
             dir,
             endpoints,
             setup_token,
+            membership,
             fatal,
             consensus,
             parts: vec![
@@ -222,6 +235,9 @@ impl Running {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
         closed.context("cannot close the store properly")?;
+        if let Some(removed) = self.membership.ended().filter(|_| failed) {
+            return Err(removed.into());
+        }
         if failed {
             let reason = self.consensus.status().failure;
             anyhow::bail!(
@@ -238,7 +254,7 @@ async fn start_consensus(
     dir: &DataDir,
     identity: Identity,
     fatal: &CancellationToken,
-) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>)> {
+) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, watch::Receiver<Option<String>>)> {
     let options = store::Options {
         folder: dir.path().to_owned(),
         cluster: identity.cluster,
@@ -251,13 +267,14 @@ async fn start_consensus(
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let peers = Arc::new(Peers::new(tls.subscribe()));
+    let refused = peers.refused();
     let consensus = Consensus::start(identity.node, consensus_options(), store, peers, supervisor).await?;
-    Ok((consensus, tls))
+    Ok((consensus, tls, refused))
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
 /// the moment keeps nobody from starting: what is known here is served, and the rest follows.
-async fn first_state(consensus: &Consensus) -> anyhow::Result<()> {
+async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
@@ -268,6 +285,9 @@ async fn first_state(consensus: &Consensus) -> anyhow::Result<()> {
             }
             (Err(error), None) => error,
         };
+        if membership.ended().is_some() {
+            return Ok(());
+        }
         let knows_nothing = consensus.latest().state.cluster().is_none();
         if begun.elapsed() > LEADER_WAIT_MAX && !knows_nothing {
             tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
@@ -370,6 +390,11 @@ fn node_facts(
         labels: config.labels.clone(),
         incarnation,
     }
+}
+
+/// Tells what this node runs from what other nodes of this machine run.
+fn scope(identity: Identity) -> String {
+    format!("{}-{}", identity.cluster, identity.node)
 }
 
 /// Where to look for the engine. `scope` tells what this node runs from what other nodes of this machine run.
