@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use futures::Stream;
+use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::Digest;
@@ -24,12 +25,17 @@ pub struct Blob {
 
 impl Blob {
     /// Its bytes, for async readers.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        ReaderStream::with_capacity(tokio::fs::File::from_std(self.file), CHUNK_BYTES)
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Sync + use<> {
+        stream_of(self.file, self.bytes)
     }
 
     /// Its file, at the start, for work on a blocking thread such as unpacking.
     pub fn into_file(self) -> File {
         self.file
     }
+}
+
+/// So many bytes of a file, from where it stands.
+pub(super) fn stream_of(file: File, bytes: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + Sync + use<> {
+    ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(bytes), CHUNK_BYTES)
 }

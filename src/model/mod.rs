@@ -8,9 +8,11 @@
 mod app;
 mod build;
 mod build_spec;
+mod built_image;
 mod cluster;
 mod dependency;
 mod deployment;
+mod digest;
 mod duration;
 mod health_check;
 mod id;
@@ -31,9 +33,11 @@ mod word;
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType};
+pub use built_image::{BuiltImage, NotBuiltHere, Repository};
 pub use cluster::Cluster;
 pub use dependency::{check_dependencies, dependency_order};
 pub use deployment::{Cause, Deployment, DeploymentStatus};
+pub use digest::{Digest, MalformedDigest};
 pub use duration::{format_duration, parse_duration};
 pub use health_check::{HealthCheck, Probe};
 pub use id::{

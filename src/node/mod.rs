@@ -11,6 +11,7 @@ mod founding;
 mod machine;
 mod peer_port;
 mod registration;
+mod registry;
 mod room;
 mod routes;
 mod running;

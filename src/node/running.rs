@@ -33,7 +33,7 @@ use crate::{api, clock, random};
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
-use super::{engine_search, machine, peer_port, registration, room, routes, tidy};
+use super::{engine_search, machine, peer_port, registration, registry, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -66,10 +66,12 @@ impl Running {
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
         let (engine_part, logs_part, peer_part) = (part("engine"), part("logs"), part("node port"));
+        let registry_part = part("registry");
 
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
+        let registry = registry::start(&artifacts, &registry_part).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
@@ -108,7 +110,7 @@ impl Running {
         engine_part.spawn("engine search", OnError::StopNode, search);
 
         let lease = Lease { node: identity.node, incarnation };
-        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
+        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), registry.images().clone(), logs_part.stopping());
         logs_part.spawn("tidy", OnError::Log, tidy);
 
         logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
@@ -162,6 +164,7 @@ impl Running {
                 control_part,
                 build_part,
                 agent_part,
+                registry_part,
                 ingress_part,
                 engine_part,
                 logs_part,
