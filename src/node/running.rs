@@ -122,6 +122,7 @@ impl Running {
                 engine: engine.clone(),
                 logs: logs.clone(),
                 artifacts: artifacts.clone(),
+                registry: registry.clone(),
                 supervisor: build_part.clone(),
             },
         )
@@ -138,6 +139,7 @@ impl Running {
                 consensus: consensus.clone(),
                 engine,
                 logs,
+                registry,
                 drain: Arc::new(IngressDrain(ingress.clone())),
                 supervisor: agent_part.clone(),
             },
