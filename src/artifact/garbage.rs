@@ -59,9 +59,13 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::Source;
+    use crate::state::{Record, sample_records};
 
     fn set(numbers: &BTreeSet<u8>) -> BTreeSet<Digest> {
         numbers.iter().map(|number| Digest::new([*number; 32])).collect()
@@ -69,6 +73,39 @@ mod tests {
 
     fn some() -> impl Strategy<Value = BTreeSet<u8>> {
         prop::collection::btree_set(0_u8..8, 0..8)
+    }
+
+    #[test]
+    fn images_and_sources_of_the_state_are_roots() {
+        let built = |byte| BuiltImage {
+            repository: crate::model::Repository(crate::model::ServiceId::from(uuid::Uuid::nil())),
+            manifest: Digest::new([byte; 32]),
+        };
+        let roots = |source: Option<Source>| {
+            let mut records = sample_records();
+            for record in &mut records {
+                match record {
+                    Record::Deployment(deployment) => {
+                        let deployment = Arc::make_mut(deployment);
+                        deployment.artifact.as_mut().expect("it has one").image = built(1).to_string();
+                        if let Some(source) = &source {
+                            deployment.spec.source = source.clone();
+                        }
+                    }
+                    Record::Build(build) => {
+                        let artifact = &mut Arc::make_mut(build).artifact;
+                        artifact.as_mut().expect("it has one").image = built(2).to_string();
+                    }
+                    _ => {}
+                }
+            }
+            Roots::of(&State::from_records(records))
+        };
+        let of_the_sample = roots(Some(Source::Upload));
+        assert_eq!(of_the_sample.manifests, [built(1).manifest, built(2).manifest].into());
+        assert_eq!(of_the_sample.sources.len(), 1);
+        let named = Source::Image { image: built(1).to_string() };
+        assert_eq!(roots(Some(named)).manifests, [built(2).manifest].into(), "what a user names is no root");
     }
 
     proptest! {

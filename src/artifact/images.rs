@@ -52,11 +52,12 @@ impl Images {
         self.fetcher.store()
     }
 
-    /// Opens a blob of an image; one that is not here, or damaged, is fetched first.
+    /// Opens a blob of an image; one that is not here, or damaged and so removed, is fetched first.
     pub async fn open(&self, digest: Digest) -> Result<Blob, ImageError> {
         let store = self.store();
         match store.open_blob(digest).await {
-            Err(Error::NotFound(_) | Error::Damaged { .. }) => {}
+            Err(Error::NotFound(_)) => {}
+            Err(Error::Damaged { .. }) => store.remove_damaged(digest).await,
             opened => return Ok(opened?),
         }
         self.fetcher.fetch(digest).done().await.map_err(ImageError::Missing)?;
@@ -148,5 +149,107 @@ fn shown(bytes: u64) -> String {
         0..KIB => format!("{bytes} B"),
         KIB..MIB => format!("{} KiB", bytes / KIB),
         _ => format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use serde_json::json;
+    use sha2::{Digest as _, Sha256};
+
+    use super::super::{BlobSource, RemoteBlob, Unavailable};
+    use super::*;
+
+    /// Another node: its blobs, and which of them were asked for.
+    #[derive(Default)]
+    struct Peer {
+        blobs: BTreeMap<Digest, Vec<u8>>,
+        asked: Mutex<Vec<Digest>>,
+    }
+
+    impl Peer {
+        fn add(&mut self, bytes: &[u8]) -> Digest {
+            let digest = Digest::new(Sha256::digest(bytes).into());
+            self.blobs.insert(digest, bytes.to_vec());
+            digest
+        }
+    }
+
+    #[async_trait]
+    impl BlobSource for Peer {
+        async fn read(&self, digest: Digest, offset: u64) -> Result<RemoteBlob, Unavailable> {
+            self.asked.lock().expect("a lock").push(digest);
+            let none = || Unavailable { reason: "nobody has it".to_owned() };
+            let blob = self.blobs.get(&digest).ok_or_else(none)?;
+            let rest = Bytes::copy_from_slice(&blob[usize::try_from(offset).expect("small")..]);
+            Ok(RemoteBlob { bytes: blob.len() as u64, stream: stream::iter([Ok(rest)]).boxed() })
+        }
+    }
+
+    async fn here(store: &ArtifactStore, bytes: &'static [u8]) {
+        let bytes = stream::iter([Ok::<_, Infallible>(Bytes::from_static(bytes))]);
+        store.put(bytes, 1_000).await.expect("stored");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_missing_is_fetched() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ArtifactStore::open(folder.path()).await.expect("opens");
+        let mut peer = Peer::default();
+        let (config, base, top) = (peer.add(b"config"), peer.add(b"base layer"), peer.add(b"top"));
+        let part = |digest: Digest, size| json!({"digest": digest.with_algorithm(), "size": size});
+        let manifest = json!({"schemaVersion": 2, "config": part(config, 6), "layers": [part(base, 10), part(top, 3)]});
+        let manifest = peer.add(manifest.to_string().as_bytes());
+        let unknown = Digest::new([0; 32]);
+        let broken = json!({"schemaVersion": 2, "config": part(config, 6), "layers": [part(unknown, 10)]});
+        let broken = peer.add(broken.to_string().as_bytes());
+        let peer = Arc::new(peer);
+        let source: Arc<dyn BlobSource> = Arc::<Peer>::clone(&peer);
+        let images = Images::new(Fetcher::new(store.clone(), source));
+        here(&store, b"base layer").await;
+
+        let (progress, mut lines) = mpsc::channel(8);
+        let found = images.complete(manifest, &progress).await.expect("whole");
+        assert_eq!(found.config.digest, config);
+        let mut asked = std::mem::take(&mut *peer.asked.lock().expect("a lock"));
+        asked.sort_unstable();
+        let mut missing = [manifest, config, top];
+        missing.sort_unstable();
+        assert_eq!(asked, missing);
+        assert_eq!(lines.recv().await.expect("a line"), "Fetching 2 of 3 parts of the image, 9 B.");
+        assert_eq!(lines.recv().await.expect("a line"), "Fetched 9 B: the image is on this node.");
+
+        // All is here: nobody is asked, nothing is said.
+        images.complete(manifest, &progress).await.expect("whole");
+        assert!(lines.try_recv().is_err() && peer.asked.lock().expect("a lock").is_empty());
+
+        // What was damaged comes anew; what nobody has is named.
+        std::fs::write(folder.path().join(top.to_string()), "t0p").expect("writes");
+        assert_eq!(images.open(top).await.expect("mended").bytes, 3);
+        let missing = images.complete(broken, &progress).await.expect_err("a layer is nowhere");
+        assert!(
+            missing.to_string().contains(&format!("{unknown} is not on this node, and nobody has it")),
+            "{missing}"
+        );
+        let layer = images.complete(base, &progress).await;
+        assert!(matches!(layer, Err(ImageError::NotAManifest { digest, .. }) if digest == base));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_that_nobody_has_is_removed_so_that_it_is_sent_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ArtifactStore::open(folder.path()).await.expect("opens");
+        here(&store, b"layer").await;
+        let digest = Digest::new(Sha256::digest(b"layer").into());
+        std::fs::write(folder.path().join(digest.to_string()), "l4yer").expect("writes");
+        let images = Images::new(Fetcher::new(store.clone(), Arc::new(Peer::default())));
+        assert!(matches!(images.open(digest).await, Err(ImageError::Missing(_))));
+        assert_eq!(store.claim(digest).await, None);
     }
 }

@@ -90,20 +90,23 @@ impl ArtifactStore {
     /// Opens a blob after reading it through: a damaged one is an error, never bytes.
     pub async fn open_blob(&self, digest: Digest) -> Result<Blob, Error> {
         let path = self.path(digest);
+        blocking(move || verified(path, digest)).await
+    }
+
+    /// Removes a blob if it is damaged: an engine does not send again what it finds here.
+    pub(super) async fn remove_damaged(&self, digest: Digest) {
+        let store = self.clone();
         blocking(move || {
-            let mut file = File::open(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NotFound(digest),
-                _ => Error::io("open", &path)(error),
-            })?;
-            let mut hasher = Sha256::new();
-            let bytes = hash_into(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
-            if Digest::new(hasher.finalize().into()) != digest {
-                return Err(Error::Damaged { digest, path });
+            // Meanwhile somebody may have stored it anew, and nobody can while this is held.
+            let _held = store.lock_used();
+            if let Err(Error::Damaged { path, .. }) = verified(store.path(digest), digest) {
+                match fs::remove_file(&path) {
+                    Ok(()) => tracing::warn!(path = %path.display(), "removed a damaged artifact"),
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a damaged artifact"),
+                }
             }
-            file.rewind().map_err(Error::io("read", &path))?;
-            Ok(Blob { digest, bytes, file })
         })
-        .await
+        .await;
     }
 
     /// Whether a blob of this name is here; it may be damaged.
@@ -209,6 +212,20 @@ impl ArtifactStore {
     fn lock_used(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn verified(path: PathBuf, digest: Digest) -> Result<Blob, Error> {
+    let mut file = File::open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound(digest),
+        _ => Error::io("open", &path)(error),
+    })?;
+    let mut hasher = Sha256::new();
+    let bytes = hash_into(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
+    if Digest::new(hasher.finalize().into()) != digest {
+        return Err(Error::Damaged { digest, path });
+    }
+    file.rewind().map_err(Error::io("read", &path))?;
+    Ok(Blob { digest, bytes, file })
 }
 
 /// Reads to the end; returns how many bytes that were.

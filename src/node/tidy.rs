@@ -27,16 +27,18 @@ pub(super) async fn keep_tidy(
 ) -> Result<(), Infallible> {
     let mut suspects = BTreeSet::new();
     let mut collector = Collector::new(images);
-    loop {
-        let unknown = unknown(&consensus.latest().state, &logs).await;
-        remove(unknown.intersection(&suspects), &logs).await;
-        suspects = unknown;
-        collect(&consensus, &mut collector).await;
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = quit.cancelled() => return Ok(()),
+    let work = async {
+        loop {
+            let unknown = unknown(&consensus.latest().state, &logs).await;
+            remove(unknown.intersection(&suspects), &logs).await;
+            suspects = unknown;
+            collect(&consensus, &mut collector).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
+    };
+    // Wherever it is: what is left to remove, the next start removes.
+    quit.run_until_cancelled(work).await;
+    Ok(())
 }
 
 async fn unknown(state: &State, logs: &LogStore) -> BTreeSet<LogKey> {

@@ -1,6 +1,5 @@
 //! From a request to its answer.
 
-use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +20,6 @@ use super::manifest::{MANIFEST_BYTES_MAX, Manifest, NotAManifest};
 use super::request::{Reference, Request, Tag};
 use crate::artifact::{BLOB_BYTES_MAX, Blob, Bounds, Digest, Error};
 use crate::model::Repository;
-use crate::task::blocking;
 
 /// How long an engine may be silent in the middle of a blob or a manifest.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -252,14 +250,9 @@ async fn send(blob: Blob, range: Option<&HeaderValue>) -> Answer {
         ));
     };
     let bytes = last - first + 1;
-    let part = blocking(move || {
-        let mut file = blob.into_file();
-        file.seek(SeekFrom::Start(first)).map(|_| file)
-    });
-    let file = part.await.map_err(|error| {
+    let stream = blob.into_part(first, bytes).await.map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", format!("cannot read the blob: {error}"))
     })?;
-    let stream = crate::artifact::blob::stream_of(file, bytes);
     let body = StreamBody::new(stream.map(|chunk| chunk.map(Frame::data)));
     let mut response = answer::content(StatusCode::PARTIAL_CONTENT, digest, BLOB_TYPE, bytes, BodyExt::boxed(body));
     let said = format!("bytes {first}-{last}/{whole}");

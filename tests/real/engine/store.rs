@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use narvana::artifact::oci::{Registry, RegistryHandle};
 use narvana::artifact::{ArtifactStore, Fetcher, Nobody};
+use narvana::engine::fake::FakeEngine;
 use narvana::engine::{Engine, Error, Image, LocalLogin};
 use narvana::model::{BuildId, BuiltImage, Digest, Repository, Secret, ServiceId};
 use narvana::random;
@@ -142,6 +143,40 @@ pub(super) async fn an_image_goes_and_comes_back(harness: Harness) {
     engine.remove_image(&other).await.expect("removed");
     site.part.stop(Duration::from_secs(5)).await;
     assert!(site.store.list().await.expect("a list").len() >= 5);
+}
+
+/// What every engine does with a registry, the fake too: there and back by a name and a tag.
+pub(super) async fn there_and_back(engine: &dyn Engine, image: &str, (name, tag): (&str, &str), login: &LocalLogin) {
+    let id = engine.image(image).await.expect("an answer").expect("it is there").id;
+    let (progress, _) = mpsc::channel(1);
+    let missing = engine.push("localhost/narvana-test/missing:1", (name, tag), login, progress.clone()).await;
+    assert!(matches!(&missing, Err(Error::NotFound { .. })), "{missing:?}");
+    engine.push(image, (name, tag), login, progress.clone()).await.expect("pushed");
+    let reference = format!("{name}:{tag}");
+    assert_eq!(engine.image(&reference).await.expect("an answer"), None, "only a name for the way");
+    engine.remove_image(image).await.expect("removed");
+    let pulled = engine.pull_from_loopback(&reference, login, progress.clone()).await.expect("pulled");
+    assert_eq!((pulled.id, engine.image(&reference).await.expect("an answer").is_some()), (id, true));
+    engine.remove_image(&reference).await.expect("removed");
+    let nothing = engine.pull_from_loopback(&format!("{name}:other"), login, progress).await;
+    assert!(matches!(&nothing, Err(Error::PullFailed { .. })), "{nothing:?}");
+}
+
+pub(super) async fn moves_images_as_every_engine_does(harness: Harness) {
+    let site = Site::start().await;
+    let (tag, _) = build(&harness, "moving", "moved").await;
+    let announced = site.registry.announce(Repository(site.service), random::id());
+    let (name, build) = announced.destination();
+    there_and_back(harness.engine(), &tag, (&name, &build), &site.login()).await;
+}
+
+#[tokio::test]
+async fn the_fake_moves_images_as_every_engine_does() {
+    let fake = FakeEngine::new();
+    let image = Image { id: format!("sha256:{}", "0".repeat(64)), bytes: 1, exposed_ports: Vec::new() };
+    fake.add_image("localhost/narvana-test/moving:1", image);
+    let login = LocalLogin { user: "u".to_owned(), password: Secret::new("p") };
+    there_and_back(&fake, "localhost/narvana-test/moving:1", ("127.0.0.1:5000/x", "1"), &login).await;
 }
 
 async fn what_one_pushes_the_other_pulls(from: EngineKind, to: EngineKind) {
