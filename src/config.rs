@@ -32,7 +32,8 @@ pub struct NodeSettings {
     /// Name of this node for people [default: the host name]
     #[arg(long, env = "NARVANA_NODE_NAME")]
     pub name: Option<String>,
-    /// Address at which users and other nodes reach this node [default: 127.0.0.1]
+    /// Address at which users and other nodes reach this node [default: the one it had before, the one it
+    /// joins from, or 127.0.0.1]
     #[arg(long, env = "NARVANA_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<String>,
     /// Address the API listens on [default: 0.0.0.0]
@@ -178,11 +179,11 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Name for people.
     pub name: String,
-    /// Address at which it is reached, without port.
-    pub advertise: String,
+    /// Address at which it is reached, without port, if the operator named one.
+    pub advertise: Option<String>,
     /// Where the API listens.
     pub api: (IpAddr, u16),
-    /// Port between nodes. Nothing listens there yet.
+    /// Port between nodes; 0 for the one it had before, or any.
     pub grpc_port: u16,
     /// Address the ingress listens on.
     pub ingress_host: IpAddr,
@@ -279,7 +280,7 @@ impl NodeSettings {
         let rollout_attempts = self.scheduler_max_retries.or(file.scheduler_max_retries).unwrap_or(2).max(1);
         Ok(NodeConfig {
             name: self.name.or(file.name).unwrap_or_else(|| host_name.to_owned()),
-            advertise: self.advertise.or(file.advertise).map_or_else(|| Ok("127.0.0.1".to_owned()), advertise)?,
+            advertise: self.advertise.or(file.advertise).map(advertise).transpose()?,
             api: (
                 self.api_host.or(file.api_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 self.api_port.or(file.api_port).unwrap_or(8080),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::consensus::ProposeError;
@@ -75,6 +76,9 @@ impl Agent {
         let mut engines = self.parts.engine.clone();
         let mut last_slice: Option<Slice> = None;
         let mut wake_at: Option<Timestamp> = None;
+        if !self.is_certain(&quit).await {
+            return Ok(());
+        }
         self.follow_events();
         let asking = keep_asking(self.parts.clone(), self.engine_state.clone(), Arc::clone(&self.wake));
         self.parts.supervisor.spawn("engine watch", OnError::StopNode, asking);
@@ -105,6 +109,20 @@ impl Agent {
                 }
                 () = self.wake.notified() => last_slice = None,
                 () = tokio::time::sleep(timer) => last_slice = None,
+            }
+        }
+    }
+
+    /// Waits until this node has applied what was decided before it started: a container whose instance it has not heard
+    /// of would be taken for nobody's. False when it is to stop.
+    async fn is_certain(&self, quit: &CancellationToken) -> bool {
+        loop {
+            tokio::select! {
+                read = self.parts.consensus.linearizable() => match read {
+                    Ok(_) => return true,
+                    Err(error) => tracing::info!(%error, "containers are left alone until the cluster decides again"),
+                },
+                () = quit.cancelled() => return false,
             }
         }
     }

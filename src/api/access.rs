@@ -2,6 +2,7 @@
 //! OpenAPI document, so that a new one without a line here fails.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::clock;
+use crate::cluster::Authority;
 use crate::logs::{self, LogStore};
 use crate::model::{Membership, Org, OrgId, PasswordHash, Role, Session, SessionId, User, UserId};
 use crate::random;
@@ -67,6 +69,9 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/status", LogIn, none.clone(), 200),
         ("get", "/v1/nodes", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}", LogIn, none.clone(), 200),
+        ("get", "/v1/join-tokens", Admin, none.clone(), 200),
+        ("post", "/v1/join-tokens", Admin, nothing.clone(), 201),
+        ("delete", "/v1/join-tokens/{token}", Admin, none.clone(), 200),
         ("get", "/v1/settings", LogIn, none.clone(), 200),
         ("patch", "/v1/settings", Admin, json!({"public_ip": "192.0.2.1"}), 200),
         ("get", "/v1/orgs", LogIn, none.clone(), 200),
@@ -158,6 +163,10 @@ fn state(people: &[Person]) -> State {
         updated_at: now,
     };
     records.push(Record::from(org));
+    // A join token names the key of the authority, so there has to be a real one.
+    let Some(Record::Cluster(cluster)) = records.first_mut() else { panic!("the first sample is the cluster") };
+    let cluster = Arc::make_mut(cluster);
+    cluster.ca_certificate = Authority::new(cluster.id, now).expect("an authority").certificate;
     for person in people {
         let (org, role) = match person.role {
             Some(role) => (OrgId(SAMPLE_ORG), role),
@@ -234,6 +243,7 @@ fn path(template: &str, exists: bool) -> String {
         .replace("{deployment}", &id(9))
         .replace("{build}", &id(10))
         .replace("{instance}", &id(11))
+        .replace("{token}", &id(14))
         .replace("{node}", "1")
 }
 

@@ -28,6 +28,7 @@ mod finish;
 mod gate;
 mod health;
 mod instance;
+mod join_token;
 mod json;
 mod log;
 mod log_stream;

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, build, config, deploy, deployment, docs, env, explain, health, instance, log, log_stream,
-    node, openapi, org, service, service_action, session, setting, source, status, user, watch,
+    Options, Parts, app, build, config, deploy, deployment, docs, env, explain, health, instance, join_token, log,
+    log_stream, node, openapi, org, service, service_action, session, setting, source, status, user, watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -55,6 +55,8 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(status::show))
         .routes(routes!(node::list))
         .routes(routes!(node::show))
+        .routes(routes!(join_token::list, join_token::create))
+        .routes(routes!(join_token::revoke))
         .routes(routes!(setting::show, setting::update))
 }
 

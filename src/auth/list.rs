@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::model::{App, AppId, Build, Cpu, Deployment, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service};
+use crate::model::{
+    App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service,
+};
 
-use super::{Caller, Scoped};
+use super::{Caller, Error, Scoped};
 
 /// What instances of all organisations hold of a node: only sums, so that nobody's things can be told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,21 @@ impl Caller {
             }
         }
         load
+    }
+
+    /// The join tokens, oldest first; for administrators of the cluster.
+    pub fn join_tokens(&self) -> Result<impl Iterator<Item = Arc<JoinToken>> + '_, Error> {
+        self.require_admin()?;
+        Ok(self.0.state.join_tokens().cloned())
+    }
+
+    /// Where members that answer are reached between nodes, those that never were absent first; for administrators of the
+    /// cluster.
+    pub fn member_addresses(&self) -> Result<Vec<String>, Error> {
+        self.require_admin()?;
+        let state = &self.0.state;
+        let (here, away): (Vec<_>, Vec<_>) = state.nodes().partition(|node| state.absence(node.id).is_none());
+        Ok(here.into_iter().chain(away).map(|node| node.peer_address()).collect())
     }
 
     /// Their organisations with their role in each, oldest first.

@@ -29,6 +29,7 @@ mod session;
 mod settings;
 mod shell;
 mod systemd;
+mod token;
 mod unit;
 mod value;
 mod wait;
@@ -111,6 +112,9 @@ impl Global {
 enum Command {
     /// Start the first node of a new cluster, and keep running it
     Init(Box<node::NodeArgs>),
+    /// Add this machine to a cluster, and keep running its node
+    #[command(after_help = "Example:\n  narvana join --token-file - < token")]
+    Join(Box<node::JoinArgs>),
     /// Run the node of a data folder
     Run(Box<node::NodeArgs>),
     /// Show the cluster at a glance
@@ -173,6 +177,9 @@ Prints the address when it runs. Otherwise the cause, the last log lines and wha
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(nodes::NodeCommand),
+    /// Join tokens: what lets a machine become a node
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Settings of the cluster
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -191,6 +198,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Init(args) => return node::init(*args).await,
+        Command::Join(args) => return node::join(*args).await,
         Command::Run(args) => return node::run(*args).await,
         Command::Register(args) => return account::register(&global, args).await,
         Command::Login(args) => return account::login(&global, args).await,
@@ -216,6 +224,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rollback(args) => replicas::rollback(session, args).await,
         Command::Explain(args) => explain::run(session, args).await,
         Command::Node(command) => nodes::run(session, command).await,
+        Command::Token(command) => token::run(session, command).await,
         Command::Settings(command) => settings::run(session, command).await,
         // Handled above.
         _ => Ok(()),

@@ -1,5 +1,6 @@
-//! `init` and `run`: from flags, variables and a file to a running node, here or under systemd.
+//! `init`, `join` and `run`: from flags, variables and a file to a running node, here or under systemd.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,8 +13,9 @@ use super::outcome::{Exit, failure};
 use super::output::warn;
 use super::systemd::{self, Systemd};
 use super::unit::Unit;
+use crate::cluster::{TokenError, TokenText};
 use crate::config::{self, NodeConfig, NodeSettings};
-use crate::node::{self, Endpoints, Init};
+use crate::node::{self, Endpoints, Init, Preflight};
 
 /// What a node is started with.
 #[derive(Args)]
@@ -80,6 +82,97 @@ fn known_variables() -> std::collections::BTreeSet<String> {
     names
 }
 
+/// What a node joins with.
+#[derive(Args)]
+pub(super) struct JoinArgs {
+    // First: the fields below take their values out of what was parsed.
+    #[command(flatten)]
+    node: NodeArgs,
+    /// The join token, whole, as `narvana token create` printed it on a member of the cluster
+    #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
+    join_token: Option<String>,
+    /// File with the join token, `-` for stdin: arguments can be read by everybody on this machine
+    #[arg(long, env = "NARVANA_JOIN_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for JoinArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret.
+        f.debug_struct("JoinArgs").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Longest file that is read as a join token.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+impl JoinArgs {
+    fn token(&self) -> anyhow::Result<TokenText> {
+        let text = match (&self.join_token, &self.token_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => {
+                let mut text = String::new();
+                let source: Box<dyn Read> = match path.as_os_str() == "-" {
+                    true => Box::new(std::io::stdin()),
+                    false => {
+                        Box::new(std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?)
+                    }
+                };
+                source.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).context("cannot read the join token")?;
+                text
+            }
+            (None, None) => String::new(),
+        };
+        text.parse().map_err(|error: TokenError| failure(Exit::Usage, error.to_string()))
+    }
+}
+
+/// Adds this machine to a cluster and runs its node.
+pub(super) async fn join(args: JoinArgs) -> anyhow::Result<()> {
+    let token = args.token()?;
+    if args.join_token.is_some() {
+        warn(
+            "everybody on this machine can see the join token in the list of processes; --token-file - reads it from stdin",
+        );
+    }
+    let NodeArgs { given, start, service } = args.node;
+    let config = start.settle()?;
+    let data_dir = config.data_dir.display().to_string();
+    let report = |preflight: &Preflight| warn(&format!("Before joining:\n{preflight}"));
+    let joined = match service.then(|| Service::new(&config, &given)).transpose()? {
+        None => {
+            let ready = |endpoints: &Endpoints| {
+                warn(&joined(endpoints));
+                systemd::tell_ready();
+            };
+            node::join(config, &token, report, ready).await?
+        }
+        Some(service) => {
+            let entered = node::enter(&config, &token, report).await?;
+            if entered == Init::Founded {
+                let (endpoints, _) = service.start()?;
+                warn(&joined(&endpoints));
+            }
+            entered
+        }
+    };
+    if joined == Init::Exists {
+        return Err(failure(Exit::Conflict, occupied(&data_dir, service)));
+    }
+    Ok(())
+}
+
+fn joined(endpoints: &Endpoints) -> String {
+    format!("{}\nIt is a member of the cluster and takes work.", serving(endpoints))
+}
+
+fn occupied(data_dir: &str, service: bool) -> String {
+    let service = if service { " --service" } else { "" };
+    format!(
+        "{data_dir} holds a node already; nothing was changed\n  next: `narvana run{service} --data-dir {data_dir}` runs it"
+    )
+}
+
 /// Makes the first node of a new cluster and runs it.
 pub(super) async fn init(args: NodeArgs) -> anyhow::Result<()> {
     let config = args.start.settle()?;
@@ -97,10 +190,7 @@ pub(super) async fn init(args: NodeArgs) -> anyhow::Result<()> {
         }
     };
     if founded == Init::Exists {
-        let service = if args.service { " --service" } else { "" };
-        warn(&format!(
-            "{data_dir} holds a node already; nothing was changed\n  next: `narvana run{service} --data-dir {data_dir}` runs it"
-        ));
+        warn(&occupied(&data_dir, args.service));
     }
     Ok(())
 }

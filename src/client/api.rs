@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, Logs, Node, Profile, Service,
-    SignedIn, UploadedSource,
+    App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Node, Profile,
+    Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress};
 
@@ -332,6 +332,21 @@ impl Client {
     /// One node.
     pub async fn node(&self, node: &str) -> Reply<Node> {
         self.get(&["v1", "nodes", node], &[]).await
+    }
+
+    /// All join tokens, without their secrets.
+    pub async fn join_tokens(&self) -> Reply<Vec<JoinToken>> {
+        self.list(&["v1", "join-tokens"]).await
+    }
+
+    /// Makes a join token.
+    pub async fn create_join_token(&self, input: &Value) -> Reply<JoinToken> {
+        self.post(&["v1", "join-tokens"], Some(input)).await
+    }
+
+    /// Takes a join token back.
+    pub async fn revoke_join_token(&self, id: &str) -> Reply<JoinToken> {
+        self.call(Method::DELETE, &["v1", "join-tokens", id], Body::Empty).await
     }
 
     /// All settings of the cluster.

@@ -311,6 +311,27 @@ view! {
         /// Nodes.
         nodes: Vec<Node>,
     }
+    /// A join token.
+    JoinToken {
+        /// Identity.
+        id: Id,
+        /// The token itself, when it was made just now.
+        token: String,
+        /// The members that it names.
+        addresses: Vec<String>,
+        /// What nodes that join with it may become.
+        role: String,
+        /// Whether it can be used.
+        status: String,
+        /// How many nodes may still join.
+        uses_left: u32,
+        /// Who made it.
+        created_by: Id,
+        /// When it was made.
+        created_at: Moment,
+        /// From when it is refused.
+        expires_at: Moment,
+    }
     /// A node.
     Node {
         /// Identity.

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
 
 use crate::model::{ClusterId, NodeId, Secret, Timestamp};
 
@@ -33,6 +34,49 @@ pub struct Authority {
     pub certificate: String,
     /// Its private key, PEM.
     pub key: Secret,
+}
+
+/// A request for a certificate that cannot be granted.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// It is no such request, or whoever made it does not have the key.
+    #[error("the signing request cannot be used: {0}")]
+    Request(rcgen::Error),
+    /// The authority failed.
+    #[error("the cluster's authority cannot sign: {0}")]
+    Authority(#[from] rcgen::Error),
+}
+
+/// A key for a node that is about to join, and the request to have it signed.
+pub struct SigningRequest {
+    /// The private key, PEM.
+    pub key: Secret,
+    /// PKCS#10, DER.
+    pub request: Vec<u8>,
+}
+
+impl SigningRequest {
+    /// A new key.
+    pub fn new() -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let request = CertificateParams::default().serialize_request(&key)?;
+        Ok(Self { request: request.der().to_vec(), key: Secret::new(key.serialize_pem()) })
+    }
+}
+
+/// The key of a signing request that somebody sent, who has shown to have its private half.
+pub struct RequestedKey(CertificateSigningRequestParams);
+
+impl RequestedKey {
+    /// Takes a request (PKCS#10, DER) with a key of the kind that nodes make.
+    pub fn from_der(request: &[u8]) -> Result<Self, SigningError> {
+        let request = CertificateSigningRequestDer::from(request);
+        let request = CertificateSigningRequestParams::from_der(&request).map_err(SigningError::Request)?;
+        if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+            return Err(SigningError::Request(rcgen::Error::UnsupportedSignatureAlgorithm));
+        }
+        Ok(Self(request))
+    }
 }
 
 /// What one end of a connection needs for TLS.
@@ -87,8 +131,23 @@ impl Authority {
                 Err(_) => SanType::DnsName(Ia5String::try_from(*name)?),
             });
         }
+        params.distinguished_name = common_name(node);
         validity(&mut params, now, SERVER_DAYS);
-        sign(certificate, key, node, params)
+        sign(certificate, key, params)
+    }
+
+    /// A certificate for the port between nodes, DER, for the key of somebody else's request. Nothing else of the request
+    /// counts: what the certificate says is decided here.
+    pub fn sign_peer(
+        certificate: &str,
+        key: &Secret,
+        (cluster, node): (ClusterId, NodeId),
+        requested: &RequestedKey,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, SigningError> {
+        let params = peer_params((cluster, node), now)?;
+        let signed = params.signed_by(&requested.0.public_key, &issuer(certificate, key)?)?;
+        Ok(signed.der().to_vec())
     }
 
     /// A certificate for the port between nodes: it says which node this is, to those it calls and to those that call it.
@@ -98,12 +157,45 @@ impl Authority {
         (cluster, node): (ClusterId, NodeId),
         now: Timestamp,
     ) -> Result<NodeCertificate, rcgen::Error> {
-        let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(peer_name(cluster, node))?));
-        validity(&mut params, now, PEER_DAYS);
-        sign(certificate, key, node, params)
+        sign(certificate, key, peer_params((cluster, node), now)?)
     }
+}
+
+impl NodeCertificate {
+    /// From what a node kept of its admission: its certificate, the authority's (DER) and its own key (PEM).
+    pub fn kept(own: Vec<u8>, authority: CertificateDer<'static>, key: &[u8]) -> Result<Self, pem::Error> {
+        Ok(Self { chain: vec![own.into(), authority], key: PrivateKeyDer::from_pem_slice(key)? })
+    }
+}
+
+/// [`key_pin`] of an authority's certificate in PEM.
+pub fn pin_of(certificate: &str) -> Option<[u8; 32]> {
+    key_pin(&CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?)
+}
+
+/// SHA-256 of the key of a certificate: by this an authority is recognised before anything is believed.
+pub fn key_pin(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
+    let key = webpki::EndEntityCert::try_from(certificate).ok()?.subject_public_key_info();
+    Some(Sha256::digest(&key).into())
+}
+
+fn peer_params((cluster, node): (ClusterId, NodeId), now: Timestamp) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(node);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(peer_name(cluster, node))?));
+    validity(&mut params, now, PEER_DAYS);
+    Ok(params)
+}
+
+fn common_name(node: NodeId) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("narvana node {node}"));
+    name
+}
+
+fn issuer(certificate: &str, key: &Secret) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
+    Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(&String::from_utf8_lossy(key.expose()))?)
 }
 
 /// The name in a node's certificate for the port between nodes. It is never looked up: whoever connects knows the address
@@ -113,18 +205,9 @@ pub fn peer_name(cluster: ClusterId, node: NodeId) -> String {
 }
 
 /// Makes a key and has the authority sign it.
-fn sign(
-    certificate: &str,
-    key: &Secret,
-    node: NodeId,
-    mut params: CertificateParams,
-) -> Result<NodeCertificate, rcgen::Error> {
-    let key = KeyPair::from_pem(&String::from_utf8_lossy(key.expose()))?;
-    let issuer = Issuer::from_ca_cert_pem(certificate, key)?;
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("narvana node {node}"));
+fn sign(certificate: &str, key: &Secret, params: CertificateParams) -> Result<NodeCertificate, rcgen::Error> {
     let own = KeyPair::generate()?;
-    let signed = params.signed_by(&own, &issuer)?;
+    let signed = params.signed_by(&own, &issuer(certificate, key)?)?;
     let authority = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|error| rcgen::Error::PemError(error.to_string()))?;
     Ok(NodeCertificate {

@@ -5,6 +5,9 @@
 //! | `narvana.lock` | locked by the process that uses the folder |
 //! | `initialising` | `init` has begun and not ended; the next `init` starts over |
 //! | `identity.json` | which node of which cluster this is; written last by `init` |
+//! | `address` | where other nodes reach this one: host and port, as it was last |
+//! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
+//! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
 //! | `endpoints.json` | where the running node listens; gone while it does not run |
 
 use std::fs::{self, File, OpenOptions};
@@ -22,6 +25,7 @@ const LOCK: &str = "narvana.lock";
 const INITIALISING: &str = "initialising";
 const IDENTITY: &str = "identity.json";
 const ENDPOINTS: &str = "endpoints.json";
+const JOINING: &str = "joining";
 
 /// A data folder that cannot be used. Each says which folder and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,9 @@ pub enum Error {
         holder: String,
     },
     /// There is no node in it.
-    #[error("{path} holds no node; run `narvana init --data-dir {path}` for the first node of a new cluster")]
+    #[error(
+        "{path} holds no node; run `narvana init --data-dir {path}` for the first node of a new cluster, or `narvana join` for one more of a cluster that exists"
+    )]
     NotInitialised {
         /// The folder.
         path: PathBuf,
@@ -116,6 +122,7 @@ impl DataDir {
     pub fn finish_init(&self, identity: &Identity) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(identity).expect("an identity has a JSON form");
         self.write(IDENTITY, &text)?;
+        self.remove(JOINING)?;
         self.remove(INITIALISING)
     }
 
@@ -134,6 +141,26 @@ impl DataDir {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The request that a `join` in this folder began with, if it did not end.
+    pub fn joining(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(JOINING)).ok()
+    }
+
+    /// Keeps the request that a `join` begins with: whoever does not know whether it was let in asks again with it.
+    pub fn write_joining(&self, request: &str) -> Result<(), Error> {
+        self.write(JOINING, request.as_bytes())
+    }
+
+    /// A file of this node, if it is there.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
     }
 
     /// Says where the node listens. Called when it is ready to serve.
@@ -205,12 +232,12 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Removes what an `init` left that was cut off. Only called on a folder without an identity that held nothing, or
+    /// Removes what an `init` or `join` left that was cut off. Only called on a folder without an identity that held nothing, or
     /// the mark of an unfinished `init`.
     fn clear_unfinished(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.path).map_err(io_error("read", &self.path))? {
             let path = entry.map_err(io_error("read", &self.path))?.path();
-            if path.file_name().is_some_and(|name| name == LOCK || name == INITIALISING) {
+            if path.file_name().is_some_and(|name| name == LOCK || name == INITIALISING || name == JOINING) {
                 continue;
             }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

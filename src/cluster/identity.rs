@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterId, NodeId};
 
-/// Written once by `init`, as the last step: a folder with this file is a node.
+/// Written once by `init` or `join`, as the last step: a folder with this file is a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Version of this file.
@@ -18,6 +18,11 @@ pub struct Identity {
 impl Identity {
     /// The version that this program writes and the newest it reads.
     pub const FORMAT: u32 = 1;
+
+    /// The identity of a node that was let into a cluster.
+    pub fn joined(cluster: ClusterId, node: NodeId) -> Self {
+        Self { format: Self::FORMAT, cluster, node }
+    }
 
     /// The identity of the first node of a new cluster.
     pub fn founder(cluster: ClusterId) -> Self {

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::plan::{Options, Plan, Situation, plan};
 use crate::model::{
-    AppId, Artifact, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Deployment, DeploymentId, Desired,
-    EnvVars, Exit, Health, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node, NodeId,
-    NodeResources, OrgId, PasswordHash, Port, PortBinding, Protocol, Resources, Service, ServiceId, ServiceSpec,
-    Session, SessionId, Source, Timestamp, UserId,
+    Admission, AppId, Artifact, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Deployment, DeploymentId,
+    Desired, EnvVars, Exit, Health, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node,
+    NodeId, NodeResources, NodeRole, OrgId, PasswordHash, Port, PortBinding, Protocol, Resources, Service, ServiceId,
+    ServiceSpec, Session, SessionId, Source, Timestamp, UserId,
 };
 use crate::state::{
     Actor, BuildResult, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts, Outcome, Record,
@@ -120,6 +120,20 @@ impl World {
 
     pub(super) fn restart_node(&mut self, number: u64) {
         let incarnation: Incarnation = self.id();
+        if self.state.admission(NodeId(number)).is_none() {
+            self.replace(
+                Admission {
+                    node: NodeId(number),
+                    name: format!("n{number}"),
+                    address: format!("10.0.0.{number}:9090"),
+                    role: NodeRole::VoterEligible,
+                    token: None,
+                    admitted_at: self.now,
+                    removed_at: None,
+                }
+                .into(),
+            );
+        }
         self.command(Command::RegisterNode(NodeFacts {
             id: NodeId(number),
             name: format!("n{number}"),

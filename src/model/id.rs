@@ -60,6 +60,8 @@ uuid_id! {
     RequestId,
     /// One run of a node's process; a new one is made at every start.
     Incarnation,
+    /// A join token, without its secret.
+    JoinTokenId,
 }
 
 impl InstanceId {

@@ -5,6 +5,7 @@
 //! replicated state (schema version 1, pinned by golden bytes): add a field only together with a new schema version.
 //! Wire types live in `api`, never here.
 
+mod admission;
 mod app;
 mod build;
 mod build_spec;
@@ -30,6 +31,7 @@ mod time;
 mod user;
 mod word;
 
+pub use admission::{Absence, Admission, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType};
@@ -41,18 +43,18 @@ pub use digest::{Digest, MalformedDigest};
 pub use duration::{format_duration, parse_duration};
 pub use health_check::{HealthCheck, Probe};
 pub use id::{
-    AppId, BuildId, ClusterId, DeploymentId, Incarnation, InstanceId, NodeId, OrgId, RequestId, ServiceId, SessionId,
-    SourceId, UserId,
+    AppId, BuildId, ClusterId, DeploymentId, Incarnation, InstanceId, JoinTokenId, NodeId, OrgId, RequestId, ServiceId,
+    SessionId, SourceId, UserId,
 };
 pub use instance::{Exit, Health, Instance, InstanceState, InstanceStatus, Placement, PortBinding};
 pub use invalid::{Invalid, Problem, quoted};
 pub use name::{
     DOMAIN_NAME_BYTES_MAX, ENV_KEY_BYTES_MAX, ENV_VALUE_BYTES_MAX, check_app_name, check_domain, check_email,
     check_env, check_env_key, check_env_value, check_flake_uri, check_git_ref, check_git_repo, check_image,
-    check_org_name, check_org_slug, check_password, check_secret_key, check_service_name, git_clone_url,
-    slug_from_name,
+    check_node_address, check_node_name, check_org_name, check_org_slug, check_password, check_secret_key,
+    check_service_name, git_clone_url, slug_from_name,
 };
-pub use node::{Node, NodeResources};
+pub use node::{Node, NodeResources, peer_address};
 pub use org::{Membership, Org, Role};
 pub use quantity::{Cpu, Memory};
 pub use secret::Secret;

@@ -3,6 +3,8 @@
 //! Each check is an allow-list: what passes is safe in a host name, a container name, an argument vector and a file
 //! name alike. The rules are those of the original system, except where its rule was missing.
 
+use std::net::Ipv6Addr;
+
 use super::{Problem, quoted};
 
 /// Longest environment variable name, in bytes.
@@ -11,6 +13,8 @@ pub const ENV_KEY_BYTES_MAX: usize = 256;
 pub const ENV_VALUE_BYTES_MAX: usize = 32_768;
 /// Longest domain name, in bytes (RFC 1035).
 pub const DOMAIN_NAME_BYTES_MAX: usize = 253;
+/// Longest name of a node, in bytes: the longest host name that Linux takes.
+const NODE_NAME_BYTES_MAX: usize = 64;
 /// Longest DNS label, in bytes (RFC 1035).
 const LABEL_BYTES_MAX: usize = 63;
 /// Names that host names and containers of the platform itself use.
@@ -51,6 +55,41 @@ pub fn check_app_name(name: &str) -> Check {
 /// An organisation's name for people: 1 to 63 characters, no control characters.
 pub fn check_org_name(name: &str) -> Check {
     check_text("name", name, 1, 63)
+}
+
+/// A node's name: what a host may be called, 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.
+pub fn check_node_name(name: &str) -> Check {
+    let charset_ok = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    let first_ok = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if name.len() > NODE_NAME_BYTES_MAX || !charset_ok || !first_ok {
+        return Err(Problem::new(format!(
+            "must be 1 to {NODE_NAME_BYTES_MAX} letters, digits, '.', '_' and '-', beginning with a letter or digit, \
+             got {}",
+            quoted(name)
+        )));
+    }
+    Ok(())
+}
+
+/// Where a node is reached: a host name or an address, and a port; an IPv6 address in brackets.
+pub fn check_node_address(address: &str) -> Check {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let port_ok = port.parse::<u16>().is_ok_and(|port| port > 0);
+    let numbered = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    let host_ok = match numbered {
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let charset_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+            (1..=DOMAIN_NAME_BYTES_MAX).contains(&host.len()) && charset_ok && !host.starts_with('-')
+        }
+    };
+    if !(port_ok && host_ok) {
+        return Err(Problem::new(format!(
+            "must be a host or address and a port (10.0.0.2:9090), got {}",
+            quoted(address)
+        )));
+    }
+    Ok(())
 }
 
 fn check_text(what: &str, text: &str, min: usize, max: usize) -> Check {

@@ -1,6 +1,7 @@
 //! Nodes.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,29 @@ pub struct Node {
     pub started_at: Timestamp,
 }
 
+/// Node label that names a zone: what may fail together.
+const ZONE_LABEL: &str = "zone";
+
+impl Node {
+    /// Host and port as other nodes connect to it.
+    pub fn peer_address(&self) -> String {
+        peer_address(&self.address, self.grpc_port)
+    }
+
+    /// The zone that its operator named; empty when none.
+    pub fn zone(&self) -> &str {
+        self.labels.get(ZONE_LABEL).map_or("", String::as_str)
+    }
+}
+
+/// A host and a port in one, as a connection is made to them: an IPv6 address stands in brackets.
+pub fn peer_address(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
 /// What a machine has in all, before reservations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeResources {
@@ -50,4 +74,16 @@ pub struct NodeResources {
     pub memory: Memory,
     /// Disk under the data folder.
     pub disk: Memory,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_for_others_can_be_connected_to() {
+        assert_eq!(peer_address("2001:db8::7", 9090), "[2001:db8::7]:9090");
+        assert_eq!(peer_address("192.0.2.7", 9090), "192.0.2.7:9090");
+        assert_eq!(peer_address("node-one.example.org", 1), "node-one.example.org:1");
+    }
 }

@@ -14,7 +14,7 @@ use crate::store::{self, SealKey, Store};
 use crate::task::Supervisor;
 use crate::{clock, random};
 
-use super::peer_port;
+use super::address::Address;
 
 /// File with the token that a first registration from another machine needs.
 pub(super) const SETUP_TOKEN_FILE: &str = "setup-token";
@@ -31,6 +31,8 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
     dir.write(AUTHORITY_FILE, authority.certificate.as_bytes())?;
     dir.write(SETUP_TOKEN_FILE, hex::encode(random::bytes::<16>()).as_bytes())?;
 
+    let address = Address::of(config, dir, None)?.settle()?;
+    address.keep(dir)?;
     let fatal = tokio_util::sync::CancellationToken::new();
     let options = store::Options {
         folder: dir.path().to_owned(),
@@ -49,7 +51,7 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
         supervisor,
     )
     .await?;
-    consensus.initialize(&peer_port::address_for_others(&config.advertise, config.grpc_port)).await?;
+    consensus.initialize(&address.to_string()).await?;
     let cluster = Cluster {
         id: identity.cluster,
         token_key: Secret::new(random::bytes::<32>()),

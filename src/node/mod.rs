@@ -1,15 +1,18 @@
 //! The composition root: what a running node is made of, in which order it starts, and in which order it stops.
 //!
-//! [`init`] founds a cluster and runs its first node, [`run`] runs a node that exists; both stay until a signal or a
-//! failure ends them. [`found`] only founds. Everything a node consists of is made here and handed what it needs; nothing else in the program
+//! [`init`] founds a cluster and runs its first node, [`join`] adds a node to one, [`run`] runs a node that exists; all
+//! stay until a signal or a failure ends them. [`found`] and [`enter`] only make the node. Everything a node consists of is made here and handed what it needs; nothing else in the program
 //! knows the whole.
 
+mod address;
 mod drain;
 mod endpoints;
 mod engine_search;
 mod founding;
+mod joining;
 mod machine;
 mod peer_port;
+mod preflight;
 mod registration;
 mod registry;
 mod room;
@@ -23,14 +26,15 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cluster::{DataDir, Occupied};
+use crate::cluster::{DataDir, Occupied, TokenText};
 use crate::config::NodeConfig;
 
 pub use endpoints::Endpoints;
 pub use machine::{default_data_dir, host_name};
+pub use preflight::{Check, Preflight, Verdict};
 pub use running::Running;
 
-/// How `init` ended.
+/// How `init` or `join` ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Init {
     /// There is a new node now.
@@ -61,6 +65,31 @@ pub async fn found(config: &NodeConfig) -> anyhow::Result<Init> {
         Occupied::No(dir) => dir,
     };
     founding::found(&dir, config).await.context("cannot found the cluster")?;
+    Ok(Init::Founded)
+}
+
+/// Joins the cluster that a token is for, and runs the new node until it is told to stop. `report` is called with what the
+/// node found out about itself before it asked; `ready` when it is a member that serves and takes work.
+pub async fn join(
+    config: NodeConfig,
+    token: &TokenText,
+    report: impl FnOnce(&Preflight),
+    ready: impl FnOnce(&Endpoints),
+) -> anyhow::Result<Init> {
+    if enter(&config, token, report).await? == Init::Exists {
+        return Ok(Init::Exists);
+    }
+    run(config, ready).await?;
+    Ok(Init::Founded)
+}
+
+/// Joins a cluster from an empty data folder, and leaves running the node to somebody else.
+pub async fn enter(config: &NodeConfig, token: &TokenText, report: impl FnOnce(&Preflight)) -> anyhow::Result<Init> {
+    let dir = match DataDir::begin_init(&config.data_dir)? {
+        Occupied::Yes(_) => return Ok(Init::Exists),
+        Occupied::No(dir) => dir,
+    };
+    joining::join(&dir, config, token, report).await?;
     Ok(Init::Founded)
 }
 

@@ -1,7 +1,8 @@
 //! The port between nodes: what it proves to others, and how that stays fresh.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,38 +13,58 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::cluster::{Authority, Identity};
+use crate::cluster::{Authority, DataDir, Identity, NodeCertificate};
 use crate::consensus::{Consensus, View};
-use crate::rpc::Tls;
+use crate::model::NodeRole;
+use crate::rpc::{self, Admit, Tls};
 use crate::state::State;
+
+use super::address::Address;
+use super::founding::AUTHORITY_FILE;
 
 /// How often a certificate is made anew. It is valid for thirty days, so a renewal that fails, a clock that was wrong and a
 /// machine that slept are all made good by the next one.
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where to listen. A node whose address for others is this machine's own is reached from this machine only.
-pub(super) fn bind_address(advertise: &str) -> IpAddr {
-    match advertise.parse::<IpAddr>() {
-        Ok(own) if own.is_loopback() => own,
-        _ if advertise == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        _ => Ipv4Addr::UNSPECIFIED.into(),
-    }
+/// Who may talk to this node: every node with a certificate of the cluster that was not removed. One that is not on
+/// record here came later than what this node has applied: it may even be the leader that brings the rest.
+pub(super) fn admit(view: watch::Receiver<View>) -> Admit {
+    Arc::new(move |node| match view.borrow().state.admission(node) {
+        Some(admission) if admission.removed_at.is_some() => Err(format!(
+            "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
+             `narvana join`"
+        )),
+        Some(admission) => Ok(admission.role),
+        None => Ok(NodeRole::VoterEligible),
+    })
 }
 
-/// Host and port as other nodes connect to them.
-pub(super) fn address_for_others(advertise: &str, port: u16) -> String {
-    match advertise.parse::<IpAddr>() {
-        Ok(address) => SocketAddr::new(address, port).to_string(),
-        Err(_) => format!("{advertise}:{port}"),
+/// Certificate and key of this node from its admission, DER and PEM.
+pub(super) const KEPT_CERTIFICATE: &str = "peer.crt";
+/// See [`KEPT_CERTIFICATE`].
+pub(super) const KEPT_KEY: &str = "peer.key";
+
+/// What this node shows to others when it starts, and the authority that it trusts.
+pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDir) -> anyhow::Result<Arc<Tls>> {
+    if state.cluster().is_some() {
+        return certificates(state, identity);
     }
+    // It was let in and has not been told anything yet.
+    let read = |name: &str| dir.read(name)?.with_context(|| format!("{name} is missing from the data folder"));
+    let authority = authority(&read(AUTHORITY_FILE)?)?;
+    let own = NodeCertificate::kept(read(KEPT_CERTIFICATE)?, authority.clone(), &read(KEPT_KEY)?)
+        .context("the key of this node's admission cannot be read")?;
+    Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
+}
+
+fn authority(pem: &[u8]) -> anyhow::Result<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem).context("the certificate of the cluster's authority cannot be read")
 }
 
 /// A new certificate of this node, and the authority that it trusts.
-pub(super) fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
-    let cluster = state.cluster().context("the state has no cluster: the data folder is incomplete")?;
-    let authority = CertificateDer::from_pem_slice(cluster.ca_certificate.as_bytes())
-        .context("the certificate of the cluster's authority cannot be read")?;
+fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
+    let cluster = state.cluster().context("the state has no cluster yet")?;
+    let authority = authority(cluster.ca_certificate.as_bytes())?;
     let own = Authority::peer_certificate(
         &cluster.ca_certificate,
         &cluster.ca_key,
@@ -52,6 +73,28 @@ pub(super) fn certificates(state: &State, identity: Identity) -> anyhow::Result<
     )
     .context("cannot make this node's certificate")?;
     Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
+}
+
+/// Listens for other nodes.
+pub(super) async fn bind(
+    address: &Address,
+    consensus: &Consensus,
+    tls: watch::Receiver<Arc<Tls>>,
+) -> anyhow::Result<(rpc::Server, SocketAddr)> {
+    let parts = || rpc::Parts { consensus: consensus.clone(), tls: tls.clone(), admit: admit(consensus.watch()) };
+    let options = rpc::Options { bind: address.bind(), port: address.port };
+    let bound = match rpc::Server::bind(options, parts()).await {
+        // The others are told of the new one.
+        Err(error) if address.any_port && error.kind() == io::ErrorKind::AddrInUse => {
+            rpc::Server::bind(rpc::Options { port: 0, ..options }, parts()).await
+        }
+        bound => bound,
+    };
+    let server = bound.with_context(|| {
+        format!("cannot listen on port {} for other nodes; choose another --grpc-port", options.port)
+    })?;
+    let address = server.address();
+    Ok((server, address))
 }
 
 /// Renews the certificate until told to stop. Connections that exist go on; new ones show the new one.
@@ -71,31 +114,5 @@ pub(super) async fn keep_fresh(
             Ok(renewed) => drop(tls.send_replace(renewed)),
             Err(error) => tracing::error!(error = format!("{error:#}"), "cannot renew this node's certificate"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_that_others_cannot_reach_listens_for_nobody_else() {
-        for (advertise, bind) in [
-            ("127.0.0.1", "127.0.0.1"),
-            ("localhost", "127.0.0.1"),
-            ("::1", "::1"),
-            ("192.0.2.7", "0.0.0.0"),
-            ("2001:db8::7", "::"),
-            ("node-one.example.org", "0.0.0.0"),
-        ] {
-            assert_eq!(bind_address(advertise).to_string(), bind, "{advertise}");
-        }
-    }
-
-    #[test]
-    fn addresses_for_others_can_be_connected_to() {
-        assert_eq!(address_for_others("2001:db8::7", 9090), "[2001:db8::7]:9090");
-        assert_eq!(address_for_others("192.0.2.7", 9090), "192.0.2.7:9090");
-        assert_eq!(address_for_others("node-one.example.org", 1), "node-one.example.org:1");
     }
 }

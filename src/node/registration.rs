@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::EngineState;
@@ -13,8 +14,19 @@ use crate::state::{Actor, Command, LogEntry, NodeFacts};
 /// Pause before a leader that did not answer is told again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// Puts the node's facts on record.
-pub(super) async fn register(consensus: &Consensus, facts: &NodeFacts) -> Result<(), ProposeError> {
+/// Puts the node's facts on record, and says whether that is done: a cluster that cannot decide is told later.
+pub(super) async fn register(consensus: &Consensus, facts: &NodeFacts) -> anyhow::Result<bool> {
+    match propose(consensus, facts).await {
+        Ok(()) => Ok(true),
+        Err(ProposeError::Rejected(rejection)) => Err(rejection).context("the cluster refuses this node"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot put this node on record; trying again");
+            Ok(false)
+        }
+    }
+}
+
+async fn propose(consensus: &Consensus, facts: &NodeFacts) -> Result<(), ProposeError> {
     let entry = LogEntry {
         proposed_at: clock::now(),
         actor: Actor::Node(facts.id),
@@ -24,24 +36,28 @@ pub(super) async fn register(consensus: &Consensus, facts: &NodeFacts) -> Result
     consensus.propose(entry).await.map(drop)
 }
 
-/// Keeps the record of the engine true until told to stop.
+/// Keeps the record of the node true until told to stop.
 pub(super) async fn keep(
     consensus: Consensus,
     mut facts: NodeFacts,
+    mut registered: bool,
     engine: EngineState,
     quit: CancellationToken,
 ) -> Result<(), Infallible> {
     loop {
-        tokio::select! {
-            now = engine.differs_from(&facts.engine) => facts.engine = now,
-            () = quit.cancelled() => return Ok(()),
+        if registered {
+            tokio::select! {
+                now = engine.differs_from(&facts.engine) => facts.engine = now,
+                () = quit.cancelled() => return Ok(()),
+            }
         }
-        while let Err(error) = register(&consensus, &facts).await {
-            tracing::warn!(%error, "cannot put the state of the engine on record; trying again");
+        while let Err(error) = propose(&consensus, &facts).await {
+            tracing::warn!(%error, "cannot put what changed about this node on record; trying again");
             tokio::select! {
                 () = tokio::time::sleep(AGAIN_AFTER) => {}
                 () = quit.cancelled() => return Ok(()),
             }
         }
+        registered = true;
     }
 }

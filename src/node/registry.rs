@@ -8,7 +8,7 @@ use crate::artifact::oci::{Registry, RegistryHandle};
 use crate::artifact::{ArtifactStore, Fetcher, Nobody};
 use crate::task::Supervisor;
 
-/// Starts it, over this store. What is not there is on no other node: none can be asked yet.
+/// Starts it, over this store. What is not there is nowhere: other nodes cannot be asked yet.
 pub(super) async fn start(artifacts: &ArtifactStore, part: &Supervisor) -> anyhow::Result<RegistryHandle> {
     let fetcher = Fetcher::new(artifacts.clone(), Arc::new(Nobody));
     let registry = Registry::bind(fetcher).await.context("cannot listen on loopback for the container engine")?;

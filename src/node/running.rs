@@ -1,8 +1,7 @@
 //! A node that runs: everything it is made of, and the order in which that starts and stops.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -22,7 +21,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{self, Peers, Tls};
+use crate::rpc::{Peers, Tls};
 use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -30,6 +29,7 @@ use crate::task::{OnError, Supervisor};
 use crate::telemetry::Metrics;
 use crate::{api, clock, random};
 
+use super::address::Address;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
@@ -39,6 +39,9 @@ use super::{engine_search, machine, peer_port, registration, registry, room, rou
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a node that knows its cluster waits for a leader before it starts without one.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A node that runs.
 pub struct Running {
@@ -60,12 +63,22 @@ impl Running {
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
         let (consensus, tls) = start_consensus(&dir, identity, &fatal).await?;
+        // Nodes that start together wait for each other, so the port is open before this one waits.
+        let peer_part = Supervisor::new("node port", fatal.clone());
+        let mut address = Address::of(&config, &dir, None)?;
+        let (peer_server, peer_port) = peer_port::bind(&address, &consensus, tls.subscribe()).await?;
+        address.port = peer_port.port();
+        address.keep(&dir)?;
+        peer_server.run(&peer_part);
+        let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
+        peer_part.spawn("node certificate", OnError::Log, fresh);
+        first_state(&consensus).await?;
 
         let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
-        let (engine_part, logs_part, peer_part) = (part("engine"), part("logs"), part("node port"));
+        let (engine_part, logs_part) = (part("engine"), part("logs"));
         let registry_part = part("registry");
 
         let logs =
@@ -75,14 +88,10 @@ impl Running {
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
-        let peer_port = start_peer_port(&config, &consensus, tls.subscribe(), &peer_part).await?;
-        let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
-        peer_part.spawn("node certificate", OnError::Log, fresh);
-
         let ingress = start_ingress(&config, identity.node, &consensus, &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
-            api_options(&config, &consensus, identity, &setup_token, ingress.as_ref())?,
+            api_options(&config, &address.host, &consensus, identity, &setup_token, ingress.as_ref())?,
             api::Parts {
                 consensus: consensus.clone(),
                 logs: logs.clone(),
@@ -95,14 +104,15 @@ impl Running {
 
         let engine_state = EngineState::new("this node has just started and is looking for its container engine");
         let ports = (api_address.port(), peer_port.port());
-        let facts = node_facts(&config, identity, incarnation, resources, ports, ingress.as_ref());
-        registration::register(&consensus, &facts).await.context("cannot put this node on record")?;
-        let keep = registration::keep(consensus.clone(), facts, engine_state.clone(), engine_part.stopping());
+        let facts = node_facts(&config, address.host, identity, incarnation, resources, ports, ingress.as_ref());
+        let registered = registration::register(&consensus, &facts).await?;
+        let keep =
+            registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
 
         let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
         let search = engine_search::search(
-            engine_options(&config, &dir, identity),
+            engine_options(&config, &dir, format!("{}-{}", identity.cluster, identity.node)),
             found,
             engine_state.clone(),
             engine_part.clone(),
@@ -230,33 +240,33 @@ async fn start_consensus(
     };
     let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
     let known = store.machine().view().borrow().state.clone();
-    let tls = watch::Sender::new(peer_port::certificates(&known, identity)?);
+    let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let peers = Arc::new(Peers::new(tls.subscribe()));
     let consensus = Consensus::start(identity.node, consensus_options(), store, peers, supervisor).await?;
-    // The first read is answered when this node leads and has applied everything that was acknowledged before.
-    match (consensus.linearizable().await, consensus.damage()) {
-        (Ok(_), _) => Ok((consensus, tls)),
-        (Err(_), Some(damage)) => Err(damage.into()),
-        (Err(error), None) => Err(anyhow::Error::new(error).context("the cluster did not come up")),
-    }
+    Ok((consensus, tls))
 }
 
-async fn start_peer_port(
-    config: &NodeConfig,
-    consensus: &Consensus,
-    tls: watch::Receiver<Arc<Tls>>,
-    part: &Supervisor,
-) -> anyhow::Result<SocketAddr> {
-    let options = rpc::Options { bind: peer_port::bind_address(&config.advertise), port: config.grpc_port };
-    // Whoever has a certificate is a member: none can be removed yet.
-    let parts = rpc::Parts { receiver: consensus.receiver(), tls, admission: Arc::new(|_| Ok(())) };
-    let server = rpc::Server::bind(options, parts).await.with_context(|| {
-        format!("cannot listen on port {} for other nodes; choose another --grpc-port", options.port)
-    })?;
-    let address = server.address();
-    server.run(part);
-    Ok(address)
+/// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
+/// the moment keeps nobody from starting: what is known here is served, and the rest follows.
+async fn first_state(consensus: &Consensus) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let refusal = match (consensus.linearizable().await, consensus.damage()) {
+            (Ok(_), _) => return Ok(()),
+            (Err(_), Some(damage)) => return Err(damage.into()),
+            (Err(consensus::ReadError::Stopped), None) => {
+                anyhow::bail!(consensus.status().failure.unwrap_or_else(|| "consensus has stopped".to_owned()))
+            }
+            (Err(error), None) => error,
+        };
+        let knows_nothing = consensus.latest().state.cluster().is_none();
+        if begun.elapsed() > LEADER_WAIT_MAX && !knows_nothing {
+            tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
+            return Ok(());
+        }
+        tracing::info!(reason = %refusal, "waiting for the cluster");
+    }
 }
 
 fn consensus_options() -> consensus::Options {
@@ -293,6 +303,7 @@ async fn start_ingress(
 
 fn api_options(
     config: &NodeConfig,
+    host: &str,
     consensus: &Consensus,
     identity: Identity,
     setup_token: &str,
@@ -304,7 +315,7 @@ fn api_options(
         &cluster.ca_certificate,
         &cluster.ca_key,
         (identity.cluster, identity.node),
-        &[&config.name, &config.advertise],
+        &[&config.name, host],
         clock::now(),
     )
     .context("cannot make the certificate of the API; --name and --advertise must be host names or addresses")?;
@@ -330,6 +341,7 @@ fn api_options(
 
 fn node_facts(
     config: &NodeConfig,
+    host: String,
     identity: Identity,
     incarnation: Incarnation,
     resources: NodeResources,
@@ -339,7 +351,7 @@ fn node_facts(
     NodeFacts {
         id: identity.node,
         name: config.name.clone(),
-        address: config.advertise.clone(),
+        address: host,
         api_port,
         grpc_port,
         ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
@@ -352,8 +364,8 @@ fn node_facts(
     }
 }
 
-fn engine_options(config: &NodeConfig, dir: &DataDir, identity: Identity) -> engine::Options {
-    let scope = format!("{}-{}", identity.cluster, identity.node);
+/// Where to look for the engine. `scope` tells what this node runs from what other nodes of this machine run.
+pub(super) fn engine_options(config: &NodeConfig, dir: &DataDir, scope: String) -> engine::Options {
     engine::Options {
         engine: config.engine.clone(),
         podman_socket: config.podman_socket.clone(),

@@ -3,15 +3,53 @@
 use narvana_proto::v1;
 use tonic::{Request, Status};
 
-use super::Admission;
+use super::Admit;
 use super::stream::Caller;
 use crate::consensus::ReceiveError;
-use crate::model::NodeId;
+use crate::model::{NodeId, NodeRole};
 
-/// Who called, if it may.
-pub(super) fn caller<T>(request: &Request<T>, admission: &Admission) -> Result<NodeId, Status> {
-    let Caller(node) = request.extensions().get().copied().ok_or_else(|| Status::internal("the caller is unknown"))?;
-    admission(node).map_err(Status::permission_denied)?;
+/// A member that calls: it showed its certificate, and was not removed when it began to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member(pub(super) NodeId);
+
+/// Lets members through, before anything that they send is read.
+pub(super) fn members(admit: Admit) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| let_in(request, &admit, |_, _| Ok(()))
+}
+
+/// Lets members through that may lead, since nobody else has a reason to send what leaders send.
+pub(super) fn leaders(admit: Admit) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| let_in(request, &admit, may_lead)
+}
+
+fn let_in(
+    mut request: Request<()>,
+    admit: &Admit,
+    rule: impl Fn(NodeId, NodeRole) -> Result<(), Status>,
+) -> Result<Request<()>, Status> {
+    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.node);
+    let Some(node) = caller else {
+        return Err(Status::unauthenticated("only members of the cluster may call this, with their certificate"));
+    };
+    rule(node, admit(node).map_err(Status::permission_denied)?)?;
+    request.extensions_mut().insert(Member(node));
+    Ok(request)
+}
+
+/// Whether a node of this role may campaign and lead.
+pub(super) fn may_lead(node: NodeId, role: NodeRole) -> Result<(), Status> {
+    match role {
+        NodeRole::VoterEligible => Ok(()),
+        NodeRole::Worker => {
+            Err(Status::permission_denied(format!("node {node} joined as a worker: it neither votes nor leads")))
+        }
+    }
+}
+
+/// The member that [`members`] or [`leaders`] let through.
+pub(super) fn member<T>(request: &Request<T>) -> Result<NodeId, Status> {
+    let member = request.extensions().get().copied().ok_or_else(|| Status::internal("the caller is unknown"))?;
+    let Member(node) = member;
     Ok(node)
 }
 

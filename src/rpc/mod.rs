@@ -1,15 +1,18 @@
 //! Between nodes: one port, mutual TLS, one identity per node.
 //!
-//! Runs here: the server of the node-to-node port ([`Server`]) and the connections to other nodes ([`Peers`]). In:
+//! Runs here: the server of the node-to-node port ([`Server`]), the connections to other nodes ([`Peers`]), and the way in
+//! for a node that is no member yet ([`Newcomer`]). In:
 //! messages of other members, whose certificate says who they are; out: ours to them. Every connection proves both
 //! ends: the certificate is signed by the cluster's authority and names the node, a caller has to be the node that
 //! its message claims, and a node that was removed is refused on open connections too. TLS sessions are never resumed,
 //! since a resumed one skips the certificate.
 //!
-//! Deliberately absent: what the messages mean (`consensus`), and who is a member (asked through [`Admission`]).
+//! Deliberately absent: what the messages mean (`consensus`), and who is a member (asked through [`Admit`]).
 
 mod caller;
 mod forward;
+mod join;
+mod newcomer;
 mod peers;
 mod raft;
 mod server;
@@ -20,8 +23,9 @@ mod tls;
 
 use std::sync::Arc;
 
-use crate::model::NodeId;
+use crate::model::{NodeId, NodeRole};
 
+pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;
 pub use server::{Options, Parts, Server};
 pub use tls::{Tls, TlsError};
@@ -29,6 +33,6 @@ pub use tls::{Tls, TlsError};
 /// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Whether a node may talk to this one, asked for every call and for every message of a stream of entries; the error says
-/// why not.
-pub type Admission = Arc<dyn Fn(NodeId) -> Result<(), String> + Send + Sync>;
+/// Whether a node may talk to this one and as what, asked for every call and for every message of a stream of entries;
+/// the error says why not.
+pub type Admit = Arc<dyn Fn(NodeId) -> Result<NodeRole, String> + Send + Sync>;

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::tls::name_of;
 use super::{MESSAGE_BYTES_MAX, Tls};
 use crate::consensus::{Asked, Peer, Replies, Transport, TransportError};
 use crate::model::NodeId;
@@ -83,14 +84,12 @@ impl Peers {
 async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
     let stream = TcpStream::connect(&peer.address).await?;
     stream.set_nodelay(true)?;
-    let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(tls.name_of(peer.node), stream).await?;
+    let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(name_of(tls.cluster, peer.node), stream).await?;
     Ok(TokioIo::new(stream))
 }
 
-/// What a failed call says about its peer.
-fn failure(peer: &Peer, status: &Status) -> TransportError {
-    let peer = peer.clone();
-    // tonic says little of a connection that cannot be made; its causes do, most of them twice.
+/// All that a failed call says. tonic says little of a connection that cannot be made; its causes do, most of them twice.
+pub(super) fn reason(status: &Status) -> String {
     let mut reason = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
@@ -100,6 +99,12 @@ fn failure(peer: &Peer, status: &Status) -> TransportError {
         }
         source = cause.source();
     }
+    reason
+}
+
+/// What a failed call says about its peer.
+fn failure(peer: &Peer, status: &Status) -> TransportError {
+    let (peer, reason) = (peer.clone(), reason(status));
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => TransportError::Unreachable { peer, reason },
         _ => TransportError::Refused { peer, reason },

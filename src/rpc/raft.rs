@@ -9,19 +9,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Admission;
-use super::caller::{caller, check_ballot, status};
+use super::Admit;
+use super::caller::{check_ballot, may_lead, member, status};
 use crate::consensus::Receiver;
 
 pub(super) struct RaftService {
     receiver: Receiver,
-    admission: Admission,
+    admit: Admit,
     stop: CancellationToken,
 }
 
 impl RaftService {
-    pub(super) fn new(receiver: Receiver, admission: Admission, stop: CancellationToken) -> Self {
-        Self { receiver, admission, stop }
+    pub(super) fn new(receiver: Receiver, admit: Admit, stop: CancellationToken) -> Self {
+        Self { receiver, admit, stop }
     }
 }
 
@@ -33,13 +33,13 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let caller = caller(&request, &self.admission)?;
-        let admission = self.admission.clone();
+        let caller = member(&request)?;
+        let admit = self.admit.clone();
         let (refuse, refused) = mpsc::channel(1);
         // The stream may be open for days: a node that is removed meanwhile is not heard any more.
         let requests = request.into_inner().scan(refuse, move |refuse, request| {
             let heard = request.and_then(|request| {
-                admission(caller).map_err(Status::permission_denied)?;
+                may_lead(caller, admit(caller).map_err(Status::permission_denied)?)?;
                 check_ballot(request.ballot, caller)?;
                 Ok(request)
             });
@@ -55,7 +55,7 @@ impl Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteReply>, Status> {
-        let caller = caller(&request, &self.admission)?;
+        let caller = member(&request)?;
         check_ballot(request.get_ref().ballot, caller)?;
         let reply = self.receiver.vote(request.into_inner()).await;
         reply.map(Response::new).map_err(|error| status(&error))
@@ -65,7 +65,7 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<v1::SnapshotPart>>,
     ) -> Result<Response<v1::SnapshotReply>, Status> {
-        let caller = caller(&request, &self.admission)?;
+        let caller = member(&request)?;
         let mut parts = request.into_inner();
         let head = parts.message().await?;
         if let Some(v1::snapshot_part::Part::Head(head)) = head.as_ref().and_then(|part| part.part.as_ref()) {
@@ -80,7 +80,7 @@ impl Raft for RaftService {
     }
 
     async fn transfer(&self, request: Request<v1::TransferRequest>) -> Result<Response<v1::TransferReply>, Status> {
-        let caller = caller(&request, &self.admission)?;
+        let caller = member(&request)?;
         check_ballot(request.get_ref().ballot, caller)?;
         let reply = self.receiver.transfer(request.into_inner()).await;
         reply.map(Response::new).map_err(|error| status(&error))

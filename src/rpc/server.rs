@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use narvana_proto::v1::forward_server::ForwardServer;
+use narvana_proto::v1::join_server::JoinServer;
 use narvana_proto::v1::raft_server::RaftServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -13,12 +14,16 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 
+use super::caller::{leaders, members};
 use super::forward::ForwardService;
+use super::join::JoinService;
 use super::raft::RaftService;
 use super::stream::{Caller, Link};
-use super::{Admission, MESSAGE_BYTES_MAX, Tls};
-use crate::consensus::Receiver;
+use super::tls::node_of;
+use super::{Admit, MESSAGE_BYTES_MAX, Tls};
+use crate::consensus::Consensus;
 use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
 
@@ -34,6 +39,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_millis(1_500);
 const PING_AFTER: Duration = Duration::from_secs(10);
 /// It ends when it gives none within this time.
 const PING_ANSWER: Duration = Duration::from_secs(5);
+/// Largest message of a caller that is not known yet.
+const JOIN_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of one stream that may wait here. A snapshot waits for the disk.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Bytes of all streams of a connection, so that one that waits does not hold up the heartbeats.
@@ -51,11 +58,11 @@ pub struct Options {
 /// What it serves.
 pub struct Parts {
     /// The Raft group.
-    pub receiver: Receiver,
+    pub consensus: Consensus,
     /// Certificates, whenever they change.
     pub tls: watch::Receiver<Arc<Tls>>,
     /// Who may talk to this node.
-    pub admission: Admission,
+    pub admit: Admit,
 }
 
 /// The server, listening and not yet answering.
@@ -80,14 +87,16 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { receiver, tls, admission } = self.parts;
+        let Parts { consensus, tls, admit } = self.parts;
         let stop = supervisor.stopping();
-        let forward = ForwardServer::new(ForwardService::new(receiver.clone(), admission.clone()))
+        let receiver = consensus.receiver();
+        let forward = ForwardServer::new(ForwardService::new(receiver.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let raft = RaftServer::new(RaftService::new(receiver, admission, stop.clone()))
+        let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let join = JoinServer::new(JoinService::new(consensus)).max_decoding_message_size(JOIN_BYTES_MAX);
         let (links, accepted) = mpsc::channel(LINKS_WAITING);
         let accept = accept(self.listener, tls, links, supervisor.clone());
         supervisor.spawn("node port", OnError::StopNode, accept);
@@ -97,15 +106,16 @@ impl Server {
                 .http2_keepalive_timeout(Some(PING_ANSWER))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .add_service(raft)
-                .add_service(forward)
+                .add_service(InterceptedService::new(raft, leaders(admit.clone())))
+                .add_service(InterceptedService::new(forward, members(admit)))
+                .add_service(join)
                 .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())
                 .await
         });
     }
 }
 
-/// Lets connections in whose other end proves who it is. The others are closed and noted.
+/// Lets connections in whose other end proves who it is, or claims nothing. The others are closed and noted.
 async fn accept(
     listener: TcpListener,
     tls: watch::Receiver<Arc<Tls>>,
@@ -133,7 +143,7 @@ async fn accept(
         };
         let (tls, links) = (Arc::clone(&tls.borrow()), links.clone());
         supervisor.spawn("node handshake", OnError::Log, async move {
-            match handshake(stream, &tls).await {
+            match handshake(stream, from.ip(), &tls).await {
                 // Nobody takes it when the server stops.
                 Ok((stream, caller)) => drop(links.send(Ok(Link { stream, caller, _place: place })).await),
                 Err(reason) => tracing::debug!(%from, %reason, "a connection to the port between nodes was refused"),
@@ -143,7 +153,8 @@ async fn accept(
     }
 }
 
-async fn handshake(stream: TcpStream, tls: &Tls) -> Result<(TlsStream<TcpStream>, Caller), String> {
+/// Whoever shows no certificate may come in, and can do nothing but ask to join.
+async fn handshake(stream: TcpStream, from: IpAddr, tls: &Tls) -> Result<(TlsStream<TcpStream>, Caller), String> {
     // Without it each small message waits some 40 ms.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let accept = TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
@@ -152,7 +163,12 @@ async fn handshake(stream: TcpStream, tls: &Tls) -> Result<(TlsStream<TcpStream>
         Err(_) => return Err(format!("its handshake took longer than {} ms", HANDSHAKE_MAX.as_millis())),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let node = certificate.and_then(|certificate| tls.node_of(certificate));
-    let node = node.ok_or("its certificate names no node of this cluster")?;
-    Ok((stream, Caller(node)))
+    let node = match certificate {
+        None => None,
+        Some(certificate) => {
+            let node = node_of(tls.cluster, certificate);
+            Some(node.ok_or("its certificate names no node of this cluster")?)
+        }
+    };
+    Ok((stream, Caller { node, from }))
 }

@@ -1,6 +1,7 @@
 //! One accepted connection, and who is at its other end.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,9 +13,14 @@ use tonic::transport::server::Connected;
 use crate::model::NodeId;
 use crate::network::Entered;
 
-/// The node at the other end, from its certificate.
+/// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller(pub(super) NodeId);
+pub(super) struct Caller {
+    /// The node that its certificate names; none when it showed no certificate.
+    pub(super) node: Option<NodeId>,
+    /// Its address.
+    pub(super) from: IpAddr,
+}
 
 /// A connection after its handshake.
 pub(super) struct Link {

@@ -49,7 +49,7 @@ impl Cluster {
         watch::Sender::new(Arc::new(tls)).subscribe()
     }
 
-    async fn member(&self, number: u64, options: consensus::Options, admission: Admission) -> Member {
+    async fn member(&self, number: u64, options: consensus::Options, admit: Admit) -> Member {
         let node = NodeId(number);
         let folder = tempfile::tempdir().expect("folder");
         let fatal = CancellationToken::new();
@@ -67,7 +67,7 @@ impl Cluster {
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal);
         let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
-        let parts = Parts { receiver: consensus.receiver(), tls, admission };
+        let parts = Parts { consensus: consensus.clone(), tls, admit };
         let port = Server::bind(bind, parts).await.expect("listens");
         let peer = Peer { node, address: port.address().to_string() };
         port.run(&server);
@@ -103,8 +103,8 @@ impl Member {
     }
 }
 
-fn everybody() -> Admission {
-    Arc::new(|_| Ok(()))
+fn everybody() -> Admit {
+    Arc::new(|_| Ok(NodeRole::VoterEligible))
 }
 
 fn domain(value: &str) -> LogEntry {
@@ -207,9 +207,10 @@ async fn the_leader_hands_over_and_followers_become_learners() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_members_are_heard_and_only_in_their_own_name() {
     let (cluster, other) = (Cluster::new(), Cluster::new());
-    let removed: Admission = Arc::new(|node| match node {
+    let removed: Admit = Arc::new(|node| match node {
         NodeId(4) => Err("node 4 was removed from this cluster".to_owned()),
-        _ => Ok(()),
+        NodeId(5) => Ok(NodeRole::Worker),
+        _ => Ok(NodeRole::VoterEligible),
     });
     let member = cluster.member(1, consensus::Options::default(), removed).await;
     member.consensus.initialize(&member.peer.address).await.expect("initialises");
@@ -225,6 +226,7 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     ask(cluster.tls(NodeId(2)), &member.peer, 2).await.expect("node 2 is heard");
     refused(cluster.tls(NodeId(2)), &member.peer, 3, "in the name of node 3").await;
     refused(cluster.tls(NodeId(4)), &member.peer, 4, "node 4 was removed").await;
+    refused(cluster.tls(NodeId(5)), &member.peer, 5, "joined as a worker").await;
     // Of another authority: neither side trusts the other.
     let error = ask(other.tls(NodeId(2)), &member.peer, 2).await.expect_err("a stranger");
     assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");

@@ -43,8 +43,10 @@ impl Tls {
         }
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            // Whoever wants to join has no certificate yet; what else it may ask is decided for each call.
+            .allow_unauthenticated()
+            .build()?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
@@ -60,20 +62,21 @@ impl Tls {
         client.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self { cluster, server: Arc::new(server), client: Arc::new(client) })
     }
+}
 
-    /// The name that the certificate of a node has to be for.
-    pub(super) fn name_of(&self, node: NodeId) -> ServerName<'static> {
-        ServerName::try_from(peer_name(self.cluster, node)).expect("an id is a DNS label")
-    }
+/// The name that the certificate of a node has to be for.
+pub(super) fn name_of(cluster: ClusterId, node: NodeId) -> ServerName<'static> {
+    ServerName::try_from(peer_name(cluster, node)).expect("an id is a DNS label")
+}
 
-    /// The node that a verified certificate names, if it is one of this cluster.
-    pub(super) fn node_of(&self, certificate: &CertificateDer<'_>) -> Option<NodeId> {
-        let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-        let ending = peer_name(self.cluster, NodeId(0)).split_once('.')?.1.to_owned();
-        certificate.valid_dns_names().find_map(|name| {
-            let (label, rest) = name.split_once('.')?;
-            let number = label.strip_prefix("node-")?.parse().ok()?;
-            (rest == ending).then_some(NodeId(number))
-        })
-    }
+/// The node that a certificate names, if it is one of this cluster. That the certificate is to be believed is checked
+/// elsewhere.
+pub(super) fn node_of(cluster: ClusterId, certificate: &CertificateDer<'_>) -> Option<NodeId> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let ending = peer_name(cluster, NodeId(0)).split_once('.')?.1.to_owned();
+    certificate.valid_dns_names().find_map(|name| {
+        let (label, rest) = name.split_once('.')?;
+        let number = label.strip_prefix("node-")?.parse().ok()?;
+        (rest == ending).then_some(NodeId(number))
+    })
 }

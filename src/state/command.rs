@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AppId, Artifact, BuildFailure, BuildId, Cause, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars,
-    Incarnation, InstanceId, InstanceStatus, Lease, NodeId, NodeResources, OrgId, PasswordHash, Placement, RequestId,
-    ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
+    Incarnation, InstanceId, InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, NodeResources, OrgId, PasswordHash,
+    Placement, RequestId, ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource,
+    UserId,
 };
 
 /// One entry of the replicated log.
@@ -218,6 +219,44 @@ pub enum Command {
         /// Sessions that have expired.
         sessions: Vec<SessionId>,
     },
+    /// A new right to join.
+    CreateJoinToken(JoinToken),
+    /// Takes a right to join back; nodes that used it stay.
+    RevokeJoinToken(JoinTokenId),
+    /// Lets a node in that showed the secret of a token. Its id is the index of this entry.
+    AdmitNode {
+        /// With which token.
+        token: JoinTokenId,
+        /// SHA-256 of the secret that it showed.
+        digest: [u8; 32],
+        /// Its name; no other member may have it.
+        name: String,
+        /// Where others reach it: host and port between nodes.
+        address: String,
+    },
+    /// Ends a node's membership for ever. Its instances and builds are lost.
+    RemoveNode(NodeId),
+    /// Lets a node take no new instances and builds, or lets it again.
+    CordonNode {
+        /// Which.
+        node: NodeId,
+        /// Whether it shall take none.
+        cordoned: bool,
+    },
+    /// The leader found that a member does not answer, or answers again.
+    NoteAbsence {
+        /// Which.
+        node: NodeId,
+        /// Whether it does not answer.
+        absent: bool,
+    },
+    /// The leader gives up instances on a node that does not answer; others take their place.
+    LoseInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Command {
@@ -253,7 +292,14 @@ impl Command {
             | Self::StopInstances { .. }
             | Self::ReportInstance { .. }
             | Self::Promote(_)
-            | Self::Sweep { .. } => false,
+            | Self::Sweep { .. }
+            | Self::CreateJoinToken(_)
+            | Self::RevokeJoinToken(_)
+            | Self::AdmitNode { .. }
+            | Self::RemoveNode(_)
+            | Self::CordonNode { .. }
+            | Self::NoteAbsence { .. }
+            | Self::LoseInstances { .. } => false,
         }
     }
 
@@ -268,7 +314,9 @@ impl Command {
             | Self::UnsetEnv { .. }
             | Self::SetDesired { desired: Desired::Stopped, .. }
             | Self::CancelBuild(_)
-            | Self::Sweep { .. } => true,
+            | Self::Sweep { .. }
+            | Self::RevokeJoinToken(_)
+            | Self::RemoveNode(_) => true,
             Self::InitCluster(_)
             | Self::RegisterNode(_)
             | Self::RegisterFirstUser { .. }
@@ -289,7 +337,12 @@ impl Command {
             | Self::AssignInstances { .. }
             | Self::StopInstances { .. }
             | Self::ReportInstance { .. }
-            | Self::Promote(_) => false,
+            | Self::Promote(_)
+            | Self::CreateJoinToken(_)
+            | Self::AdmitNode { .. }
+            | Self::CordonNode { .. }
+            | Self::NoteAbsence { .. }
+            | Self::LoseInstances { .. } => false,
         }
     }
 
@@ -324,6 +377,13 @@ impl Command {
             Self::ReportInstance { .. } => "report_instance",
             Self::Promote(_) => "promote",
             Self::Sweep { .. } => "sweep",
+            Self::CreateJoinToken(_) => "create_join_token",
+            Self::RevokeJoinToken(_) => "revoke_join_token",
+            Self::AdmitNode { .. } => "admit_node",
+            Self::RemoveNode(_) => "remove_node",
+            Self::CordonNode { .. } => "cordon_node",
+            Self::NoteAbsence { .. } => "note_absence",
+            Self::LoseInstances { .. } => "lose_instances",
         }
     }
 }
@@ -474,4 +534,6 @@ pub enum Outcome {
     Deployments(Vec<DeploymentId>),
     /// An uploaded source.
     Source(SourceId),
+    /// A node.
+    Node(NodeId),
 }

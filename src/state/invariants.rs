@@ -13,6 +13,7 @@ pub fn violations(state: &State) -> Vec<String> {
     check_services(state, &mut wrong);
     check_deployments(state, &mut wrong);
     check_instances(state, &mut wrong);
+    check_nodes(state, &mut wrong);
     let rebuilt = State::from_records(state.records());
     if rebuilt != *state {
         wrong.push("the indexes differ from those of a state made of the same rows".to_owned());
@@ -79,13 +80,33 @@ fn check_deployments(state: &State, wrong: &mut Vec<String>) {
     }
 }
 
+fn check_nodes(state: &State, wrong: &mut Vec<String>) {
+    let mut names = BTreeSet::new();
+    for member in state.members() {
+        if member.token.is_some() && !names.insert(&member.name) {
+            wrong.push(format!("two nodes that joined are named {}", member.name));
+        }
+    }
+    let is_member = |node| state.admission(node).is_some_and(|admission| admission.removed_at.is_none());
+    for node in state.nodes().filter(|node| !is_member(node.id)) {
+        wrong.push(format!("node {} is described and no member", node.id));
+    }
+    for absence in state.absences().filter(|absence| !is_member(absence.node)) {
+        wrong.push(format!("node {} is absent and no member", absence.node));
+    }
+    for instance in state.live_instances().filter(|instance| !is_member(instance.placement.node)) {
+        wrong.push(format!("instance {} lives on a node that is no member", instance.id));
+    }
+}
+
 fn check_instances(state: &State, wrong: &mut Vec<String>) {
     let mut slots: BTreeMap<_, u32> = BTreeMap::new();
     for instance in state.instances() {
         if state.deployment(instance.deployment).is_none() {
             wrong.push(format!("instance {} belongs to no deployment", instance.id));
         }
-        if state.node(instance.placement.node).is_none() {
+        // The record of where it was outlives the node's membership.
+        if state.admission(instance.placement.node).is_none() {
             wrong.push(format!("instance {} is on no node", instance.id));
         }
         if !instance.status.state.is_terminal() && instance.stop_requested.is_none() {

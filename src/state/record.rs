@@ -6,9 +6,9 @@ use bincode::enc::write::SizeWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, Membership, Node, NodeId, Org,
-    OrgId, RequestId, Service, ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource,
-    User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, JoinToken,
+    JoinTokenId, Membership, Node, NodeId, Org, OrgId, RequestId, Service, ServiceId, Session, SessionId, Setting,
+    SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::{Outcome, Request};
@@ -31,6 +31,9 @@ pub enum Record {
     Node(Arc<Node>),
     Setting(Arc<Setting>),
     Request(Arc<RequestRecord>),
+    JoinToken(Arc<JoinToken>),
+    Admission(Arc<Admission>),
+    Absence(Arc<Absence>),
 }
 
 /// The answer that a request got, kept for a while so that repeating the request gets it again.
@@ -64,6 +67,9 @@ pub enum Key {
     Node(NodeId),
     Setting(SettingKey),
     Request(RequestId),
+    JoinToken(JoinTokenId),
+    Admission(NodeId),
+    Absence(NodeId),
 }
 
 impl Key {
@@ -84,6 +90,9 @@ impl Key {
             Self::Node(_) => "node",
             Self::Setting(_) => "setting",
             Self::Request(_) => "request",
+            Self::JoinToken(_) => "join token",
+            Self::Admission(_) => "admission",
+            Self::Absence(_) => "absence",
         }
     }
 
@@ -104,6 +113,9 @@ impl Key {
             Self::Node(id) => return [&[11], &id.0.to_be_bytes()[..]].concat(),
             Self::Setting(key) => (12, vec![key.as_str().as_bytes()]),
             Self::Request(id) => (13, vec![id.0.as_bytes()]),
+            Self::JoinToken(id) => (14, vec![id.0.as_bytes()]),
+            Self::Admission(id) => return [&[15], &id.0.to_be_bytes()[..]].concat(),
+            Self::Absence(id) => return [&[16], &id.0.to_be_bytes()[..]].concat(),
         };
         let mut bytes = vec![kind];
         for part in parts {
@@ -131,6 +143,9 @@ impl Record {
             Self::Node(row) => Key::Node(row.id),
             Self::Setting(row) => Key::Setting(row.key),
             Self::Request(row) => Key::Request(row.request.id),
+            Self::JoinToken(row) => Key::JoinToken(row.id),
+            Self::Admission(row) => Key::Admission(row.node),
+            Self::Absence(row) => Key::Absence(row.node),
         }
     }
 
@@ -156,7 +171,8 @@ macro_rules! into_record {
 into_record! {
     Cluster => Cluster, Org => Org, Membership => Membership, User => User, Session => Session, App => App,
     Service => Service, UploadedSource => Source, Deployment => Deployment, Build => Build, Instance => Instance,
-    Node => Node, Setting => Setting, RequestRecord => Request,
+    Node => Node, Setting => Setting, RequestRecord => Request, JoinToken => JoinToken, Admission => Admission,
+    Absence => Absence,
 }
 
 /// One row that changed.

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use crate::model::{
-    App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec, BuildStatus, BuildStrategy,
-    BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus, Desired, EnvVars, Exit,
-    Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, Lease, Membership, Memory,
-    Node, NodeId, NodeResources, Org, OrgId, PasswordHash, Placement, Port, PortBinding, Probe, Protocol, RequestId,
-    Resources, Role, Secret, Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source,
-    SourceId, Timestamp, UploadedSource, User, UserId, Volume,
+    Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec,
+    BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
+    Desired, EnvVars, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus,
+    JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, PasswordHash, Placement,
+    Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, Secret, Service, ServiceId, ServiceSpec, Session,
+    SessionId, Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User, UserId, Volume,
 };
 
 use super::{
@@ -145,6 +145,19 @@ fn new_service() -> NewService {
     NewService { id: id(6), name: "web".to_owned(), spec: spec() }
 }
 
+fn join_token() -> JoinToken {
+    JoinToken {
+        id: id(14),
+        digest: [10; 32],
+        role: NodeRole::Worker,
+        uses_left: 2,
+        expires_at: Timestamp(AT.0 + 3_600_000),
+        revoked: false,
+        created_by: id(3),
+        created_at: AT,
+    }
+}
+
 fn request() -> Request {
     Request { id: RequestId(Uuid::from_u128(13)), fingerprint: [9; 32] }
 }
@@ -236,6 +249,18 @@ pub fn sample_entries() -> Vec<LogEntry> {
         },
         Command::FinishBuild { build, lease: lease(), result: BuildResult::Failed(failure()) },
         Command::FinishBuild { build, lease: lease(), result: BuildResult::Cancelled },
+        Command::CreateJoinToken(JoinToken { id: id(16), ..join_token() }),
+        Command::RevokeJoinToken(id(16)),
+        Command::AdmitNode {
+            token: id(14),
+            digest: [10; 32],
+            name: "two".to_owned(),
+            address: "10.0.0.2:9090".to_owned(),
+        },
+        Command::CordonNode { node: NodeId::FOUNDER, cordoned: true },
+        Command::NoteAbsence { node: NodeId::FOUNDER, absent: true },
+        Command::LoseInstances { instances: vec![instance], reason: "node one does not answer".to_owned() },
+        Command::RemoveNode(NodeId::FOUNDER),
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -372,6 +397,18 @@ pub fn sample_records() -> Vec<Record> {
         .into(),
         Setting { key: SettingKey::ServerDomain, value: "example.org".to_owned() }.into(),
         RequestRecord { request: request(), at: AT, index: 7, outcome: Outcome::Deployments(vec![id(9)]) }.into(),
+        join_token().into(),
+        Admission {
+            node: NodeId::FOUNDER,
+            name: "one".to_owned(),
+            address: "127.0.0.1:9090".to_owned(),
+            role: NodeRole::VoterEligible,
+            token: Some(id(14)),
+            admitted_at: AT,
+            removed_at: None,
+        }
+        .into(),
+        Absence { node: NodeId::FOUNDER, since: AT }.into(),
     ]
 }
 
@@ -385,7 +422,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 28, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 35, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::model::{
-    App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, Membership, Memory, Node,
-    NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp,
-    UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, JoinToken,
+    JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session, SessionId,
+    SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::record::{Change, Key, Record, RequestRecord};
@@ -34,6 +34,9 @@ pub struct State {
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: OrdMap<SettingKey, Arc<crate::model::Setting>>,
     requests: OrdMap<RequestId, Arc<RequestRecord>>,
+    join_tokens: OrdMap<JoinTokenId, Arc<JoinToken>>,
+    admissions: OrdMap<NodeId, Arc<Admission>>,
+    absences: OrdMap<NodeId, Arc<Absence>>,
 
     /// Sum of the rows' encoded bytes, kept by `put` and `delete`.
     bytes: u64,
@@ -93,12 +96,23 @@ rows! {
     node, nodes: NodeId => Node;
     /// The answers to requests of the last while.
     request, requests: RequestId => RequestRecord;
+    /// All join tokens, oldest first, those of no use included.
+    join_token, join_tokens: JoinTokenId => JoinToken;
+    /// All nodes that ever were let in, by id.
+    admission, admissions: NodeId => Admission;
+    /// All members that do not answer, by id.
+    absence, absences: NodeId => Absence;
 }
 
 impl State {
     /// The cluster, once it exists.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// The nodes that belong to the cluster: let in and not removed.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Admission>> {
+        self.admissions.values().filter(|admission| admission.removed_at.is_none())
     }
 
     /// What a user may do in an organisation, if anything.
@@ -282,6 +296,9 @@ impl State {
                 self.requests_by_age.insert((row.at, row.request.id));
                 self.requests.insert(row.request.id, row);
             }
+            Record::JoinToken(row) => drop(self.join_tokens.insert(row.id, row)),
+            Record::Admission(row) => drop(self.admissions.insert(row.node, row)),
+            Record::Absence(row) => drop(self.absences.insert(row.node, row)),
         }
     }
 
@@ -302,6 +319,9 @@ impl State {
             Key::Node(id) => drop(self.nodes.remove(&id)),
             Key::Setting(setting) => drop(self.settings.remove(&setting)),
             Key::Request(id) => drop(self.requests.remove(&id)),
+            Key::JoinToken(id) => drop(self.join_tokens.remove(&id)),
+            Key::Admission(id) => drop(self.admissions.remove(&id)),
+            Key::Absence(id) => drop(self.absences.remove(&id)),
         }
     }
 
@@ -360,7 +380,14 @@ impl State {
             Key::Membership(org, user) => {
                 self.memberships_by_user.remove(&(user, org));
             }
-            Key::Cluster | Key::Org(_) | Key::Session(_) | Key::Node(_) | Key::Setting(_) => {}
+            Key::Cluster
+            | Key::Org(_)
+            | Key::Session(_)
+            | Key::Node(_)
+            | Key::Setting(_)
+            | Key::JoinToken(_)
+            | Key::Admission(_)
+            | Key::Absence(_) => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::{
-    Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus, Lease, NodeId,
-    Placement, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
+    Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus, JoinToken, Lease,
+    NodeId, NodeRole, Placement, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
 };
 
 /// Ids come from a small pool, so that commands meet the rows of others.
@@ -23,6 +23,14 @@ fn sample_spec() -> ServiceSpec {
         _ => None,
     });
     services.expect("a sample")
+}
+
+fn facts() -> NodeFacts {
+    let facts = sample_entries().into_iter().find_map(|entry| match entry.command {
+        Command::RegisterNode(facts) => Some(facts),
+        _ => None,
+    });
+    facts.expect("a sample")
 }
 
 fn spec(kind: u8) -> ServiceSpec {
@@ -125,7 +133,7 @@ fn command() -> impl Strategy<Value = Command> {
                 id: id(11, instance),
                 slot,
                 attempt: 0,
-                placement: Placement { node: NodeId(1), reasons: Vec::new() },
+                placement: Placement { node: if instance & 16 == 0 { NodeId(1) } else { SECOND }, reasons: Vec::new() },
                 start_after: Timestamp(0),
             }],
         }),
@@ -145,7 +153,46 @@ fn command() -> impl Strategy<Value = Command> {
             sources: Vec::new(),
             sessions: vec![id(4, 0)],
         }),
+        node_command(),
         Just(Command::SetSettings(BTreeMap::from([(SettingKey::MaxServicesPerApp, "2".to_owned())]))),
+    ]
+}
+
+/// The id of the node that joins in [`begin`].
+const SECOND: NodeId = NodeId(6);
+
+fn token_of(number: u8, uses_left: u32) -> JoinToken {
+    JoinToken {
+        id: id(14, number),
+        digest: [number % 3; 32],
+        role: if number & 4 == 0 { NodeRole::VoterEligible } else { NodeRole::Worker },
+        uses_left,
+        expires_at: Timestamp(1_750_000_010_000),
+        revoked: false,
+        created_by: id(3, 0),
+        created_at: Timestamp(0),
+    }
+}
+
+/// Commands about who belongs to the cluster.
+fn node_command() -> impl Strategy<Value = Command> {
+    let small = || any::<u8>();
+    prop_oneof![
+        (small(), 0_u32..3).prop_map(|(token, uses_left)| Command::CreateJoinToken(token_of(token, uses_left))),
+        (small(), small(), small()).prop_map(|(token, digest, node)| Command::AdmitNode {
+            token: id(14, token),
+            digest: [if digest < 200 { token % 3 } else { digest % 3 }; 32],
+            name: name(node),
+            address: format!("10.0.0.{node}:9090"),
+        }),
+        (small(), 1_u64..60).prop_map(|(kind, node)| match kind % 8 {
+            0 => Command::RevokeJoinToken(id(14, kind)),
+            1 => Command::CordonNode { node: NodeId(node), cordoned: kind & 8 == 0 },
+            2 => Command::NoteAbsence { node: NodeId(node), absent: kind & 8 == 0 },
+            3 => Command::LoseInstances { instances: vec![id(11, kind)], reason: "test".to_owned() },
+            4 => Command::RemoveNode(if kind & 8 == 0 { SECOND } else { NodeId(node) }),
+            _ => Command::RegisterNode(NodeFacts { id: NodeId(node), ..facts() }),
+        }),
     ]
 }
 
@@ -221,7 +268,15 @@ fn begin() -> Vec<LogEntry> {
         icon_url: String::new(),
         services: vec![service(0, 0), service(1, 8)],
     };
-    entries.push(LogEntry { command: Command::CreateApp(app), ..entries[0].clone() });
+    let joins = Command::AdmitNode {
+        token: id(14, 0),
+        digest: [0; 32],
+        name: "second".to_owned(),
+        address: "10.0.0.2:9090".to_owned(),
+    };
+    let more = [Command::CreateApp(app), Command::CreateJoinToken(token_of(0, 2)), joins];
+    let first = entries[0].clone();
+    entries.extend(more.map(|command| LogEntry { command, ..first.clone() }));
     entries
 }
 
@@ -357,6 +412,16 @@ proptest! {
                 prop_assert!(before.stop_requested.is_none() || after.stop_requested == before.stop_requested);
                 prop_assert!(!before.status.state.is_terminal() || after.status == before.status);
             }
+            for before in state.admissions() {
+                let after = next.admission(before.node).expect("kept for ever");
+                prop_assert!(before.removed_at.is_none() || after == before, "{}", entry.command.name());
+            }
+            for before in state.join_tokens() {
+                let Some(after) = next.join_token(before.id) else { continue };
+                let admitted = next.admissions().count() - state.admissions().count();
+                prop_assert!(before.uses_left - after.uses_left <= admitted as u32, "used without a node");
+                prop_assert!(!before.revoked || after.revoked);
+            }
             for before in state.builds().filter(|build| build.status.is_terminal()) {
                 let after = next.build(before.id);
                 prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
@@ -372,7 +437,7 @@ fn the_random_commands_get_somewhere() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = entries();
     let mut reached = BTreeSet::new();
-    for _ in 0..200 {
+    for _ in 0..500 {
         let entries = strategy.new_tree(&mut runner).expect("a value").current();
         let mut state = State::default();
         for (entry, index) in entries.iter().zip(1..) {
@@ -397,6 +462,12 @@ fn the_random_commands_get_somewhere() {
         "report_instance",
         "promote",
         "sweep",
+        "create_join_token",
+        "revoke_join_token",
+        "admit_node",
+        "remove_node",
+        "note_absence",
+        "lose_instances",
     ] {
         assert!(reached.contains(name), "{name} was never accepted; accepted were {reached:?}");
     }

@@ -77,7 +77,7 @@ fn records() {
     let samples: Vec<_> = sample_records()
         .into_iter()
         .enumerate()
-        .map(|(number, record)| (format!("{number:03}-{}", record.key().kind()), record))
+        .map(|(number, record)| (format!("{number:03}-{}", record.key().kind().replace(' ', "-")), record))
         .collect();
     let missing = check("record-v1", &samples);
     // The keys are stored too.

@@ -165,7 +165,7 @@ fn read_row(database: &Database, row: Result<Row<'_>, redb::StorageError>) -> Re
 }
 
 /// The kinds of rows by the first byte of their keys, for messages about rows that cannot be read.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 17] = [
     "cluster",
     "org",
     "membership",
@@ -180,6 +180,9 @@ const KINDS: [&str; 14] = [
     "node",
     "setting",
     "request",
+    "join token",
+    "admission",
+    "absence",
 ];
 
 fn key_name(key: &[u8]) -> String {

@@ -71,6 +71,11 @@ fn what_is_accepted() {
         "rollback -a shop -s web --to 4",
         "explain shop",
         "node show 1",
+        "token create --role worker --ttl 24h --uses 3",
+        "token ls",
+        "token revoke 0198f3a2-0000-7000-8000-000000000000",
+        "join nvj1.AAAA --name n2 --service",
+        "join --token-file - --advertise 10.0.0.2",
         "settings set server_domain=apps.example.org",
         "completions bash",
         "man /tmp/man",
@@ -85,7 +90,9 @@ fn what_is_accepted() {
 fn what_is_refused() {
     for (line, kind) in [
         ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
-        ("join token", ErrorKind::InvalidSubcommand),
+        ("join", ErrorKind::MissingRequiredArgument),
+        ("join token --token-file -", ErrorKind::ArgumentConflict),
+        ("token create --role king", ErrorKind::InvalidValue),
         ("backup create", ErrorKind::InvalidSubcommand),
         ("status -o xml", ErrorKind::InvalidValue),
         ("login ada@example.org --password hunter2", ErrorKind::UnknownArgument),

@@ -6,6 +6,7 @@ mod cluster;
 mod deployment;
 mod instance;
 mod limit;
+mod node;
 mod service;
 mod user;
 
@@ -147,6 +148,13 @@ impl Draft {
             Command::Sweep { instances, deployments, sources, sessions } => {
                 self.sweep(instances, deployments, sources, sessions)
             }
+            Command::CreateJoinToken(token) => self.create_join_token(token),
+            Command::RevokeJoinToken(token) => self.revoke_join_token(*token),
+            Command::AdmitNode { token, digest, name, address } => self.admit_node(*token, digest, name, address),
+            Command::RemoveNode(node) => self.remove_node(*node),
+            Command::CordonNode { node, cordoned } => self.cordon_node(*node, *cordoned),
+            Command::NoteAbsence { node, absent } => self.note_absence(*node, *absent),
+            Command::LoseInstances { instances, reason } => self.lose_instances(instances, reason),
         }
     }
 }

@@ -24,6 +24,9 @@ impl State {
             Key::Node(id) => self.nodes.get(&id).cloned().map(Record::Node),
             Key::Setting(key) => self.settings.get(&key).cloned().map(Record::Setting),
             Key::Request(id) => self.requests.get(&id).cloned().map(Record::Request),
+            Key::JoinToken(id) => self.join_tokens.get(&id).cloned().map(Record::JoinToken),
+            Key::Admission(id) => self.admissions.get(&id).cloned().map(Record::Admission),
+            Key::Absence(id) => self.absences.get(&id).cloned().map(Record::Absence),
         }
     }
 
@@ -46,6 +49,9 @@ impl State {
             .chain(self.nodes.values().cloned().map(Record::Node))
             .chain(self.settings.values().cloned().map(Record::Setting))
             .chain(self.requests.values().cloned().map(Record::Request))
+            .chain(self.join_tokens.values().cloned().map(Record::JoinToken))
+            .chain(self.admissions.values().cloned().map(Record::Admission))
+            .chain(self.absences.values().cloned().map(Record::Absence))
     }
 
     /// The state that has exactly these rows.

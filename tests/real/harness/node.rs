@@ -19,6 +19,7 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     /// Variables of the next start.
     pub(crate) env: Vec<(String, String)>,
+    name: String,
     engine: String,
     log: PathBuf,
     child: Option<Child>,
@@ -74,6 +75,7 @@ impl Node {
             log: folder.path().join("node.log"),
             data,
             env: Vec::new(),
+            name: "test-node".to_owned(),
             engine: engine.to_owned(),
             child: None,
             api: String::new(),
@@ -83,6 +85,46 @@ impl Node {
         };
         node.start("init");
         node
+    }
+
+    /// A join token of this node's cluster, with these flags of `token create`.
+    #[track_caller]
+    pub(crate) fn join_token(&self, flags: &[&str]) -> String {
+        let output = self.cli(&[&["token", "create", "--quiet"], flags].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// One more node of this node's cluster, on the same engine.
+    #[track_caller]
+    pub(crate) fn joined(&self, name: &str) -> Self {
+        let mut node = self.newcomer(name, &self.join_token(&[]));
+        node.start("join");
+        node
+    }
+
+    /// A node that has not joined yet and would with this token.
+    pub(crate) fn newcomer(&self, name: &str, token: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, token).expect("writes");
+        Self {
+            log: folder.path().join("node.log"),
+            data: folder.path().join("data"),
+            env: vec![("NARVANA_JOIN_TOKEN_FILE".to_owned(), file.display().to_string())],
+            name: name.to_owned(),
+            engine: self.engine.clone(),
+            child: None,
+            api: String::new(),
+            ingress: String::new(),
+            token: self.token.clone(),
+            _folder: folder,
+        }
+    }
+
+    /// Joins, and says whether it became ready.
+    pub(crate) fn try_join(&mut self) -> bool {
+        self.try_start("join")
     }
 
     /// A new node with its first user.
@@ -123,7 +165,7 @@ impl Node {
             .arg(verb)
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--name", "test-node", "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
+            .args(["--name", &self.name, "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
             .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
             .args(["--engine", &self.engine])
             .envs(self.env.iter().cloned())

@@ -1,0 +1,322 @@
+//! Commands about nodes: who may join, who belongs, and in what state they are.
+
+use std::time::Duration;
+
+use crate::model::{
+    Absence, Admission, Instance, InstanceId, InstanceState, Invalid, JoinToken, JoinTokenId, Node, NodeId, NodeRole,
+    TokenEnd, check_node_address, check_node_name, peer_address,
+};
+use crate::state::{Key, NodeFacts, Outcome, Rejection};
+
+use super::{Answer, Draft, not_found};
+
+/// Join tokens of use at the same time.
+const TOKENS_MAX: usize = 100;
+/// How long a token of no use is kept, so that whoever still tries it is told what became of it.
+const TOKEN_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+impl Draft {
+    pub(super) fn create_join_token(&mut self, token: &JoinToken) -> Answer {
+        self.check_new(Key::JoinToken(token.id))?;
+        if token.ended(self.now).is_some() {
+            return Err(Rejection::Precondition(
+                "a join token of no use cannot be made: it needs at least one use and a time in the future".to_owned(),
+            ));
+        }
+        let (mut of_use, mut forgotten) = (0, Vec::new());
+        for other in self.state.join_tokens() {
+            match other.ended(self.now) {
+                None => of_use += 1,
+                Some(_) if self.now.since(other.expires_at) > TOKEN_KEPT_FOR => forgotten.push(other.id),
+                Some(_) => {}
+            }
+        }
+        if of_use >= TOKENS_MAX {
+            return Err(Rejection::Quota(format!(
+                "there are {TOKENS_MAX} join tokens that can be used: revoke some with `narvana token revoke`"
+            )));
+        }
+        for id in forgotten {
+            self.delete(Key::JoinToken(id));
+        }
+        self.put(token.clone());
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn revoke_join_token(&mut self, id: JoinTokenId) -> Answer {
+        let token = self.state.join_token(id).ok_or_else(|| not_found("join token", id))?;
+        self.put(JoinToken { revoked: true, ..JoinToken::clone(token) });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn admit_node(&mut self, id: JoinTokenId, digest: &[u8; 32], name: &str, address: &str) -> Answer {
+        let mut invalid = Invalid::default();
+        invalid.check("name", check_node_name(name));
+        invalid.check("address", check_node_address(address));
+        invalid.into_result()?;
+        // Whoever does not know the secret learns nothing of the token.
+        let token = self.state.join_token(id).filter(|token| token.digest == *digest).cloned();
+        let token = token.ok_or_else(|| Rejection::NotFound("a join token with this secret".to_owned()))?;
+        let why = match token.ended(self.now) {
+            None => None,
+            Some(TokenEnd::Revoked) => Some("this join token was revoked"),
+            Some(TokenEnd::Used) => Some("this join token was used already"),
+            Some(TokenEnd::Expired) => Some("this join token has expired"),
+        };
+        if let Some(why) = why {
+            return Err(Rejection::Precondition(format!(
+                "{why}; make another one with `narvana token create` on a member of the cluster"
+            )));
+        }
+        if self.state.members().any(|member| member.name == name) {
+            return Err(Rejection::Conflict(format!(
+                "the cluster has a node named {name}; choose another name with --name"
+            )));
+        }
+        let node = NodeId(self.index);
+        self.check_new(Key::Admission(node))?;
+        self.put(JoinToken { uses_left: token.uses_left - 1, ..JoinToken::clone(&token) });
+        self.put(Admission {
+            node,
+            name: name.to_owned(),
+            address: address.to_owned(),
+            role: token.role,
+            token: Some(id),
+            admitted_at: self.now,
+            removed_at: None,
+        });
+        Ok(Outcome::Node(node))
+    }
+
+    pub(super) fn register_node(&mut self, facts: &NodeFacts) -> Answer {
+        self.check_member(facts)?;
+        let known = self.state.node(facts.id).cloned();
+        let facts = facts.clone();
+        self.put(Node {
+            id: facts.id,
+            name: facts.name,
+            address: facts.address,
+            api_port: facts.api_port,
+            grpc_port: facts.grpc_port,
+            ingress_http_port: facts.ingress_http_port,
+            arch: facts.arch,
+            version: facts.version,
+            engine: facts.engine,
+            resources: facts.resources,
+            labels: facts.labels,
+            cordoned: known.as_ref().is_some_and(|node| node.cordoned),
+            incarnation: facts.incarnation,
+            joined_at: known.as_ref().map_or(self.now, |node| node.joined_at),
+            // A node says the same again when its engine comes or goes; that is not a new start.
+            started_at: known
+                .filter(|node| node.incarnation == facts.incarnation)
+                .map_or(self.now, |node| node.started_at),
+        });
+        Ok(Outcome::Done)
+    }
+
+    /// Only a member describes itself. The founder was let in by nobody, so its first word is what is kept of that.
+    fn check_member(&mut self, facts: &NodeFacts) -> Result<(), Rejection> {
+        match self.state.admission(facts.id) {
+            Some(admission) if admission.removed_at.is_none() => Ok(()),
+            Some(_) => Err(Rejection::Precondition(format!(
+                "node {} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
+                 `narvana join`",
+                facts.id
+            ))),
+            None if facts.id == NodeId::FOUNDER => {
+                self.put(Admission {
+                    node: facts.id,
+                    name: facts.name.clone(),
+                    address: peer_address(&facts.address, facts.grpc_port),
+                    role: NodeRole::VoterEligible,
+                    token: None,
+                    admitted_at: self.now,
+                    removed_at: None,
+                });
+                Ok(())
+            }
+            None => Err(Rejection::Precondition(format!("node {} was never let in", facts.id))),
+        }
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId) -> Answer {
+        let admission = self.state.admission(id).cloned().ok_or_else(|| not_found("node", id))?;
+        if admission.removed_at.is_some() {
+            return Ok(Outcome::Done);
+        }
+        let may_vote = |member: &Admission| member.role == NodeRole::VoterEligible && member.node != id;
+        if !self.state.members().any(|member| may_vote(member)) {
+            return Err(Rejection::Precondition(format!(
+                "node {} is the only one that may vote; let another one join first, with a token of role {}",
+                admission.name,
+                NodeRole::VoterEligible
+            )));
+        }
+        let on_it = self.state.live_instances().filter(|instance| instance.placement.node == id);
+        let on_it: Vec<InstanceId> = on_it.map(|instance| instance.id).collect();
+        self.lose_instances(&on_it, &format!("node {} was removed from the cluster", admission.name))?;
+        self.delete(Key::Node(id));
+        self.delete(Key::Absence(id));
+        self.put(Admission { removed_at: Some(self.now), ..Admission::clone(&admission) });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn cordon_node(&mut self, id: NodeId, cordoned: bool) -> Answer {
+        let node = self.state.node(id).ok_or_else(|| not_found("node", id))?;
+        if node.cordoned != cordoned {
+            self.put(Node { cordoned, ..Node::clone(node) });
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn note_absence(&mut self, id: NodeId, absent: bool) -> Answer {
+        if !self.state.members().any(|member| member.node == id) {
+            return Err(not_found("node", id));
+        }
+        match (absent, self.state.absence(id).is_some()) {
+            (true, false) => self.put(Absence { node: id, since: self.now }),
+            (false, true) => self.delete(Key::Absence(id)),
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn lose_instances(&mut self, ids: &[InstanceId], reason: &str) -> Answer {
+        for id in ids {
+            // One that is gone or has ended cannot be lost.
+            let Some(instance) = self.state.instance(*id) else { continue };
+            if instance.status.state.is_terminal() {
+                continue;
+            }
+            let mut instance = Instance::clone(instance);
+            instance.status.state = InstanceState::Lost;
+            instance.status.reason = Some(reason.to_owned());
+            instance.status.finished_at = Some(self.now);
+            self.put(instance);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::state::{Actor, Command, LogEntry, State, apply, sample_records, violations};
+
+    const AT: Timestamp = Timestamp(1_750_000_000_000);
+
+    /// A state that commands are applied to, and how many were.
+    struct Log {
+        state: State,
+        index: u64,
+        now: Timestamp,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            Self { state: State::from_records(sample_records()), index: 100, now: AT }
+        }
+
+        fn apply(&mut self, command: Command) -> Answer {
+            self.index += 1;
+            let entry = LogEntry { proposed_at: self.now, actor: Actor::System, request: None, command };
+            let applied = apply(&self.state, self.index, &entry);
+            self.state = applied.state;
+            assert_eq!(violations(&self.state), Vec::<String>::new());
+            applied.result
+        }
+
+        fn token(&self) -> JoinToken {
+            JoinToken::clone(self.state.join_tokens().next().expect("a sample"))
+        }
+
+        fn join(&mut self, name: &str) -> Answer {
+            let JoinToken { id, digest, .. } = self.token();
+            let address = "10.0.0.2:9090".to_owned();
+            self.apply(Command::AdmitNode { token: id, digest, name: name.to_owned(), address })
+        }
+    }
+
+    fn words(answer: Answer) -> String {
+        answer.expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_node_gets_the_index_of_its_entry_as_often_as_the_token_allows() {
+        let mut log = Log::new();
+        assert_eq!(log.join("two"), Ok(Outcome::Node(NodeId(101))));
+        assert!(words(log.join("two")).contains("named two"));
+        assert_eq!(log.join("three"), Ok(Outcome::Node(NodeId(103))));
+        assert!(words(log.join("four")).contains("used already"));
+        let refused = log.apply(Command::AdmitNode {
+            token: log.token().id,
+            digest: [0; 32],
+            name: "five".to_owned(),
+            address: "10.0.0.5:9090".to_owned(),
+        });
+        assert!(matches!(refused, Err(Rejection::NotFound(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn tokens_end() {
+        let mut log = Log::new();
+        log.now = log.token().expires_at;
+        assert!(words(log.join("two")).contains("expired"));
+        log.now = AT;
+        log.apply(Command::RevokeJoinToken(log.token().id)).expect("revoked");
+        log.apply(Command::RevokeJoinToken(log.token().id)).expect("again");
+        assert!(words(log.join("two")).contains("revoked"));
+        // Such a token is remembered for a while.
+        log.now = Timestamp(AT.0 + 30 * 24 * 3_600_000);
+        let fresh = JoinToken { id: JoinTokenId(uuid::Uuid::from_u128(99)), revoked: false, ..log.token() };
+        assert!(words(log.apply(Command::CreateJoinToken(fresh.clone()))).contains("of no use"));
+        let fresh = JoinToken { expires_at: Timestamp(log.now.0 + 1), ..fresh };
+        log.apply(Command::CreateJoinToken(fresh.clone())).expect("made");
+        assert_eq!(log.state.join_tokens().map(|token| token.id).collect::<Vec<_>>(), [fresh.id]);
+        assert!(log.apply(Command::CreateJoinToken(fresh)).is_err(), "its id is taken");
+    }
+
+    #[test]
+    fn a_removed_node_loses_what_it_ran_and_never_comes_back() {
+        let mut log = Log::new();
+        assert!(words(log.apply(Command::RemoveNode(NodeId::FOUNDER))).contains("only one that may vote"));
+        let token = JoinToken { role: NodeRole::VoterEligible, ..log.token() };
+        log.state = State::from_records(log.state.records().chain([token.into()]));
+        log.join("two").expect("joins");
+        let mut running = Instance::clone(log.state.instances().next().expect("a sample"));
+        running.status.state = InstanceState::Running;
+        log.state = State::from_records(log.state.records().chain([running.clone().into()]));
+        log.apply(Command::RemoveNode(NodeId::FOUNDER)).expect("removed");
+        assert_eq!(log.state.instance(running.id).map(|instance| instance.status.state), Some(InstanceState::Lost));
+        assert!(log.state.node(NodeId::FOUNDER).is_none() && log.state.absence(NodeId::FOUNDER).is_none());
+        log.apply(Command::RemoveNode(NodeId::FOUNDER)).expect("is removed already");
+        let facts = crate::state::sample_entries().into_iter().find_map(|entry| match entry.command {
+            Command::RegisterNode(facts) => Some(facts),
+            _ => None,
+        });
+        let facts = facts.expect("a sample");
+        assert!(words(log.apply(Command::RegisterNode(facts.clone()))).contains("was removed"));
+        let stranger = NodeFacts { id: NodeId(7), ..facts };
+        assert!(words(log.apply(Command::RegisterNode(stranger))).contains("never let in"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let mut log = Log::new();
+        for (name, address, field) in [
+            ("../two", "10.0.0.2:9090", "name"),
+            ("", "10.0.0.2:9090", "name"),
+            ("two", "10.0.0.2", "address"),
+            ("two", "10.0.0.2:0", "address"),
+            ("two", "[::1:9090", "address"),
+            ("two", "http://x:1", "address"),
+        ] {
+            let JoinToken { id, digest, .. } = log.token();
+            let (name, address) = (name.to_owned(), address.to_owned());
+            let refused = words(log.apply(Command::AdmitNode { token: id, digest, name, address }));
+            assert!(refused.contains(field), "{refused}");
+        }
+    }
+}
