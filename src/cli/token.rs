@@ -23,7 +23,7 @@ pub(super) enum TokenCommand {
     /// Take a join token back; nodes that joined with it stay
     Revoke {
         /// Its id
-        token: String,
+        id: String,
     },
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn run(session: &Session, command: TokenCommand) -> anyhow::Res
     match command {
         TokenCommand::Create(args) => create(session, args).await,
         TokenCommand::Ls => output.show_list(&client.join_tokens().await?, "there are no join tokens", list),
-        TokenCommand::Revoke { token } => output.show(&client.revoke_join_token(&token).await?, fields),
+        TokenCommand::Revoke { id } => output.show(&client.revoke_join_token(&id).await?, fields),
     }
 }
 

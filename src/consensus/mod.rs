@@ -8,6 +8,7 @@
 //! and what commands mean (`state`). The store is opened by whoever starts the node, and closed here.
 
 mod error;
+mod group;
 mod members;
 mod network;
 mod propose;
@@ -35,11 +36,12 @@ use crate::model::NodeId;
 use crate::space::Space;
 use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
-use network::Network;
+use network::{Addresses, Network};
 use reads::Reads;
 
 pub use crate::store::View;
 pub use error::{Error, ProposeError, ReadError};
+pub use group::{Group, GroupMember};
 pub use members::MemberError;
 pub use propose::Committed;
 pub use receive::{ReceiveError, Receiver};
@@ -111,7 +113,9 @@ impl Consensus {
         supervisor: Supervisor,
     ) -> Result<Self, Error> {
         let config = config(&options)?;
-        let raft = Raft::new(node.0, Arc::new(config), Network(Arc::clone(&transport)), store.log(), store.machine())
+        let addresses = Addresses::default();
+        let network = Network { transport: Arc::clone(&transport), addresses: addresses.clone() };
+        let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
         let (reads, rounds) = reads::channel();
@@ -119,7 +123,7 @@ impl Consensus {
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
-        let watch = watch_over(raft.clone(), store.clone(), supervisor.stopping());
+        let watch = watch_over(raft.clone(), store.clone(), addresses, supervisor.stopping());
         supervisor.spawn("watch over consensus", OnError::StopNode, watch);
         let view = store.machine().view();
         let stop = supervisor.stopping();
@@ -254,16 +258,23 @@ fn leads_alone(metrics: &Metrics) -> bool {
     metrics.state == openraft::ServerState::Leader && members.all(|(member, _)| *member == metrics.id)
 }
 
-/// Runs openraft's clock while the group needs it, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must
-/// not vote or lead. openraft that stops by itself stops the node: nothing else would.
-async fn watch_over(raft: Raft, store: Store, stop: CancellationToken) -> Result<(), Error> {
+/// Runs openraft's clock while the group needs it, notes where members are, and ends the node when consensus cannot go
+/// on. A store that fails stops openraft at once: a node that cannot write must not vote or lead. openraft that stops by
+/// itself stops the node: nothing else would.
+async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: CancellationToken) -> Result<(), Error> {
     let mut metrics = raft.metrics();
+    let mut noted = None;
     loop {
         let running = metrics.borrow_watched().running_state.clone();
         if let Err(fatal) = running
             && !stop.is_cancelled()
         {
             return Err(stopped(&store, &fatal));
+        }
+        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
+        if Some(membership.log_id()) != noted.as_ref() {
+            addresses.note(membership.membership().nodes());
+            noted = Some(*membership.log_id());
         }
         raft.runtime_config().tick(!leads_alone(&metrics.borrow_watched()));
         tokio::select! {

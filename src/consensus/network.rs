@@ -1,7 +1,8 @@
 //! openraft's way to other members, over a [`Transport`].
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -30,24 +31,52 @@ type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
 const PARTS_AHEAD: usize = 2;
 
 /// Makes connections to members.
-pub(super) struct Network(pub(super) Arc<dyn Transport>);
+pub(super) struct Network {
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) addresses: Addresses,
+}
+
+/// Where members are reached. openraft keeps the connection to a member for as long as it leads, also when the member
+/// moves; so every call looks here.
+#[derive(Clone, Default)]
+pub(super) struct Addresses(Arc<Mutex<BTreeMap<u64, String>>>);
+
+impl Addresses {
+    /// Notes where everybody is now.
+    pub(super) fn note<'a>(&self, members: impl Iterator<Item = (&'a u64, &'a Member)>) {
+        let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (node, member) in members {
+            addresses.insert(*node, member.address.clone());
+        }
+    }
+
+    fn peer(&self, node: u64) -> Peer {
+        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Peer { node: NodeId(node), address: addresses.get(&node).cloned().unwrap_or_default() }
+    }
+}
 
 /// The connection to one member.
 pub(super) struct Connection {
     transport: Arc<dyn Transport>,
-    peer: Peer,
+    addresses: Addresses,
+    node: u64,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
-        let peer = Peer { node: NodeId(target), address: node.address.clone() };
-        Connection { transport: Arc::clone(&self.0), peer }
+        self.addresses.note(std::iter::once((&target, node)));
+        Connection { transport: Arc::clone(&self.transport), addresses: self.addresses.clone(), node: target }
     }
 }
 
 impl Connection {
+    fn peer(&self) -> Peer {
+        self.addresses.peer(self.node)
+    }
+
     /// The answer, or after this time a failure.
     async fn within<A>(
         &self,
@@ -58,7 +87,7 @@ impl Connection {
             Ok(answer) => answer.map_err(failure),
             Err(_) => {
                 let reason = format!("no answer within {} ms", patience.as_millis());
-                Err(failure(TransportError::Refused { peer: self.peer.clone(), reason }))
+                Err(failure(TransportError::Refused { peer: self.peer(), reason }))
             }
         }
     }
@@ -84,11 +113,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let one = wire::append_request(&request).map_err(|error| broken(&error))?;
+        let peer = self.peer();
         let exchange = async {
-            let mut replies = self.transport.append(&self.peer, stream::iter([one]).boxed()).await?;
+            let mut replies = self.transport.append(&peer, stream::iter([one]).boxed()).await?;
             replies.next().await.unwrap_or_else(|| {
                 let reason = "it ended the stream without a reply".to_owned();
-                Err(TransportError::Refused { peer: self.peer.clone(), reason })
+                Err(TransportError::Refused { peer: peer.clone(), reason })
             })
         };
         let reply = self.within(option.soft_ttl(), exchange).await?;
@@ -112,7 +142,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
             });
             let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
-            let replies = self.within(option.soft_ttl(), self.transport.append(&self.peer, requests)).await?;
+            let replies = self.within(option.soft_ttl(), self.transport.append(&self.peer(), requests)).await?;
             let results = replies.map(|reply| {
                 let reply = reply.map_err(failure)?;
                 wire::append_result(reply).map_err(|error| broken(&error))
@@ -145,10 +175,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let parts = parts(vote, snapshot).boxed();
+        let peer = self.peer();
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             // As long as it moves: the transport notices a peer that is gone.
-            sent = self.transport.snapshot(&self.peer, parts) => {
+            sent = self.transport.snapshot(&peer, parts) => {
                 let reply = sent.map_err(|error| match error {
                     TransportError::Unreachable { .. } => StreamingError::Unreachable(Unreachable::new(&error)),
                     TransportError::Refused { .. } => StreamingError::Network(NetworkError::new(&error)),
@@ -164,7 +195,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let asked = self.transport.transfer(&self.peer, wire::transfer_request(&request));
+        let peer = self.peer();
+        let asked = self.transport.transfer(&peer, wire::transfer_request(&request));
         let reply = self.within(option.soft_ttl(), asked).await?;
         wire::transfer_response(&request, reply).map_err(|error| broken(&error))
     }
@@ -176,7 +208,7 @@ impl Connection {
         request: v1::VoteRequest,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let reply = self.within(option.soft_ttl(), self.transport.vote(&self.peer, request)).await?;
+        let reply = self.within(option.soft_ttl(), self.transport.vote(&self.peer(), request)).await?;
         wire::vote_response(reply).map_err(|error| broken(&error))
     }
 }

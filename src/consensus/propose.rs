@@ -22,8 +22,8 @@ pub struct Committed {
 }
 
 impl Consensus {
-    /// Puts a command into the log, through whichever node leads, and waits for the state's answer. Waits for a leader
-    /// when there is none at the moment.
+    /// Puts a command into the log, through whichever node leads, and waits for the state's answer, and until this node
+    /// has it in its own state. Waits for a leader when there is none at the moment.
     pub async fn propose(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
         if self.stop.is_cancelled() {
             return Err(ProposeError::Stopped);
@@ -43,6 +43,7 @@ impl Consensus {
                     Err(ProposeError::NoLeader { .. }) => {}
                     // Its repetition gets the same answer, so asking again is safe.
                     Err(ProposeError::OutcomeUnknown) if repeatable => doubtful = true,
+                    Ok(committed) => return self.seen_here(committed, deadline).await,
                     answered => return sure(answered, doubtful),
                 }
             }
@@ -54,6 +55,14 @@ impl Consensus {
                 });
             }
             sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    /// An answer from elsewhere, once this node has it too: whoever asked goes on to read here.
+    async fn seen_here(&self, committed: Committed, deadline: Instant) -> Result<Committed, ProposeError> {
+        match self.wait_index(committed.index, deadline).await {
+            Ok(_) => Ok(committed),
+            Err(_) => Err(ProposeError::OutcomeUnknown),
         }
     }
 

@@ -1,9 +1,11 @@
-//! The leader's loop: watch the state, decide, propose.
+//! The leader's loops: watch the state, decide, propose.
 //!
 //! Runs here: one task on every node that does nothing unless its node leads. In: the state as it changes, and time.
-//! Out: commands of the platform itself. What it does is level-triggered: each round starts from the newest state and
+//! Out: commands of the platform itself, and changes of the Raft group (`members`). What it does is level-triggered: each round starts from the newest state and
 //! forgets the round before, so that a lost answer, a refusal or a new leader needs no repair. Deliberately absent:
-//! what to decide (`decide`), and any effect other than a proposal.
+//! what to decide (`decide`), and any other effect.
+
+mod members;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -14,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::{Consensus, ProposeError, RaftRole, View};
+use crate::consensus::{Consensus, ProposeError, View};
 use crate::decide::{self, Situation};
 use crate::model::{NodeId, Timestamp};
 use crate::state::{Actor, Command, LogEntry};
@@ -91,20 +93,14 @@ impl Control {
     }
 
     async fn wait_for_leadership(&self, views: &mut watch::Receiver<View>) {
-        while self.leading_term().is_none() {
+        while self.consensus.leading_term().is_none() {
             changed_or(views, LEADERSHIP_POLL).await;
         }
     }
 
-    /// The term in which this node leads, if it does.
-    fn leading_term(&self) -> Option<u64> {
-        let status = self.consensus.status();
-        (status.role == RaftRole::Leader).then_some(status.term)
-    }
-
-    /// Round after round, until this node does not lead any more, or leads again in a later term.
+    /// All that a leader does, until this node does not lead any more, or leads again in a later term.
     async fn lead(&mut self, views: &mut watch::Receiver<View>) {
-        let term = self.leading_term();
+        let Some(term) = self.consensus.leading_term() else { return };
         // A new leader may hold committed entries that it has not applied: it must not decide without them.
         if let Err(error) = self.consensus.linearizable().await {
             tracing::debug!(%error, "leadership is not certain yet");
@@ -112,7 +108,18 @@ impl Control {
             return;
         }
         tracing::info!("this node leads: it decides from now on");
-        while term.is_some() && self.leading_term() == term {
+        let consensus = self.consensus.clone();
+        let work = async { tokio::join!(self.rounds(term, views), members::keep(&consensus, term)) };
+        tokio::select! {
+            _ = work => {}
+            () = consensus.deposed(term) => {}
+        }
+        tracing::info!("this node does not lead any more");
+    }
+
+    /// Round after round.
+    async fn rounds(&mut self, term: u64, views: &mut watch::Receiver<View>) {
+        while self.consensus.leading_term() == Some(term) {
             let view = views.borrow_and_update().clone();
             match self.round(&view).await {
                 Round::Progress => {}
@@ -123,7 +130,6 @@ impl Control {
                 Round::Refused => tokio::time::sleep(REFUSED_PAUSE).await,
             }
         }
-        tracing::info!("this node does not lead any more");
     }
 
     fn pause(&self, wake_at: Option<Timestamp>) -> Duration {

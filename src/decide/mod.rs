@@ -11,6 +11,7 @@ pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod leftovers;
+pub mod members;
 mod plan;
 pub mod probe;
 pub mod reconcile;

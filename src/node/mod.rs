@@ -79,7 +79,10 @@ pub async fn join(
     if enter(&config, token, report).await? == Init::Exists {
         return Ok(Init::Exists);
     }
-    run(config, ready).await?;
+    let running = Running::start(config).await?;
+    running.takes_work().await;
+    ready(running.endpoints());
+    until_told(running).await?;
     Ok(Init::Founded)
 }
 

@@ -13,7 +13,7 @@ use crate::auth::Tokens;
 use crate::build::{self, Builder};
 use crate::cluster::{Authority, DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig, test_setting};
-use crate::consensus::{self, Consensus};
+use crate::consensus::{self, Consensus, View};
 use crate::control::{self, Control};
 use crate::decide;
 use crate::decide::route_table::RouteTable;
@@ -40,6 +40,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// What is on record of a node's engine until it has looked for one.
+const LOOKING: &str = "this node has just started and is looking for its container engine";
+/// Longest wait for that look.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long a node that knows its cluster waits for a leader before it starts without one.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -102,7 +106,7 @@ impl Running {
         .await?;
         let api_address = server.address();
 
-        let engine_state = EngineState::new("this node has just started and is looking for its container engine");
+        let engine_state = EngineState::new(LOOKING);
         let ports = (api_address.port(), peer_port.port());
         let facts = node_facts(&config, address.host, identity, incarnation, resources, ports, ingress.as_ref());
         let registered = registration::register(&consensus, &facts).await?;
@@ -194,6 +198,15 @@ impl Running {
     /// What a first registration from another machine has to show.
     pub fn setup_token(&self) -> &str {
         &self.setup_token
+    }
+
+    /// Returns when the cluster knows whether this node can run containers: from then on it gives it work.
+    pub async fn takes_work(&self) {
+        let own = NodeId(self.endpoints.node_id);
+        let looked = |view: &View| view.state.node(own).is_some_and(|node| node.engine != Err(LOOKING.to_owned()));
+        let mut views = self.consensus.watch();
+        // A search that takes longer is on record as one, and goes on.
+        let _looks_still = tokio::time::timeout(LOOK_MAX, views.wait_for(looked)).await;
     }
 
     /// Returns when a part that the node cannot do without has failed.
@@ -357,7 +370,7 @@ fn node_facts(
         ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
         arch: machine::architecture().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: Err("this node has just started and is looking for its container engine".to_owned()),
+        engine: Err(LOOKING.to_owned()),
         resources,
         labels: config.labels.clone(),
         incarnation,

@@ -1,136 +1,17 @@
 //! Groups of several members in one process, over real connections.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+mod group;
+mod members;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::cluster::Authority;
-use crate::consensus::{self, Consensus, Peer, RaftRole, Transport, TransportError};
-use crate::model::{ClusterId, SettingKey};
-use crate::state::{Actor, Command, LogEntry};
-use crate::store::{self, KEY_FILE, SealKey, Store};
-use crate::task::Supervisor;
-use crate::{clock, random};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-struct Cluster {
-    id: ClusterId,
-    authority: Authority,
-}
-
-struct Member {
-    _folder: TempDir,
-    peer: Peer,
-    consensus: Consensus,
-    server: Supervisor,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let id = random::id();
-        Self { id, authority: Authority::new(id, clock::now()).expect("an authority") }
-    }
-
-    fn tls(&self, node: NodeId) -> watch::Receiver<Arc<Tls>> {
-        let (certificate, key) = (&self.authority.certificate, &self.authority.key);
-        let own = Authority::peer_certificate(certificate, key, (self.id, node), clock::now()).expect("signs");
-        let root = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
-        let tls = Tls::new(self.id, &[root], &own).expect("certificates");
-        // The sender may go: what it sent stays.
-        watch::Sender::new(Arc::new(tls)).subscribe()
-    }
-
-    async fn member(&self, number: u64, options: consensus::Options, admit: Admit) -> Member {
-        let node = NodeId(number);
-        let folder = tempfile::tempdir().expect("folder");
-        let fatal = CancellationToken::new();
-        let store = Store::open(store::Options {
-            folder: folder.path().to_owned(),
-            cluster: self.id,
-            node,
-            key: SealKey::create(&folder.path().join(KEY_FILE)).expect("key"),
-            fatal: fatal.clone(),
-        })
-        .expect("opens");
-        let tls = self.tls(node);
-        let supervisor = Supervisor::new("consensus", fatal.clone());
-        let peers = Peers::new(tls.clone());
-        let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
-        let server = Supervisor::new("node port", fatal);
-        let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
-        let parts = Parts { consensus: consensus.clone(), tls, admit };
-        let port = Server::bind(bind, parts).await.expect("listens");
-        let peer = Peer { node, address: port.address().to_string() };
-        port.run(&server);
-        Member { _folder: folder, peer, consensus, server }
-    }
-
-    /// Three voters, the first of which leads.
-    async fn three(&self, options: &consensus::Options) -> Vec<Member> {
-        let mut members = Vec::new();
-        for number in 1..=3 {
-            members.push(self.member(number, options.clone(), everybody()).await);
-        }
-        let first = &members[0];
-        first.consensus.initialize(&first.peer.address).await.expect("initialises");
-        for member in &members[1..] {
-            first.consensus.add_learner(&member.peer).await.expect("a learner");
-        }
-        let voters = members.iter().map(|member| member.peer.node).collect();
-        first.consensus.set_voters(&voters).await.expect("three voters");
-        members
-    }
-}
-
-impl Member {
-    /// As if its machine had lost its power: nothing more goes in or out.
-    async fn end(&self) {
-        self.server.stop(Duration::ZERO).await;
-        self.consensus.shutdown().await.expect("stops");
-    }
-
-    fn domain(&self) -> String {
-        self.consensus.latest().state.setting(SettingKey::ServerDomain).to_owned()
-    }
-}
-
-fn everybody() -> Admit {
-    Arc::new(|_| Ok(NodeRole::VoterEligible))
-}
-
-fn domain(value: &str) -> LogEntry {
-    LogEntry {
-        proposed_at: clock::now(),
-        actor: Actor::System,
-        request: None,
-        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, value.to_owned())])),
-    }
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "still not: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await; // poll
-    }
-}
-
-/// Who leads, and knows that a majority agrees.
-fn leader(members: &[Member]) -> Option<&Member> {
-    members.iter().find(|member| {
-        let status = member.consensus.status();
-        status.role == RaftRole::Leader && status.leader == Some(member.peer.node)
-    })
-}
+use crate::consensus::{self, Peer, RaftRole, Transport, TransportError};
+use group::{Cluster, domain, everybody, leader, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_agree_and_go_on_without_the_one_that_led() {
@@ -148,8 +29,9 @@ async fn three_members_agree_and_go_on_without_the_one_that_led() {
     // Who does not lead takes commands and reads all the same.
     let other = members.iter().find(|member| member.peer.node != second.peer.node).expect("the third");
     let written = other.consensus.propose(domain("three.test")).await.expect("passed on");
+    assert_eq!(other.domain(), "three.test", "who is answered sees what it did");
     let read = other.consensus.linearizable().await.expect("asks the leader");
-    assert!(read.index >= written.index && other.domain() == "three.test");
+    assert!(read.index >= written.index);
     let refused = other.consensus.propose(domain("not a domain")).await;
     assert!(matches!(refused, Err(consensus::ProposeError::Rejected(_))), "{refused:?}");
 
@@ -226,6 +108,7 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     ask(cluster.tls(NodeId(2)), &member.peer, 2).await.expect("node 2 is heard");
     refused(cluster.tls(NodeId(2)), &member.peer, 3, "in the name of node 3").await;
     refused(cluster.tls(NodeId(4)), &member.peer, 4, "node 4 was removed").await;
+    refused(cluster.tls(NodeId(5)), &member.peer, 5, "joined as a worker").await;
     refused(cluster.tls(NodeId(5)), &member.peer, 5, "joined as a worker").await;
     // Of another authority: neither side trusts the other.
     let error = ask(other.tls(NodeId(2)), &member.peer, 2).await.expect_err("a stranger");

@@ -19,8 +19,6 @@ const COMPARED_PER_ZONE: usize = 32;
 const COMPARED_MAX: usize = 64;
 /// Head-room is compared in millionths of a node.
 const WHOLE: u128 = 1_000_000;
-/// Node label that names a zone.
-const ZONE_LABEL: &str = "zone";
 
 /// Nodes with what is reserved on them.
 #[derive(Clone, Debug)]
@@ -59,7 +57,7 @@ impl Room {
         };
         let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
         for node in situation.state.nodes() {
-            let zone = node.labels.get(ZONE_LABEL).map_or("", String::as_str);
+            let zone = node.zone();
             let zone = *zones.entry(zone).or_insert_with(|| {
                 room.zones.push(zone.to_owned());
                 room.zones.len() - 1

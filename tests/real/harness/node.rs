@@ -100,6 +100,11 @@ impl Node {
     pub(crate) fn joined(&self, name: &str) -> Self {
         let mut node = self.newcomer(name, &self.join_token(&[]));
         node.start("join");
+        let deadline = Instant::now() + NODE_DEADLINE;
+        while !node.log().contains("takes work") {
+            assert!(Instant::now() < deadline, "{}", node.log());
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
         node
     }
 

@@ -35,7 +35,7 @@ async fn machines_become_a_cluster_with_nothing_but_a_token() {
         }
     }
     // All of them run instances.
-    let service = json!({"replicas": 3, "resources": {"cpu": "50m", "memory": "16Mi"}});
+    let service = json!({"replicas": 3, "resources": {"cpu": "0.05", "memory": "16Mi"}});
     let mut spread = image_service("web");
     spread.as_object_mut().expect("an object").extend(service.as_object().expect("an object").clone());
     second.post("/v1/apps/app0/services", &spread).expect(201);
@@ -74,7 +74,8 @@ async fn a_token_lets_in_as_many_as_it_says() {
     refused("green", &token, "used already");
     let revoked = first.join_token(&[]);
     let id = first.get("/v1/join-tokens").expect(200)[1]["id"].as_str().expect("an id").to_owned();
-    assert!(first.cli(&["token", "revoke", &id]).status.success());
+    let output = first.cli(&["token", "revoke", &id]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     refused("green", &revoked, "was revoked");
     let brief = first.join_token(&["--ttl", "1s"]);
     until("it expires", || async {

@@ -1,0 +1,181 @@
+//! A group whose leader keeps its members as the state says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::group::{Cluster, Member, everybody, leader, until};
+use crate::consensus::{self, Status};
+use crate::control::{self, Control};
+use crate::model::{JoinToken, NodeId, NodeResources, NodeRole};
+use crate::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
+use crate::task::{OnError, Supervisor};
+use crate::{clock, random};
+
+/// Members that run the leader's loops, and know of each other through the state alone.
+struct Group {
+    cluster: Cluster,
+    token: JoinToken,
+    members: Vec<Member>,
+    controls: Vec<Supervisor>,
+}
+
+impl Group {
+    async fn of(count: usize) -> Self {
+        let cluster = Cluster::new();
+        let token = JoinToken {
+            id: random::id(),
+            digest: [7; 32],
+            role: NodeRole::VoterEligible,
+            uses_left: 100,
+            expires_at: clock::now().plus(Duration::from_secs(600)),
+            revoked: false,
+            created_by: random::id(),
+            created_at: clock::now(),
+        };
+        let mut group = Self { cluster, token, members: Vec::new(), controls: Vec::new() };
+        group.start(1).await;
+        let first = &group.members[0];
+        first.consensus.initialize(&first.peer.address).await.expect("initialises");
+        group.register(0).await;
+        group.command(Command::CreateJoinToken(group.token.clone())).await;
+        for _ in 1..count {
+            group.join().await;
+        }
+        group
+    }
+
+    async fn start(&mut self, number: u64) {
+        let member = self.cluster.member(number, consensus::Options::default(), everybody()).await;
+        let supervisor = Supervisor::new("control", CancellationToken::new());
+        let control = Control::new(control::Options::default(), member.consensus.clone());
+        supervisor.spawn("control", OnError::Log, control.run(supervisor.stopping()));
+        self.members.push(member);
+        self.controls.push(supervisor);
+    }
+
+    /// One more node is let in, starts, and registers, as in a real cluster: the address it was let in with need not be
+    /// where it is.
+    async fn join(&mut self) {
+        let name = format!("n{}", self.members.len() + 1);
+        let admit = Command::AdmitNode {
+            token: self.token.id,
+            digest: self.token.digest,
+            name,
+            address: "127.0.0.1:1".to_owned(),
+        };
+        let Outcome::Node(node) = self.command(admit).await else { panic!("a node") };
+        self.start(node.0).await;
+        self.register(self.members.len() - 1).await;
+    }
+
+    /// On behalf of the node, by whoever leads.
+    async fn register(&self, position: usize) {
+        let peer = &self.members[position].peer;
+        let address: std::net::SocketAddr = peer.address.parse().expect("an address");
+        self.command(Command::RegisterNode(NodeFacts {
+            id: peer.node,
+            name: format!("n{}", position + 1),
+            address: address.ip().to_string(),
+            api_port: 8080,
+            grpc_port: address.port(),
+            ingress_http_port: 0,
+            arch: "amd64".to_owned(),
+            version: "0.1.0".to_owned(),
+            engine: Ok("fake".to_owned()),
+            resources: NodeResources::default(),
+            labels: BTreeMap::new(),
+            incarnation: random::id(),
+        }))
+        .await;
+    }
+
+    async fn command(&self, command: Command) -> Outcome {
+        until("somebody leads", || leader(&self.members).is_some()).await;
+        let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+        let leader = leader(&self.members).expect("leads");
+        leader.consensus.propose(entry).await.expect("accepted").outcome
+    }
+
+    fn status(&self) -> Option<Status> {
+        leader(&self.members).map(|leader| leader.consensus.status())
+    }
+
+    fn nodes(&self, positions: &[usize]) -> Vec<NodeId> {
+        positions.iter().map(|position| self.members[*position].peer.node).collect()
+    }
+
+    /// Waits until these vote and these do not, and nobody else belongs to the group.
+    async fn until_members(&self, voters: &[NodeId], learners: &[NodeId]) {
+        until(&format!("{voters:?} vote and {learners:?} do not"), || {
+            self.status().is_some_and(|status| status.voters == voters && status.learners == learners)
+        })
+        .await;
+    }
+
+    async fn end(&self, position: usize) {
+        self.controls[position].stop(Duration::from_secs(5)).await;
+        self.members[position].end().await;
+    }
+
+    async fn end_all(&self) {
+        for position in 0..self.members.len() {
+            self.end(position).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_become_learners_and_voters_by_themselves() {
+    let mut group = Group::of(2).await;
+    group.until_members(&group.nodes(&[0]), &group.nodes(&[1])).await;
+    group.join().await;
+    group.join().await;
+    let spare = group.nodes(&[3]);
+    // Three of the four, whoever caught up first.
+    until("three vote", || group.status().is_some_and(|status| status.voters.len() == 3)).await;
+    until("all have the same", || {
+        group.members.iter().all(|member| member.consensus.latest().state.nodes().count() == 4)
+    })
+    .await;
+    let status = group.status().expect("led");
+    assert_eq!((status.voters.contains(&NodeId(1)), status.learners.len()), (true, 1), "{spare:?} {status:?}");
+    group.end_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_moved_is_found_again() {
+    let mut group = Group::of(2).await;
+    group.until_members(&group.nodes(&[0]), &group.nodes(&[1])).await;
+    let second = group.nodes(&[1])[0];
+    until("it has all", || group.members[1].consensus.latest().index == group.members[0].consensus.latest().index)
+        .await;
+    group.members[1].move_away().await;
+    group.register(1).await;
+    until("it hears again", || {
+        let seen = group.members[1].consensus.latest().state;
+        seen.node(second).is_some_and(|node| node.peer_address() == group.members[1].peer.address)
+    })
+    .await;
+    group.end_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_leader_hands_over_and_leaves_the_group() {
+    let group = Group::of(3).await;
+    group.until_members(&group.nodes(&[0, 1, 2]), &[]).await;
+    let leading = leader(&group.members).expect("leads").peer.node;
+    group.command(Command::RemoveNode(leading)).await;
+    let left: Vec<NodeId> = group.nodes(&[0, 1, 2]).into_iter().filter(|node| *node != leading).collect();
+    until("one of the others leads alone", || {
+        group.status().is_some_and(|status| {
+            status.leader.is_some_and(|node| left.contains(&node))
+                && status.voters.len() == 1
+                && status.learners.len() == 1
+                && status.voters.iter().chain(&status.learners).all(|node| left.contains(node))
+        })
+    })
+    .await;
+    group.end_all().await;
+}
