@@ -12,6 +12,7 @@ mod container;
 mod engine_state;
 mod engine_watch;
 mod exit;
+mod image;
 mod leftovers;
 mod log_pump;
 mod probe;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::artifact::oci::RegistryHandle;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
@@ -57,6 +59,8 @@ pub struct Parts {
     pub engine: watch::Receiver<Option<Arc<dyn Engine>>>,
     /// Where log lines go.
     pub logs: LogStore,
+    /// Where images are that were built.
+    pub registry: RegistryHandle,
     /// Who knows of requests to instances.
     pub drain: Arc<dyn Drain>,
     /// Owner of the agent's tasks.

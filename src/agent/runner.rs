@@ -14,12 +14,14 @@ use crate::consensus::ProposeError;
 use crate::decide::probe::Probing;
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::logs::LogKey;
-use crate::model::{Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding};
+use crate::model::{
+    BuiltImage, Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding,
+};
 use crate::state::{Actor, Command, LogEntry};
 use crate::task::OnError;
 
 use super::log_pump::pump;
-use super::{Options, Parts, container, exit, probe};
+use super::{Options, Parts, container, exit, image, probe};
 
 /// Lines of its log that a failed instance is shown with.
 const LOG_TAIL_LINES: usize = 20;
@@ -177,10 +179,12 @@ impl Runner {
             return Ok(image.id);
         }
         if self.deployment.spec.source.needs_build() {
-            return Err(Halt::Fail(format!(
-                "image {} was built on this node but its engine no longer has it; deploy the service again",
-                artifact.image
-            )));
+            let built = artifact.image.parse().map_err(|_| {
+                // Built by a version that left images with the engine alone.
+                let image = &artifact.image;
+                Halt::Fail(format!("image {image} is not on this node's engine any more; deploy the service again"))
+            })?;
+            return self.built_image(&built).await;
         }
         self.status.state = self.status.state.max(InstanceState::Pulling);
         self.report().await?;
@@ -198,6 +202,33 @@ impl Runner {
             pulled = pull => pulled?,
         };
         pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
+    }
+
+    /// The id of an image that was built, brought to the engine.
+    async fn built_image(&mut self, built: &BuiltImage) -> Step<String> {
+        self.status.state = self.status.state.max(InstanceState::Pulling);
+        self.status.reason = Some("its image is brought to this node's engine".to_owned());
+        self.report().await?;
+        let (engine, registry) = (&self.engine, &self.parts.registry);
+        let bring = self.attempt(|| async {
+            match image::bring(engine, registry, built, (&self.parts.logs, self.instance.id)).await {
+                Ok(image) => Ok(Ok(image.id)),
+                Err(image::Trouble::Engine(error)) => Err(error),
+                Err(image::Trouble::Image(error)) => Ok(Err(error)),
+            }
+        });
+        let mut stop = self.orders.stop.clone();
+        // As with any pull: it may be interrupted.
+        let brought = tokio::select! {
+            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            brought = bring => brought?,
+        };
+        self.status.reason = None;
+        match brought {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(error)) => Err(Halt::Fail(format!("cannot get image {built}: {error}; deploy the service again"))),
+            Err(error) => Err(Halt::Fail(error.to_string())),
+        }
     }
 
     fn spawn_pump(&self, container: &str) -> PumpHandle {

@@ -85,7 +85,7 @@ async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::
 async fn show_moves(session: &Session, node: &str) -> anyhow::Result<()> {
     let id = id_of(session, node).await?;
     let found = session.client.moves_without(&id).await?;
-    session.output.show_list(&found, "nothing runs on this node", |found| moves(found))
+    session.output.show_list(&found, "nothing runs on this node", moves)
 }
 
 fn moves(moves: &[Move]) -> Table {

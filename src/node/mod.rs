@@ -14,6 +14,7 @@ mod machine;
 mod peer_port;
 mod preflight;
 mod registration;
+mod registry;
 mod removal;
 mod room;
 mod routes;

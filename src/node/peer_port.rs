@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifact::ArtifactStore;
 use crate::clock;
 use crate::cluster::{Authority, DataDir, Identity, NodeCertificate};
 use crate::consensus::{Consensus, View};
@@ -78,10 +79,15 @@ fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
 /// Listens for other nodes.
 pub(super) async fn bind(
     address: &Address,
-    consensus: &Consensus,
+    (consensus, artifacts): (&Consensus, &ArtifactStore),
     tls: watch::Receiver<Arc<Tls>>,
 ) -> anyhow::Result<(rpc::Server, SocketAddr)> {
-    let parts = || rpc::Parts { consensus: consensus.clone(), tls: tls.clone(), admit: admit(consensus.watch()) };
+    let parts = || rpc::Parts {
+        consensus: consensus.clone(),
+        artifacts: artifacts.clone(),
+        tls: tls.clone(),
+        admit: admit(consensus.watch()),
+    };
     let options = rpc::Options { bind: address.bind(), port: address.port };
     let bound = match rpc::Server::bind(options, parts()).await {
         // The others are told of the new one.

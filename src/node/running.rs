@@ -21,7 +21,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{Peers, Tls};
+use crate::rpc::{PeerBlobs, Peers, Tls};
 use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -34,7 +34,7 @@ use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
-use super::{engine_search, machine, peer_port, registration, removal, room, routes, tidy};
+use super::{engine_search, machine, peer_port, registration, registry, removal, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -68,12 +68,14 @@ impl Running {
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
-        let (consensus, tls, refused) = start_consensus(&dir, identity, &fatal).await?;
-        let membership = Membership::new(identity, consensus.clone(), refused);
+        let (consensus, tls, peers) = start_consensus(&dir, identity, &fatal).await?;
+        let membership = Membership::new(identity, consensus.clone(), peers.refused());
+        let space = consensus.space().clone();
+        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         // Nodes that start together wait for each other, so the port is open before this one waits.
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
-        let (peer_server, peer_port) = peer_port::bind(&address, &consensus, tls.subscribe()).await?;
+        let (peer_server, peer_port) = peer_port::bind(&address, (&consensus, &artifacts), tls.subscribe()).await?;
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
@@ -86,15 +88,16 @@ impl Running {
             return Err(removed.into());
         }
 
-        let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
         let (engine_part, logs_part) = (part("engine"), part("logs"));
+        let registry_part = part("registry");
 
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
-        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
+        let blobs = PeerBlobs::new(identity.node, peers, consensus.watch());
+        let registry = registry::start(&artifacts, blobs, &registry_part).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
@@ -134,7 +137,7 @@ impl Running {
         control_part.spawn("membership", OnError::StopNode, watch);
 
         let lease = Lease { node: identity.node, incarnation };
-        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
+        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), registry.images().clone(), logs_part.stopping());
         logs_part.spawn("tidy", OnError::Log, tidy);
 
         logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
@@ -146,6 +149,7 @@ impl Running {
                 engine: engine.clone(),
                 logs: logs.clone(),
                 artifacts: artifacts.clone(),
+                registry: registry.clone(),
                 supervisor: build_part.clone(),
             },
         )
@@ -162,6 +166,7 @@ impl Running {
                 consensus: consensus.clone(),
                 engine,
                 logs,
+                registry,
                 drain: Arc::new(IngressDrain(ingress.clone())),
                 supervisor: agent_part.clone(),
             },
@@ -189,6 +194,7 @@ impl Running {
                 control_part,
                 build_part,
                 agent_part,
+                registry_part,
                 ingress_part,
                 engine_part,
                 logs_part,
@@ -254,7 +260,7 @@ async fn start_consensus(
     dir: &DataDir,
     identity: Identity,
     fatal: &CancellationToken,
-) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, watch::Receiver<Option<String>>)> {
+) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, Peers)> {
     let options = store::Options {
         folder: dir.path().to_owned(),
         cluster: identity.cluster,
@@ -266,10 +272,10 @@ async fn start_consensus(
     let known = store.machine().view().borrow().state.clone();
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
-    let peers = Arc::new(Peers::new(tls.subscribe()));
-    let refused = peers.refused();
-    let consensus = Consensus::start(identity.node, consensus_options(), store, peers, supervisor).await?;
-    Ok((consensus, tls, refused))
+    let peers = Peers::new(tls.subscribe());
+    let consensus =
+        Consensus::start(identity.node, consensus_options(), store, Arc::new(peers.clone()), supervisor).await?;
+    Ok((consensus, tls, peers))
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at

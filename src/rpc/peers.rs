@@ -66,7 +66,7 @@ impl Peers {
     }
 
     /// The connection to a node; a new one when its address changed.
-    fn channel(&self, peer: &Peer) -> Result<Channel, TransportError> {
+    pub(super) fn channel(&self, peer: &Peer) -> Result<Channel, TransportError> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((address, channel)) = channels.get(&peer.node)
             && *address == peer.address

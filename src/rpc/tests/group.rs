@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
+use crate::artifact::ArtifactStore;
 use crate::cluster::Authority;
 use crate::consensus::{self, Consensus, Peer, RaftRole};
 use crate::model::{ClusterId, SettingKey};
@@ -33,6 +34,7 @@ pub(super) struct Member {
     _folder: TempDir,
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
+    pub(super) artifacts: ArtifactStore,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
     fatal: CancellationToken,
@@ -70,9 +72,10 @@ impl Cluster {
         let peers = Peers::new(tls.clone());
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
-        let address = serve(&consensus, tls.clone(), admit, &server).await;
+        let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
+        let address = serve(&consensus, artifacts.clone(), tls.clone(), admit, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, tls, server, fatal }
+        Member { _folder: folder, peer, consensus, artifacts, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -93,9 +96,15 @@ impl Cluster {
 }
 
 /// Listens on a free port.
-async fn serve(consensus: &Consensus, tls: watch::Receiver<Arc<Tls>>, admit: Admit, server: &Supervisor) -> SocketAddr {
+async fn serve(
+    consensus: &Consensus,
+    artifacts: ArtifactStore,
+    tls: watch::Receiver<Arc<Tls>>,
+    admit: Admit,
+    server: &Supervisor,
+) -> SocketAddr {
     let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
-    let parts = Parts { consensus: consensus.clone(), tls, admit };
+    let parts = Parts { consensus: consensus.clone(), artifacts, tls, admit };
     let port = Server::bind(bind, parts).await.expect("listens");
     let address = port.address();
     port.run(server);
@@ -107,7 +116,7 @@ impl Member {
     pub(super) async fn move_away(&mut self) {
         self.server.stop(Duration::ZERO).await;
         self.server = Supervisor::new("node port", self.fatal.clone());
-        let address = serve(&self.consensus, self.tls.clone(), everybody(), &self.server).await;
+        let address = serve(&self.consensus, self.artifacts.clone(), self.tls.clone(), everybody(), &self.server).await;
         self.peer.address = address.to_string();
     }
 

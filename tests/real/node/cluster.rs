@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::image_service;
+use super::{image_service, site};
 use crate::harness::node::Node;
 use crate::harness::{Harness, until};
 
@@ -131,4 +131,35 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     // Its folder is of no use any more, and says so.
     assert!(!second.try_run());
     assert!(second.log().contains("narvana join"), "{}", second.log());
+}
+
+/// Built where Docker is, run where Podman is: the image goes from node to node, and no registry is anywhere.
+#[tokio::test]
+async fn what_one_node_built_another_one_runs() {
+    let (docker, podman) = tokio::join!(Harness::docker(), Harness::podman());
+    let first = Node::registered(docker.address());
+    let second = first.joined_on("second", podman.address());
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload", "replicas": 1})).expect(201);
+    assert!(first.cli(&["node", "cordon", "second"]).status.success());
+    let (dockerfile, page) = site("from afar");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("Dockerfile"), dockerfile).expect("writes");
+    std::fs::write(folder.path().join("index.html"), page).expect("writes");
+    first.upload("shop", "web", folder.path());
+    let deployment = first.deploy("shop", "web");
+    assert_eq!(deployment["instances"][0]["node_name"], "test-node", "{deployment:#}");
+
+    assert!(first.cli(&["node", "uncordon", "second"]).status.success());
+    assert!(first.cli(&["node", "cordon", "test-node"]).status.success());
+    second.send("POST", "/v1/apps/shop/services/web/scale", &json!({"replicas": 2})).expect(200);
+    let id = deployment["id"].as_str().expect("an id");
+    until("both run", || async {
+        let deployment = second.get(&format!("/v1/deployments/{id}")).expect(200);
+        let instances = deployment["instances"].as_array().expect("a list").clone();
+        assert!(instances.iter().all(|i| i["status"] != "failed"), "{deployment:#}");
+        instances.iter().any(|i| i["status"] == "running" && i["node_name"] == "second").then_some(())
+    })
+    .await;
+    until("its page", || async { (second.fetch("web-shop.localhost", "/").body == "from afar\n").then_some(()) }).await;
 }
