@@ -4,10 +4,14 @@
 //! task per instance, its `runner`, takes it from assigned to ended: image, container, health, log, exit. In: the
 //! replicated state and the engine. Out: containers, log lines, and what was observed, proposed as `ReportInstance`.
 //!
+//! A node that has lost touch with the cluster ends what has volumes, so that it can be started again where that is
+//! decided (`contact`).
+//!
 //! The agent decides nothing: not where an instance runs, not whether a failed one is followed by another. An engine
 //! that does not answer is no observation, so nothing is ever declared dead on that ground. Containers go on when
 //! narvana stops, and are adopted by their labels when it starts.
 
+mod contact;
 mod container;
 mod engine_state;
 mod engine_watch;

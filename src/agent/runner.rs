@@ -34,11 +34,20 @@ const FIRST_CHECKS_EVERY: Duration = Duration::from_millis(250);
 /// Lines of pull progress kept for a slow reader; more are dropped by the sender's own pace.
 const PROGRESS_BOUND: usize = 64;
 
+/// How an instance is to end, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// With its requests finished, and on record from the beginning.
+    Stop(String),
+    /// At once, whether or not anybody can be told.
+    Isolate(String),
+}
+
 /// What the reconciler tells a runner.
 #[derive(Clone)]
 pub(super) struct Orders {
-    /// Set once, with the reason, when the instance is to end.
-    pub(super) stop: watch::Receiver<Option<String>>,
+    /// Set when the instance is to end; a second time only to make that sooner.
+    pub(super) stop: watch::Receiver<Option<Order>>,
     /// Something happened to the container: look at it.
     pub(super) look: Arc<Notify>,
     /// The node stops.
@@ -63,6 +72,8 @@ enum Halt {
     Quit,
     /// The instance is to end.
     Stop(String),
+    /// The same, before anybody is told.
+    Isolate(String),
     /// The instance cannot run.
     Fail(String),
 }
@@ -89,7 +100,7 @@ impl Runner {
         };
         match halt {
             Halt::Quit => {}
-            Halt::Stop(reason) => self.end(InstanceState::Stopped, reason, log).await,
+            Halt::Stop(reason) | Halt::Isolate(reason) => self.end(InstanceState::Stopped, reason, log).await,
             Halt::Fail(reason) => self.end(InstanceState::Failed, reason, log).await,
         }
     }
@@ -198,7 +209,7 @@ impl Runner {
         let mut stop = self.orders.stop.clone();
         // A pull can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
         let pulled = tokio::select! {
-            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            halt = ordered(&mut stop) => return Err(halt),
             pulled = pull => pulled?,
         };
         pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
@@ -270,7 +281,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = self.orders.quit.cancelled() => return Halt::Quit,
-                reason = stopped(&mut stop) => return Halt::Stop(reason),
+                halt = ordered(&mut stop) => return halt,
                 () = self.orders.look.notified() => {}
                 // The log of a container ends when it does: the earliest sign there is.
                 () = running.log.ended.cancelled(), if !looked_at_log_end => looked_at_log_end = true,
@@ -349,10 +360,14 @@ impl Runner {
         if let Some(id) = self.status.container.clone() {
             if state == InstanceState::Stopped && self.status.state < InstanceState::Stopping {
                 self.status.state = InstanceState::Stopping;
-                if self.report().await.is_err() {
-                    return;
+                match self.report().await {
+                    Ok(()) => tokio::select! {
+                        () = self.parts.drain.drained(self.instance.id, self.options.drain_max) => {}
+                        _ = self.isolated() => {}
+                    },
+                    Err(Halt::Isolate(_)) => {}
+                    Err(_) => return,
                 }
-                self.parts.drain.drained(self.instance.id, self.options.drain_max).await;
             }
             let grace = self.options.stop_grace;
             let stopped = self.insist(|| self.engine.stop(&id, grace)).await;
@@ -386,8 +401,31 @@ impl Runner {
         }
     }
 
+    /// Returns, with the reason, when the node is isolated and this instance has to end for that.
+    async fn isolated(&self) -> String {
+        let mut stop = self.orders.stop.clone();
+        let order =
+            stop.wait_for(|order| matches!(order, Some(Order::Isolate(_)))).await.ok().and_then(|it| it.clone());
+        match order {
+            Some(Order::Isolate(reason)) => reason,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Puts what was observed on record. Ends the runner when the state refuses it: then somebody knows better.
     async fn report(&self) -> Step<()> {
+        // What has ended need not end sooner.
+        if self.status.state.is_terminal() {
+            return self.put_on_record().await;
+        }
+        tokio::select! {
+            biased;
+            reason = self.isolated() => Err(Halt::Isolate(reason)),
+            reported = self.put_on_record() => reported,
+        }
+    }
+
+    async fn put_on_record(&self) -> Step<()> {
         loop {
             let entry = LogEntry {
                 proposed_at: clock::now(),
@@ -460,9 +498,10 @@ impl Drop for PumpHandle {
     }
 }
 
-async fn stopped(stop: &mut watch::Receiver<Option<String>>) -> String {
-    match stop.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()) {
-        Some(reason) => reason,
+async fn ordered(stop: &mut watch::Receiver<Option<Order>>) -> Halt {
+    match stop.wait_for(Option::is_some).await.ok().and_then(|order| order.clone()) {
+        Some(Order::Stop(reason)) => Halt::Stop(reason),
+        Some(Order::Isolate(reason)) => Halt::Isolate(reason),
         // The reconciler is gone: the node stops, which the runner hears of by its own token.
         None => std::future::pending().await,
     }

@@ -120,6 +120,11 @@ impl Member {
         self.peer.address = address.to_string();
     }
 
+    /// Is not reached any more; itself it reaches the others.
+    pub(super) async fn close(&mut self) {
+        self.server.stop(Duration::ZERO).await;
+    }
+
     /// As if its machine had lost its power: nothing more goes in or out.
     pub(super) async fn end(&self) {
         self.server.stop(Duration::ZERO).await;
