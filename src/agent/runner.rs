@@ -231,7 +231,7 @@ impl Runner {
         let mut stop = self.orders.stop.clone();
         // As with any pull: it may be interrupted.
         let brought = tokio::select! {
-            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            halt = ordered(&mut stop) => return Err(halt),
             brought = bring => brought?,
         };
         self.status.reason = None;

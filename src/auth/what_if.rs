@@ -1,5 +1,6 @@
 //! What would become of a node's instances without it, for administrators, who see those of all organisations.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::decide::{self, Situation, what_if};
@@ -25,8 +26,8 @@ impl Caller {
         self.require_admin()?;
         self.node(node)?;
         let state = &self.0.state;
-        let down = state.absences().map(|absence| absence.node).collect();
-        let moves = what_if::without(Situation { state, now, down: &down, options }, node);
+        let fenced = BTreeSet::new();
+        let moves = what_if::without(Situation { state, now, fenced: &fenced, options }, node);
         let moving = |found: what_if::Move| {
             let instance = state.instance(found.instance)?.clone();
             let deployment = state.deployment(instance.deployment)?.clone();

@@ -1,7 +1,5 @@
 //! What would happen to a node's instances without it, on a copy of what is: for people who ask before they act.
 
-use std::collections::BTreeSet;
-
 use crate::model::{InstanceId, NodeId, Placement};
 
 use super::Situation;
@@ -18,9 +16,8 @@ pub struct Move {
 
 /// Where the instances of a node would go if it were not there, oldest first.
 pub fn without(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
-    let mut down: BTreeSet<NodeId> = situation.down.clone();
-    down.insert(node);
-    let mut room = Room::of(Situation { down: &down, ..situation });
+    let mut room = Room::of(situation);
+    room.block(node);
     let on_it = situation.state.live_instances();
     let on_it = on_it.filter(|instance| instance.placement.node == node && instance.stop_requested.is_none());
     let mut moves = Vec::new();

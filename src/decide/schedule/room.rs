@@ -78,6 +78,16 @@ impl Room {
         room
     }
 
+    /// Places nothing on a node from now on, as if it did not answer.
+    pub fn block(&mut self, node: NodeId) {
+        let Some(&index) = self.by_id.get(&node) else { return };
+        let host = &mut self.nodes[index];
+        host.blocked = blocked(&host.node, true);
+        let headroom = host.headroom();
+        let zone = host.zone;
+        self.by_headroom[zone].remove(&(Reverse(headroom), index));
+    }
+
     /// Finds the best node and reserves what is asked there.
     pub fn place(&mut self, want: &Want<'_>) -> Result<Placement, Refusal> {
         let Some(index) = self.best(want) else { return Err(self.refusal(want)) };

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::group::until;
 use super::members::Group;
 use crate::agent::{self, Agent, Drain, EngineState};
+use crate::artifact::oci::Registry;
+use crate::artifact::{ArtifactStore, Fetcher, Nobody};
 use crate::consensus::Consensus;
 use crate::decide::isolation::{ISOLATED_AFTER, STOPPED_WITHIN};
 use crate::engine::fake::FakeEngine;
@@ -34,17 +36,24 @@ impl Drain for NoDrain {
     async fn drained(&self, _: InstanceId, _: Duration) {}
 }
 
+/// An engine that was found; the agent ends with whoever finds engines.
+type Found = watch::Sender<Option<Arc<dyn Engine>>>;
+
 /// An agent of a member, over an engine in memory.
-async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngine>, Supervisor) {
+async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngine>, Supervisor, Found) {
     let fake = Arc::new(FakeEngine::new());
     fake.add_image(IMAGE, Image { id: format!("sha256:{}", "1".repeat(64)), bytes: 1, exposed_ports: Vec::new() });
     let supervisor = Supervisor::new("agent", CancellationToken::new());
-    let logs = LogStore::open(folder.to_owned(), logs::Options::default(), supervisor.clone()).await.expect("opens");
+    let logs = LogStore::open(folder.join("logs"), logs::Options::default(), supervisor.clone()).await.expect("opens");
+    let store = ArtifactStore::open(folder.join("artifacts")).await.expect("opens");
+    let registry = Registry::bind(Fetcher::new(store, Arc::new(Nobody))).await.expect("a port");
     let engine: Arc<dyn Engine> = Arc::clone(&fake) as _;
+    let found = watch::Sender::new(Some(engine));
     let parts = agent::Parts {
         consensus: consensus.clone(),
-        engine: watch::Sender::new(Some(engine)).subscribe(),
+        engine: found.subscribe(),
         logs,
+        registry: registry.handle(),
         drain: Arc::new(NoDrain),
         supervisor: supervisor.clone(),
     };
@@ -53,7 +62,7 @@ async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngi
     let options = agent::Options { cluster: random::id(), node, stop_grace: grace, drain_max: grace };
     let agent = Agent::new(options, parts, EngineState::new("it was just made"));
     supervisor.spawn("agent", OnError::Log, agent.run());
-    (fake, supervisor)
+    (fake, supervisor, found)
 }
 
 fn spec(volumes: Vec<Volume>) -> ServiceSpec {
@@ -113,7 +122,7 @@ async fn a_node_without_a_leader_ends_what_has_volumes_in_time_and_nothing_else(
     let folder = tempfile::tempdir().expect("folder");
     let group = Group::of(2).await;
     group.until_members(&group.nodes(&[0]), &group.nodes(&[1])).await;
-    let (engine, supervisor) = agent(&group.members[1].consensus, folder.path()).await;
+    let (engine, supervisor, _found) = agent(&group.members[1].consensus, folder.path()).await;
     deploy(&group).await;
     until("both run", || engine.running() == 2).await;
     group.end(0).await;
