@@ -159,6 +159,10 @@ impl Node {
         self.token = user["token"].as_str().expect("a token").to_owned();
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }

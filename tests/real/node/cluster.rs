@@ -163,3 +163,61 @@ async fn what_one_node_built_another_one_runs() {
     .await;
     until("its page", || async { (second.fetch("web-shop.localhost", "/").body == "from afar\n").then_some(()) }).await;
 }
+
+/// Any one of three, whichever leads and whichever runs it.
+#[tokio::test]
+async fn whichever_node_dies_everything_goes_on() {
+    let harness = Harness::podman().await;
+    let mut nodes = Vec::from(three(harness.address()));
+    until("three vote", || async {
+        let voting = nodes[0].get("/v1/nodes").expect(200);
+        voting.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
+    })
+    .await;
+    nodes[0].post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    nodes[0].post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    let deployment = nodes[0].deploy("shop", "web");
+    let id = deployment["id"].as_str().expect("an id").to_owned();
+    for round in 0..3 {
+        let running = |deployment: &Value| {
+            let instances = deployment["instances"].as_array().expect("a list");
+            instances.iter().find(|i| i["status"] == "running").cloned()
+        };
+        let before = running(&nodes[0].get(&format!("/v1/deployments/{id}")).expect(200)).expect("it runs");
+        // Each is killed once; in the last round the one that runs it.
+        let victim = match round {
+            2 => nodes.iter().position(|node| before["node_name"] == node.name()).expect("one of them"),
+            other => other,
+        };
+        let hit = before["node_name"] == nodes[victim].name();
+        nodes[victim].kill();
+        let others: Vec<&Node> =
+            nodes.iter().enumerate().filter(|(position, _)| *position != victim).map(|(_, node)| node).collect();
+        let app = format!("after{round}");
+        until("the others decide", || async {
+            (others[0].post("/v1/apps", &json!({ "name": app })).status == 201).then_some(())
+        })
+        .await;
+        others[1].get(&format!("/v1/apps/{app}")).expect(200);
+        until("it is known to be away", || async {
+            let seen = others[1].get("/v1/nodes").expect(200);
+            let away = |node: &&Value| node["healthy"] == false;
+            (seen.as_array().expect("a list").iter().filter(away).count() == 1).then_some(())
+        })
+        .await;
+        until("it runs where somebody is", || async {
+            let now = running(&others[0].get(&format!("/v1/deployments/{id}")).expect(200))?;
+            (now["node_name"] != nodes[victim].name() && (hit || now["id"] == before["id"])).then_some(())
+        })
+        .await;
+        nodes[victim].run();
+        until("it is back, and left what it ran", || async {
+            let seen = nodes[victim].get("/v1/nodes").expect(200);
+            let healthy = seen.as_array().expect("a list").iter().all(|node| node["healthy"] == true);
+            let containers = harness.engine().list(&narvana::engine::Labels::new()).await.expect("it answers");
+            let of = |id: &Value| containers.iter().filter(|c| Some(c.id.as_str()) == id.as_str()).count();
+            (healthy && (!hit || of(&before["container_id"]) == 0)).then_some(())
+        })
+        .await;
+    }
+}
