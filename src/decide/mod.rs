@@ -23,5 +23,5 @@ mod sweep;
 
 pub use explain::Explanation;
 pub use plan::{Ids, Options, Plan, Situation, plan};
-pub use routes::routes;
+pub use routes::{entrance, routes};
 pub use sweep::sweep;

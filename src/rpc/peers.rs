@@ -31,17 +31,30 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// It ends when it gives none within this time.
 const PING_ANSWER: Duration = Duration::from_secs(2);
 
+/// Bytes of one stream of visitors that may wait here for a visitor who reads slowly.
+const TRAFFIC_WINDOW: u32 = 512 * 1024;
+/// The same of as many streams as a connection has at most.
+const TRAFFIC_WINDOWS: u32 = 1024 * TRAFFIC_WINDOW;
+
 /// The connections of this node to others. Clones share them.
 #[derive(Clone)]
 pub struct Peers {
     tls: watch::Receiver<Arc<Tls>>,
+    /// Bytes that may wait here: of one stream, and of a connection.
+    windows: Option<(u32, u32)>,
     channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
 }
 
 impl Peers {
     /// No connection yet.
     pub fn new(tls: watch::Receiver<Arc<Tls>>) -> Self {
-        Self { tls, channels: Arc::default() }
+        Self { tls, windows: None, channels: Arc::default() }
+    }
+
+    /// The same for what visitors and readers of logs wait for: connections of their own, on which those who read slowly
+    /// hold up nobody.
+    pub fn for_traffic(tls: watch::Receiver<Arc<Tls>>) -> Self {
+        Self { windows: Some((TRAFFIC_WINDOW, TRAFFIC_WINDOWS)), ..Self::new(tls) }
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
@@ -55,7 +68,7 @@ impl Peers {
     }
 
     /// The connection to a node; a new one when its address changed.
-    fn channel(&self, peer: &Peer) -> Result<Channel, TransportError> {
+    pub(super) fn channel(&self, peer: &Peer) -> Result<Channel, TransportError> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((address, channel)) = channels.get(&peer.node)
             && *address == peer.address
@@ -67,7 +80,10 @@ impl Peers {
         })?;
         let (tls, peer) = (self.tls.clone(), peer.clone());
         let (node, address) = (peer.node, peer.address.clone());
+        let (stream_window, window) = self.windows.unzip();
         let channel = endpoint
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(window)
             .connect_timeout(CONNECT_MAX)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_ANSWER)

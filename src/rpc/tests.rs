@@ -2,6 +2,7 @@
 
 mod group;
 mod members;
+mod tunnels;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

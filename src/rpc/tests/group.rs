@@ -33,6 +33,7 @@ pub(super) struct Member {
     _folder: TempDir,
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
+    pub(super) tunnels: OpenTunnels,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
     fatal: CancellationToken,
@@ -70,9 +71,11 @@ impl Cluster {
         let peers = Peers::new(tls.clone());
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
-        let address = serve(&consensus, tls.clone(), admit, &server).await;
+        let tunnels = OpenTunnels::default();
+        let parts = Parts { consensus: consensus.clone(), tls: tls.clone(), admit, node, tunnels: tunnels.clone() };
+        let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, tls, server, fatal }
+        Member { _folder: folder, peer, consensus, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -93,9 +96,8 @@ impl Cluster {
 }
 
 /// Listens on a free port.
-async fn serve(consensus: &Consensus, tls: watch::Receiver<Arc<Tls>>, admit: Admit, server: &Supervisor) -> SocketAddr {
+async fn serve(parts: Parts, server: &Supervisor) -> SocketAddr {
     let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
-    let parts = Parts { consensus: consensus.clone(), tls, admit };
     let port = Server::bind(bind, parts).await.expect("listens");
     let address = port.address();
     port.run(server);
@@ -107,7 +109,14 @@ impl Member {
     pub(super) async fn move_away(&mut self) {
         self.server.stop(Duration::ZERO).await;
         self.server = Supervisor::new("node port", self.fatal.clone());
-        let address = serve(&self.consensus, self.tls.clone(), everybody(), &self.server).await;
+        let parts = Parts {
+            consensus: self.consensus.clone(),
+            tls: self.tls.clone(),
+            admit: everybody(),
+            node: self.peer.node,
+            tunnels: self.tunnels.clone(),
+        };
+        let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();
     }
 
