@@ -124,9 +124,9 @@ async fn make(folder: &Path, cluster: ClusterId, apps: usize) -> anyhow::Result<
 }
 
 fn decisions(consensus: &Consensus) -> Vec<Command> {
-    let (down, options) = (BTreeSet::new(), decide::Options::default());
+    let (fenced, options) = (BTreeSet::new(), decide::Options::default());
     let view = consensus.latest();
-    let situation = Situation { state: &view.state, now: clock::now(), down: &down, options: &options };
+    let situation = Situation { state: &view.state, now: clock::now(), fenced: &fenced, options: &options };
     decide::plan(situation, &mut random::id).commands
 }
 

@@ -19,6 +19,11 @@ pub(super) const BUILD_LABEL: &str = "narvana.build";
 /// Label that says for which attempt it was made.
 pub(super) const GENERATION_LABEL: &str = "narvana.generation";
 
+/// The labels that all images of this cluster have.
+pub(super) fn cluster_labels(cluster: ClusterId) -> Labels {
+    BTreeMap::from([("narvana.cluster".to_owned(), cluster.to_string())])
+}
+
 /// The labels that all containers of this node have, and none of another node's.
 pub(super) fn node_labels(cluster: ClusterId, node: NodeId) -> Labels {
     BTreeMap::from([("narvana.cluster".to_owned(), cluster.to_string()), ("narvana.node".to_owned(), node.to_string())])

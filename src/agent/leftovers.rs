@@ -1,7 +1,8 @@
 //! Removes images of builds and networks of apps that the state no longer knows from this node's engine.
 //!
 //! What is nobody's is decided in `decide::leftovers`; here the engine is asked and obeyed. Only what carries the labels
-//! of this cluster and this node is looked at, and an engine refuses to remove what a container uses.
+//! of this cluster is looked at, and of networks only those of this node; images come from the node that built them.
+//! An engine refuses to remove what a container uses.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,14 +48,17 @@ pub(super) async fn keep_clear(options: Options, parts: Parts, look: Arc<Notify>
 
 async fn clear(options: &Options, parts: &Parts, engine: &dyn Engine) -> Result<(), engine::Error> {
     let labels = container::node_labels(options.cluster, options.node);
-    let images: Vec<Image> = engine.list_images(&labels).await?.into_iter().map(observe).collect();
+    let of_the_cluster = container::cluster_labels(options.cluster);
+    let images: Vec<Image> = engine.list_images(&of_the_cluster).await?.into_iter().map(observe).collect();
     let networks = engine.list_networks(&labels).await?;
     let networks: Vec<Network> = networks
         .into_iter()
         .map(|network| Network { app: container::app_of_network(&network.name), name: network.name })
         .collect();
-    // Read after the lists: what is listed was made for something that the state knew by then.
-    let state = parts.consensus.latest().state;
+    // Read after the lists: what is listed was made for something that the state knew by then. The newest state, since
+    // nodes that share an engine make images that this one may not have heard of. Without a quorum, nothing is over.
+    let Ok(view) = parts.consensus.linearizable().await else { return Ok(()) };
+    let state = view.state;
     let Leftovers { images, networks } = leftovers(&state, &images, &networks);
     for image in images {
         settle("image", &image, engine.remove_image(&image).await)?;

@@ -4,18 +4,24 @@
 //! task per instance, its `runner`, takes it from assigned to ended: image, container, health, log, exit. In: the
 //! replicated state and the engine. Out: containers, log lines, and what was observed, proposed as `ReportInstance`.
 //!
+//! A node that has lost touch with the cluster ends what has volumes, so that it can be started again where that is
+//! decided (`contact`).
+//!
 //! The agent decides nothing: not where an instance runs, not whether a failed one is followed by another. An engine
 //! that does not answer is no observation, so nothing is ever declared dead on that ground. Containers go on when
 //! narvana stops, and are adopted by their labels when it starts.
 
+mod contact;
 mod container;
 mod engine_state;
 mod engine_watch;
 mod exit;
+mod image;
 mod leftovers;
 mod log_pump;
 mod probe;
 mod reconciler;
+mod removal;
 mod runner;
 
 use std::sync::Arc;
@@ -24,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::artifact::oci::RegistryHandle;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
@@ -32,6 +39,7 @@ use crate::task::Supervisor;
 
 pub use engine_state::EngineState;
 pub use reconciler::Agent;
+pub use removal::remove_all;
 
 /// What the agent needs to know.
 #[derive(Clone, Debug)]
@@ -55,6 +63,8 @@ pub struct Parts {
     pub engine: watch::Receiver<Option<Arc<dyn Engine>>>,
     /// Where log lines go.
     pub logs: LogStore,
+    /// Where images are that were built.
+    pub registry: RegistryHandle,
     /// Who knows of requests to instances.
     pub drain: Arc<dyn Drain>,
     /// Owner of the agent's tasks.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -16,10 +17,11 @@ use crate::model::{Exit, Health, InstanceId, InstanceState, Timestamp};
 use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
+use super::contact::Contact;
 use super::container::{self, GENERATION_LABEL, INSTANCE_LABEL};
 use super::engine_watch::keep_asking;
 use super::leftovers::keep_clear;
-use super::runner::{Orders, Runner};
+use super::runner::{Order, Orders, Runner};
 use super::{EngineState, Options, Parts};
 
 /// How often everything is compared even when nothing seems to have happened: events can be lost.
@@ -36,12 +38,13 @@ pub struct Agent {
     removing: Arc<Mutex<HashSet<String>>>,
     /// Wakes the loop: an engine event, or the end of a runner.
     wake: Arc<Notify>,
+    contact: Contact,
     /// A container went whose image and network may be nobody's now.
     look_for_leftovers: Arc<Notify>,
 }
 
 struct RunnerHandle {
-    stop: watch::Sender<Option<String>>,
+    stop: watch::Sender<Option<Order>>,
     look: Arc<Notify>,
     done: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -65,6 +68,7 @@ impl Agent {
             runners: HashMap::new(),
             removing: Arc::default(),
             wake: Arc::new(Notify::new()),
+            contact: Contact::new(),
             look_for_leftovers: Arc::new(Notify::new()),
         }
     }
@@ -82,6 +86,8 @@ impl Agent {
         self.follow_events();
         let asking = keep_asking(self.parts.clone(), self.engine_state.clone(), Arc::clone(&self.wake));
         self.parts.supervisor.spawn("engine watch", OnError::StopNode, asking);
+        let touch = self.contact.keep(self.parts.consensus.clone(), Arc::clone(&self.wake), quit.clone());
+        self.parts.supervisor.spawn("contact", OnError::StopNode, touch);
         let leftovers = keep_clear(self.options.clone(), self.parts.clone(), Arc::clone(&self.look_for_leftovers));
         self.parts.supervisor.spawn("leftovers", OnError::Log, leftovers);
         loop {
@@ -117,9 +123,13 @@ impl Agent {
     /// of would be taken for nobody's. False when it is to stop.
     async fn is_certain(&self, quit: &CancellationToken) -> bool {
         loop {
+            let asked = Instant::now();
             tokio::select! {
                 read = self.parts.consensus.linearizable() => match read {
-                    Ok(_) => return true,
+                    Ok(_) => {
+                        self.contact.assured(asked);
+                        return true;
+                    }
                     Err(error) => tracing::info!(%error, "containers are left alone until the cluster decides again"),
                 },
                 () = quit.cancelled() => return false,
@@ -153,7 +163,8 @@ impl Agent {
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
-        let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), clock::now());
+        let isolated = self.contact.is_isolated(&state);
+        let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, clock::now());
         for action in plan.actions {
             self.carry_out(engine, &state, action);
         }
@@ -178,7 +189,7 @@ impl Agent {
     /// removed as such by the pass that follows the end of a runner.
     fn end_forgotten(&self, state: &State) {
         for id in self.runners.keys().filter(|id| state.instance(**id).is_none()) {
-            self.order_stop(*id, "its service was deleted".to_owned());
+            self.order(*id, Order::Stop("its service was deleted".to_owned()));
         }
     }
 
@@ -209,7 +220,12 @@ impl Agent {
                 if !self.runners.contains_key(&instance) {
                     self.spawn_runner(engine, state, instance, container);
                 }
-                self.order_stop(instance, reason);
+                self.order(instance, Order::Stop(reason));
+            }
+            Action::Isolate { instance, container, reason } => {
+                tracing::warn!(%instance, reason, "stopping an instance");
+                self.spawn_runner(engine, state, instance, container);
+                self.order(instance, Order::Isolate(reason));
             }
             Action::ReportStopped { instance, exit } => {
                 self.spawn_report_end(state, instance, InstanceState::Stopped, exit, None);
@@ -226,12 +242,17 @@ impl Agent {
         }
     }
 
-    fn order_stop(&self, instance: InstanceId, reason: String) {
+    fn order(&self, instance: InstanceId, new: Order) {
         if let Some(runner) = self.runners.get(&instance) {
             runner.stop.send_if_modified(|order| {
-                let new = order.is_none();
-                order.get_or_insert(reason);
-                new
+                let counts = match (&order, &new) {
+                    (None, _) | (Some(Order::Stop(_)), Order::Isolate(_)) => true,
+                    (Some(_), _) => false,
+                };
+                if counts {
+                    *order = Some(new);
+                }
+                counts
             });
         }
     }

@@ -14,12 +14,14 @@ use crate::consensus::ProposeError;
 use crate::decide::probe::Probing;
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::logs::LogKey;
-use crate::model::{Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding};
+use crate::model::{
+    BuiltImage, Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding,
+};
 use crate::state::{Actor, Command, LogEntry};
 use crate::task::OnError;
 
 use super::log_pump::pump;
-use super::{Options, Parts, container, exit, probe};
+use super::{Options, Parts, container, exit, image, probe};
 
 /// Lines of its log that a failed instance is shown with.
 const LOG_TAIL_LINES: usize = 20;
@@ -32,11 +34,20 @@ const FIRST_CHECKS_EVERY: Duration = Duration::from_millis(250);
 /// Lines of pull progress kept for a slow reader; more are dropped by the sender's own pace.
 const PROGRESS_BOUND: usize = 64;
 
+/// How an instance is to end, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// With its requests finished, and on record from the beginning.
+    Stop(String),
+    /// At once, whether or not anybody can be told.
+    Isolate(String),
+}
+
 /// What the reconciler tells a runner.
 #[derive(Clone)]
 pub(super) struct Orders {
-    /// Set once, with the reason, when the instance is to end.
-    pub(super) stop: watch::Receiver<Option<String>>,
+    /// Set when the instance is to end; a second time only to make that sooner.
+    pub(super) stop: watch::Receiver<Option<Order>>,
     /// Something happened to the container: look at it.
     pub(super) look: Arc<Notify>,
     /// The node stops.
@@ -61,6 +72,8 @@ enum Halt {
     Quit,
     /// The instance is to end.
     Stop(String),
+    /// The same, before anybody is told.
+    Isolate(String),
     /// The instance cannot run.
     Fail(String),
 }
@@ -87,7 +100,7 @@ impl Runner {
         };
         match halt {
             Halt::Quit => {}
-            Halt::Stop(reason) => self.end(InstanceState::Stopped, reason, log).await,
+            Halt::Stop(reason) | Halt::Isolate(reason) => self.end(InstanceState::Stopped, reason, log).await,
             Halt::Fail(reason) => self.end(InstanceState::Failed, reason, log).await,
         }
     }
@@ -177,10 +190,12 @@ impl Runner {
             return Ok(image.id);
         }
         if self.deployment.spec.source.needs_build() {
-            return Err(Halt::Fail(format!(
-                "image {} was built on this node but its engine no longer has it; deploy the service again",
-                artifact.image
-            )));
+            let built = artifact.image.parse().map_err(|_| {
+                // Built by a version that left images with the engine alone.
+                let image = &artifact.image;
+                Halt::Fail(format!("image {image} is not on this node's engine any more; deploy the service again"))
+            })?;
+            return self.built_image(&built).await;
         }
         self.status.state = self.status.state.max(InstanceState::Pulling);
         self.report().await?;
@@ -194,10 +209,37 @@ impl Runner {
         let mut stop = self.orders.stop.clone();
         // A pull can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
         let pulled = tokio::select! {
-            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            halt = ordered(&mut stop) => return Err(halt),
             pulled = pull => pulled?,
         };
         pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
+    }
+
+    /// The id of an image that was built, brought to the engine.
+    async fn built_image(&mut self, built: &BuiltImage) -> Step<String> {
+        self.status.state = self.status.state.max(InstanceState::Pulling);
+        self.status.reason = Some("its image is brought to this node's engine".to_owned());
+        self.report().await?;
+        let (engine, registry) = (&self.engine, &self.parts.registry);
+        let bring = self.attempt(|| async {
+            match image::bring(engine, registry, built, (&self.parts.logs, self.instance.id)).await {
+                Ok(image) => Ok(Ok(image.id)),
+                Err(image::Trouble::Engine(error)) => Err(error),
+                Err(image::Trouble::Image(error)) => Ok(Err(error)),
+            }
+        });
+        let mut stop = self.orders.stop.clone();
+        // As with any pull: it may be interrupted.
+        let brought = tokio::select! {
+            reason = stopped(&mut stop) => return Err(Halt::Stop(reason)),
+            brought = bring => brought?,
+        };
+        self.status.reason = None;
+        match brought {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(error)) => Err(Halt::Fail(format!("cannot get image {built}: {error}; deploy the service again"))),
+            Err(error) => Err(Halt::Fail(error.to_string())),
+        }
     }
 
     fn spawn_pump(&self, container: &str) -> PumpHandle {
@@ -239,7 +281,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = self.orders.quit.cancelled() => return Halt::Quit,
-                reason = stopped(&mut stop) => return Halt::Stop(reason),
+                halt = ordered(&mut stop) => return halt,
                 () = self.orders.look.notified() => {}
                 // The log of a container ends when it does: the earliest sign there is.
                 () = running.log.ended.cancelled(), if !looked_at_log_end => looked_at_log_end = true,
@@ -318,10 +360,14 @@ impl Runner {
         if let Some(id) = self.status.container.clone() {
             if state == InstanceState::Stopped && self.status.state < InstanceState::Stopping {
                 self.status.state = InstanceState::Stopping;
-                if self.report().await.is_err() {
-                    return;
+                match self.report().await {
+                    Ok(()) => tokio::select! {
+                        () = self.parts.drain.drained(self.instance.id, self.options.drain_max) => {}
+                        _ = self.isolated() => {}
+                    },
+                    Err(Halt::Isolate(_)) => {}
+                    Err(_) => return,
                 }
-                self.parts.drain.drained(self.instance.id, self.options.drain_max).await;
             }
             let grace = self.options.stop_grace;
             let stopped = self.insist(|| self.engine.stop(&id, grace)).await;
@@ -355,8 +401,31 @@ impl Runner {
         }
     }
 
+    /// Returns, with the reason, when the node is isolated and this instance has to end for that.
+    async fn isolated(&self) -> String {
+        let mut stop = self.orders.stop.clone();
+        let order =
+            stop.wait_for(|order| matches!(order, Some(Order::Isolate(_)))).await.ok().and_then(|it| it.clone());
+        match order {
+            Some(Order::Isolate(reason)) => reason,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Puts what was observed on record. Ends the runner when the state refuses it: then somebody knows better.
     async fn report(&self) -> Step<()> {
+        // What has ended need not end sooner.
+        if self.status.state.is_terminal() {
+            return self.put_on_record().await;
+        }
+        tokio::select! {
+            biased;
+            reason = self.isolated() => Err(Halt::Isolate(reason)),
+            reported = self.put_on_record() => reported,
+        }
+    }
+
+    async fn put_on_record(&self) -> Step<()> {
         loop {
             let entry = LogEntry {
                 proposed_at: clock::now(),
@@ -429,9 +498,10 @@ impl Drop for PumpHandle {
     }
 }
 
-async fn stopped(stop: &mut watch::Receiver<Option<String>>) -> String {
-    match stop.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()) {
-        Some(reason) => reason,
+async fn ordered(stop: &mut watch::Receiver<Option<Order>>) -> Halt {
+    match stop.wait_for(Option::is_some).await.ok().and_then(|order| order.clone()) {
+        Some(Order::Stop(reason)) => Halt::Stop(reason),
+        Some(Order::Isolate(reason)) => Halt::Isolate(reason),
         // The reconciler is gone: the node stops, which the runner hears of by its own token.
         None => std::future::pending().await,
     }

@@ -69,6 +69,11 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/status", LogIn, none.clone(), 200),
         ("get", "/v1/nodes", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}", LogIn, none.clone(), 200),
+        ("get", "/v1/nodes/{node}/moves", Admin, none.clone(), 200),
+        ("post", "/v1/nodes/{node}/cordon", Admin, nothing.clone(), 200),
+        ("post", "/v1/nodes/{node}/uncordon", Admin, nothing.clone(), 200),
+        // It is the only one that may vote: a conflict is an answer for those who may.
+        ("delete", "/v1/nodes/{node}", Admin, none.clone(), 409),
         ("get", "/v1/join-tokens", Admin, none.clone(), 200),
         ("post", "/v1/join-tokens", Admin, nothing.clone(), 201),
         ("delete", "/v1/join-tokens/{token}", Admin, none.clone(), 200),

@@ -33,6 +33,7 @@ mod json;
 mod log;
 mod log_stream;
 mod node;
+mod node_action;
 mod openapi;
 mod options;
 mod org;

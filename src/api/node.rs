@@ -32,9 +32,9 @@ pub(super) struct NodeView {
     role: &'static str,
     voter: bool,
     leader: bool,
-    /// That it can run containers.
+    /// That it answers and can run containers.
     healthy: bool,
-    /// Why it cannot.
+    /// Why it is not.
     unhealthy_reason: Option<String>,
     /// Takes no new instances.
     cordoned: bool,
@@ -64,6 +64,8 @@ pub(super) struct NodeResourcesView {
 pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
     let voter = status.voters.contains(&node.id);
     let load = caller.load_of(node.id);
+    let absent = caller.absent_since(node.id).map(|since| format!("does not answer since {since}"));
+    let unhealthy_reason = absent.or_else(|| node.engine.as_ref().err().cloned());
     NodeView {
         id: node.id.0,
         hostname: node.name.clone(),
@@ -74,8 +76,8 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         role: if voter { "voter" } else { "worker" },
         voter,
         leader: status.leader == Some(node.id),
-        healthy: node.engine.is_ok(),
-        unhealthy_reason: node.engine.as_ref().err().cloned(),
+        healthy: unhealthy_reason.is_none(),
+        unhealthy_reason,
         cordoned: node.cordoned,
         engine: node.engine.as_ref().ok().cloned(),
         arch: node.arch.clone(),

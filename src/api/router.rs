@@ -14,7 +14,8 @@ use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
     Options, Parts, app, build, config, deploy, deployment, docs, env, explain, health, instance, join_token, log,
-    log_stream, node, openapi, org, service, service_action, session, setting, source, status, user, watch,
+    log_stream, node, node_action, openapi, org, service, service_action, session, setting, source, status, user,
+    watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -54,7 +55,10 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(config::stats))
         .routes(routes!(status::show))
         .routes(routes!(node::list))
-        .routes(routes!(node::show))
+        .routes(routes!(node::show, node_action::remove))
+        .routes(routes!(node_action::would_move))
+        .routes(routes!(node_action::cordon))
+        .routes(routes!(node_action::uncordon))
         .routes(routes!(join_token::list, join_token::create))
         .routes(routes!(join_token::revoke))
         .routes(routes!(setting::show, setting::update))

@@ -29,6 +29,17 @@ pub enum Error {
         /// What the sender's side said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The bytes are not those that were announced. They were forgotten.
+    #[error("artifact {found} came where {expected} was announced: send it again")]
+    Mismatch {
+        /// What was announced.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The upload ended before, by its end or by an error.
+    #[error("the upload is over: begin it again")]
+    Over,
     /// There is no such blob on this node.
     #[error("there is no artifact {0} on this node")]
     NotFound(Digest),

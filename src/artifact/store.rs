@@ -1,24 +1,21 @@
 //! The folder of blobs.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{Blob, Digest, Error};
-use crate::space::{Space, Use};
+use super::partial::{FETCH, Partial, UPLOAD};
+use super::{Blob, Bounds, Digest, Error, Upload};
+use crate::space::Space;
 use crate::task::blocking;
 
-/// Begins the name of a file that is being written; no digest begins so.
-const PARTIAL: &str = ".partial-";
-/// Collected before a blocking thread is asked to write them: few hand-overs, little memory per upload.
-const WRITE_BYTES: usize = 512 * 1024;
 /// Read at once when a blob is verified.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -27,6 +24,9 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct ArtifactStore {
     dir: Arc<Path>,
     space: Space,
+    /// Blobs that somebody stored or relied on since the collector last asked. It removes none of them, and holds this
+    /// while it removes: whoever is told that a blob is here can rely on it.
+    used: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// A blob that is on disk.
@@ -39,7 +39,7 @@ pub struct Stored {
 }
 
 impl ArtifactStore {
-    /// Opens (and makes) the folder; removes what uploads that never ended have left.
+    /// Opens (and makes) the folder; removes what uploads that never ended have left. What was fetched in part stays.
     pub async fn open(folder: impl Into<Space>) -> Result<Self, Error> {
         let space: Space = folder.into();
         let dir = space.folder().to_owned();
@@ -47,11 +47,11 @@ impl ArtifactStore {
             fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
             for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
                 let entry = entry.map_err(Error::io("read", &dir))?;
-                if entry.file_name().to_str().is_some_and(|name| name.starts_with(PARTIAL)) {
+                if entry.file_name().to_str().is_some_and(|name| name.starts_with(UPLOAD)) {
                     fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
                 }
             }
-            Ok(Self { dir: dir.into(), space })
+            Ok(Self { dir: dir.into(), space, used: Arc::default() })
         })
         .await
     }
@@ -64,44 +64,49 @@ impl ArtifactStore {
         S: Stream<Item = Result<Bytes, E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let upload = self.upload().await?;
+        upload.append(stream, Bounds { bytes: limit, silence: None }).await?;
+        upload.finish(None).await
+    }
+
+    /// Begins a blob that arrives in pieces.
+    pub async fn upload(&self) -> Result<Upload, Error> {
         let store = self.clone();
-        // Handed to a blocking thread only while there is something to write: an upload that stalls holds no thread.
-        let mut partial = blocking(move || Partial::create(store)).await?;
-        let mut stream = pin!(stream);
-        let (mut bytes, mut chunks, mut waiting) = (0_u64, Vec::new(), 0);
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| Error::Stream { source: error.into() })?;
-            bytes = bytes.saturating_add(chunk.len() as u64);
-            if bytes > limit {
-                return Err(Error::TooLarge { limit });
-            }
-            waiting += chunk.len();
-            chunks.push(chunk);
-            if waiting >= WRITE_BYTES {
-                let full = std::mem::take(&mut chunks);
-                waiting = 0;
-                partial = blocking(move || partial.write(&full)).await?;
-            }
-        }
-        blocking(move || partial.write(&chunks)?.persist(bytes)).await
+        blocking(move || Partial::create(store)).await.map(Upload::new)
+    }
+
+    /// Begins to fetch a blob, or goes on where that was given up before, also in an earlier run of the process. Only
+    /// one at a time may fetch a blob.
+    pub(super) async fn resume(&self, digest: Digest) -> Result<Upload, Error> {
+        let store = self.clone();
+        blocking(move || {
+            store.lock_used().insert(digest);
+            Partial::resume(store, digest)
+        })
+        .await
+        .map(Upload::new)
     }
 
     /// Opens a blob after reading it through: a damaged one is an error, never bytes.
     pub async fn open_blob(&self, digest: Digest) -> Result<Blob, Error> {
         let path = self.path(digest);
+        blocking(move || verified(path, digest)).await
+    }
+
+    /// Removes a blob if it is damaged: an engine does not send again what it finds here.
+    pub(super) async fn remove_damaged(&self, digest: Digest) {
+        let store = self.clone();
         blocking(move || {
-            let mut file = File::open(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NotFound(digest),
-                _ => Error::io("open", &path)(error),
-            })?;
-            let (found, bytes) = hash(&mut file).map_err(Error::io("read", &path))?;
-            if found != digest {
-                return Err(Error::Damaged { digest, path });
+            // Meanwhile somebody may have stored it anew, and nobody can while this is held.
+            let _held = store.lock_used();
+            if let Err(Error::Damaged { path, .. }) = verified(store.path(digest), digest) {
+                match fs::remove_file(&path) {
+                    Ok(()) => tracing::warn!(path = %path.display(), "removed a damaged artifact"),
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a damaged artifact"),
+                }
             }
-            file.rewind().map_err(Error::io("read", &path))?;
-            Ok(Blob { digest, bytes, file })
         })
-        .await
+        .await;
     }
 
     /// Whether a blob of this name is here; it may be damaged.
@@ -110,25 +115,67 @@ impl ArtifactStore {
         blocking(move || path.is_file()).await
     }
 
-    /// Removes a blob; says whether it was there. Whoever has it open can read on.
-    pub async fn remove(&self, digest: Digest) -> Result<bool, Error> {
-        let path = self.path(digest);
-        blocking(move || match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io("remove", &path)(error)),
+    /// The size of a blob that is here, for somebody who goes on to rely on it: the collector leaves it alone for as
+    /// long as it leaves alone what was stored just now. It may be damaged.
+    pub async fn claim(&self, digest: Digest) -> Option<u64> {
+        let store = self.clone();
+        blocking(move || {
+            let mut used = store.lock_used();
+            let metadata = fs::metadata(store.path(digest)).ok().filter(fs::Metadata::is_file)?;
+            used.insert(digest);
+            Some(metadata.len())
+        })
+        .await
+    }
+
+    /// For the collector: the blobs that were stored, claimed or fetched since it last asked.
+    pub async fn take_used(&self) -> BTreeSet<Digest> {
+        let store = self.clone();
+        blocking(move || std::mem::take(&mut *store.lock_used())).await
+    }
+
+    /// For the collector: removes a blob and what was fetched of it, unless it was used since [`Self::take_used`]. Says
+    /// whether anything was removed. Whoever has it open can read on.
+    pub async fn remove_unused(&self, digest: Digest) -> Result<bool, Error> {
+        let store = self.clone();
+        blocking(move || {
+            let used = store.lock_used();
+            if used.contains(&digest) {
+                return Ok(false);
+            }
+            let mut removed = false;
+            for path in [store.path(digest), Partial::fetch_path(&store, digest)] {
+                match fs::remove_file(&path) {
+                    Ok(()) => removed = true,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(Error::io("remove", &path)(error)),
+                }
+            }
+            Ok(removed)
         })
         .await
     }
 
     /// All blobs, by digest. Files that are not named by a digest are not ours and are left alone.
     pub async fn list(&self) -> Result<Vec<Stored>, Error> {
+        self.list_files("").await
+    }
+
+    /// The blobs that were fetched in part, with how much of each is here.
+    pub async fn list_fetches(&self) -> Result<Vec<Stored>, Error> {
+        self.list_files(FETCH).await
+    }
+
+    async fn list_files(&self, prefix: &'static str) -> Result<Vec<Stored>, Error> {
         let dir = self.dir.clone();
         blocking(move || {
             let mut blobs = Vec::new();
             for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
                 let entry = entry.map_err(Error::io("read", &dir))?;
-                let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                let name = entry.file_name();
+                let Some(digest) = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok()) else {
+                    continue;
+                };
                 match entry.metadata() {
                     Ok(metadata) => blobs.push(Stored { digest, bytes: metadata.len() }),
                     // Removed meanwhile.
@@ -142,53 +189,52 @@ impl ArtifactStore {
         .await
     }
 
+    /// Gives a whole file its name.
+    pub(super) fn name(&self, file: NamedTempFile, digest: Digest) -> Result<(), Error> {
+        let mut used = self.lock_used();
+        file.persist(self.path(digest)).map_err(|error| Error::writing(&self.dir)(error.error))?;
+        used.insert(digest);
+        Ok(())
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn space(&self) -> &Space {
+        &self.space
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.to_string())
     }
-}
 
-/// A blob without a name yet. Its file goes away with it.
-struct Partial {
-    dir: Arc<Path>,
-    space: Space,
-    file: NamedTempFile,
-    hasher: Sha256,
-}
-
-impl Partial {
-    fn create(ArtifactStore { dir, space }: ArtifactStore) -> Result<Self, Error> {
-        let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&dir).map_err(Error::writing(&dir))?;
-        Ok(Self { dir, space, file, hasher: Sha256::new() })
-    }
-
-    fn write(mut self, chunks: &[Bytes]) -> Result<Self, Error> {
-        // Not to the last byte: the state on the same disk must be able to go on.
-        self.space.check(Use::Bulk).map_err(Error::full(&self.dir))?;
-        for chunk in chunks {
-            self.hasher.update(chunk);
-            self.file.write_all(chunk).map_err(Error::writing(&self.dir))?;
-        }
-        Ok(self)
-    }
-
-    /// Bytes first, then the name, then the folder that holds the name: a crash in between leaves no blob or a whole one.
-    fn persist(self, bytes: u64) -> Result<Stored, Error> {
-        let digest = Digest::new(self.hasher.finalize().into());
-        self.file.as_file().sync_all().map_err(Error::writing(&self.dir))?;
-        let path = self.dir.join(digest.to_string());
-        self.file.persist(&path).map_err(|error| Error::writing(&self.dir)(error.error))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", &self.dir))?;
-        Ok(Stored { digest, bytes })
+    fn lock_used(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
+fn verified(path: PathBuf, digest: Digest) -> Result<Blob, Error> {
+    let mut file = File::open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound(digest),
+        _ => Error::io("open", &path)(error),
+    })?;
     let mut hasher = Sha256::new();
+    let bytes = hash_into(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
+    if Digest::new(hasher.finalize().into()) != digest {
+        return Err(Error::Damaged { digest, path });
+    }
+    file.rewind().map_err(Error::io("read", &path))?;
+    Ok(Blob { digest, bytes, file })
+}
+
+/// Reads to the end; returns how many bytes that were.
+pub(super) fn hash_into(file: &mut File, hasher: &mut Sha256) -> io::Result<u64> {
     let mut buffer = vec![0; READ_BYTES];
     let mut bytes = 0;
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok((Digest::new(hasher.finalize().into()), bytes)),
+            Ok(0) => return Ok(bytes),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
                 bytes += count as u64;
@@ -204,10 +250,11 @@ mod tests {
     use std::convert::Infallible;
     use std::fs::OpenOptions;
 
-    use futures::{TryStreamExt, stream};
+    use futures::{StreamExt, TryStreamExt, stream};
     use proptest::prelude::*;
     use tempfile::TempDir;
 
+    use super::super::upload::WRITE_BYTES;
     use super::*;
 
     fn chunks(parts: &[Vec<u8>]) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
@@ -239,8 +286,14 @@ mod tests {
         assert!(store.contains(one.digest).await);
 
         let blob = store.open_blob(one.digest).await.expect("whole");
-        assert!(store.remove(one.digest).await.expect("removed"));
-        assert!(!store.remove(one.digest).await.expect("nothing to do"));
+        assert!(!store.remove_unused(one.digest).await.expect("just stored"), "somebody may rely on it");
+        assert_eq!(store.take_used().await, BTreeSet::from([one.digest]));
+        assert_eq!(store.claim(one.digest).await, Some(11));
+        assert!(!store.remove_unused(one.digest).await.expect("just claimed"), "somebody relies on it");
+        store.take_used().await;
+        assert!(store.remove_unused(one.digest).await.expect("removed"));
+        assert!(!store.remove_unused(one.digest).await.expect("nothing to do"));
+        assert_eq!(store.claim(one.digest).await, None);
         assert!(!store.contains(one.digest).await);
         assert!(matches!(store.open_blob(one.digest).await, Err(Error::NotFound(digest)) if digest == one.digest));
         let parts: Vec<Bytes> = blob.into_stream().try_collect().await.expect("still readable");
@@ -282,10 +335,34 @@ mod tests {
     async fn a_full_disk_is_told_apart() {
         let (dir, store) = store().await;
         let mut partial = Partial::create(store).expect("created");
-        *partial.file.as_file_mut() = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-        let error = partial.write(&[Bytes::from_static(b"x")]).err().expect("full");
+        *partial.file_mut() = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let error = partial.write(&[Bytes::from_static(b"x")]).expect_err("full");
         assert!(matches!(&error, Error::DiskFull { dir: said, .. } if said == dir.path()), "{error}");
+        drop(partial);
         assert_eq!(names(&dir), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_was_cut_goes_on_where_it_stopped() {
+        let (dir, store) = store().await;
+        let bounds = Bounds { bytes: 100, silence: None };
+        let upload = store.upload().await.expect("begun");
+        let cut = stream::iter([Ok(Bytes::from_static(b"hello ")), Err(io::Error::other("reset"))]);
+        assert!(matches!(upload.append(cut, bounds).await, Err(Error::Stream { .. })));
+        assert_eq!(upload.bytes(), 6);
+        let silent = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"wor"))]).chain(stream::pending());
+        let impatient = Bounds { silence: Some(std::time::Duration::from_millis(10)), ..bounds };
+        assert!(matches!(upload.append(silent, impatient).await, Err(Error::Stream { .. })));
+        upload.append(chunks(&[b"ld".to_vec()]), bounds).await.expect("the rest");
+        let stored = upload.finish(None).await.expect("whole");
+        assert_eq!(stored, store.put(chunks(&[b"hello world".to_vec()]), 11).await.expect("stored"));
+        assert!(matches!(upload.finish(None).await, Err(Error::Over)), "it has its name");
+
+        let wrong = store.upload().await.expect("begun");
+        wrong.append(chunks(&[b"other".to_vec()]), bounds).await.expect("bytes");
+        let refused = wrong.finish(Some(stored.digest)).await;
+        assert!(matches!(refused, Err(Error::Mismatch { expected, .. }) if expected == stored.digest));
+        assert_eq!(names(&dir), [stored.digest.to_string()]);
     }
 
     #[tokio::test]

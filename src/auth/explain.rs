@@ -12,9 +12,9 @@ macro_rules! explained {
         impl Scoped<$type> {
             /// Why it is as it is, the most important line first.
             pub fn explain(&self, options: &decide::Options, now: Timestamp) -> Vec<String> {
-                // A cluster of one: whoever answers this is up.
-                let down = BTreeSet::new();
-                let situation = Situation { state: self.state(), now, down: &down, options };
+                // Only the leader knows of more; nothing of it is said before it has led to something.
+                let fenced = BTreeSet::new();
+                let situation = Situation { state: self.state(), now, fenced: &fenced, options };
                 $explain(situation, self.id).map(|explanation| explanation.lines).unwrap_or_default()
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{
     App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service,
+    Timestamp,
 };
 
 use super::{Caller, Error, Scoped};
@@ -46,6 +47,11 @@ impl Caller {
         let state = &self.0.state;
         let (here, away): (Vec<_>, Vec<_>) = state.nodes().partition(|node| state.absence(node.id).is_none());
         Ok(here.into_iter().chain(away).map(|node| node.peer_address()).collect())
+    }
+
+    /// Since when a node has not answered, if it does not.
+    pub fn absent_since(&self, node: NodeId) -> Option<Timestamp> {
+        self.0.state.absence(node).map(|absence| absence.since)
     }
 
     /// Their organisations with their role in each, oldest first.

@@ -15,6 +15,7 @@ mod password;
 mod rate;
 mod scope;
 mod token;
+mod what_if;
 
 pub use caller::Caller;
 pub use error::Error;
@@ -23,3 +24,4 @@ pub use password::{Busy, Passwords};
 pub use rate::{Pace, RateLimiter, Slow};
 pub use scope::{Owned, Scoped};
 pub use token::{Claims, Tokens};
+pub use what_if::Moving;

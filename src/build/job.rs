@@ -190,11 +190,18 @@ impl Job {
         })?;
         let image = self.image();
         let request = self.request(&files, &image).await?;
-        let image_id = engine.build(request, lines.clone()).await.map_err(|error| self.engine_failure(&error))?;
-        Ok(Artifact { image, image_id: Some(image_id), revision: Some(revision), exposed_ports: scan.exposed_ports })
+        engine.build(request, lines.clone()).await.map_err(|error| self.engine_failure(&error))?;
+        let (built, image_id) = self.publish(&*engine, &image, &lines).await?;
+        Ok(Artifact {
+            image: built.to_string(),
+            image_id: Some(image_id),
+            revision: Some(revision),
+            exposed_ports: scan.exposed_ports,
+        })
     }
 
-    /// One name per deployment, so that a rollback finds the image it was built as.
+    /// What this node's engine calls it: one name per deployment, which keeps it there as long as the deployment is on
+    /// record.
     fn image(&self) -> String {
         format!("{}{}:v{}", leftovers::BUILT, self.deployment.service, self.deployment.version)
     }

@@ -1,9 +1,9 @@
 //! From source to artifact, on this node.
 //!
 //! The [`Builder`] takes the builds that the leader leased to this run of this node, one task each: fetch the source
-//! into a folder of its own, check it, have the engine build it under limits, say how it ended. In: leased builds in
-//! the replicated state, uploaded sources in the artifact store. Out: an image in this node's engine, a build log, and
-//! `FinishBuild`. Who builds what and whether a lost build is repeated is decided elsewhere (`decide::builds`).
+//! into a folder of its own, check it, have the engine build it under limits and push it to the node's registry, say how
+//! it ended. In: leased builds in the replicated state, uploaded sources in the artifact store. Out: an image in this
+//! node's engine and in its artifact store, a build log, and `FinishBuild`. Who builds what and whether a lost build is repeated is decided elsewhere (`decide::builds`).
 //!
 //! Text of users reaches no shell: git and the engine get argument vectors and API fields.
 
@@ -13,6 +13,7 @@ pub mod git;
 pub mod ignore;
 mod job;
 mod log;
+mod publish;
 mod source;
 pub mod tree;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::artifact::ArtifactStore;
+use crate::artifact::oci::RegistryHandle;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
@@ -61,6 +63,8 @@ pub struct Parts {
     pub logs: LogStore,
     /// Where uploaded sources are.
     pub artifacts: ArtifactStore,
+    /// Where images go.
+    pub registry: RegistryHandle,
     /// Owner of the builder's tasks.
     pub supervisor: Supervisor,
 }

@@ -177,6 +177,9 @@ Prints the address when it runs. Otherwise the cause, the last log lines and wha
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(nodes::NodeCommand),
+    /// Ask what would happen; nothing does
+    #[command(subcommand)]
+    Simulate(nodes::SimulateCommand),
     /// Join tokens: what lets a machine become a node
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -224,6 +227,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rollback(args) => replicas::rollback(session, args).await,
         Command::Explain(args) => explain::run(session, args).await,
         Command::Node(command) => nodes::run(session, command).await,
+        Command::Simulate(command) => nodes::simulate(session, command).await,
         Command::Token(command) => token::run(session, command).await,
         Command::Settings(command) => settings::run(session, command).await,
         // Handled above.

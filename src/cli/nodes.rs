@@ -3,9 +3,10 @@
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::outcome::{Exit, failure};
 use super::output::{Table, yes_no};
 use super::session::Session;
-use crate::client::view::{Cluster, Node};
+use crate::client::view::{Cluster, Move, Node};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -14,7 +15,38 @@ pub(super) enum NodeCommand {
     Ls,
     /// Show a node
     Show {
-        /// Its id
+        /// Its id or name
+        node: String,
+    },
+    /// Give a node no new work; what runs there goes on
+    Cordon {
+        /// Its id or name
+        node: String,
+    },
+    /// Give a node work again
+    Uncordon {
+        /// Its id or name
+        node: String,
+    },
+    /// End a node's membership for ever; others take its work
+    #[command(after_help = "Examples:
+  narvana node remove n3 --dry-run     where its instances would go
+  narvana node remove n3")]
+    Remove {
+        /// Its id or name
+        node: String,
+        /// Only say what would move where
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// What is simulated.
+#[derive(Debug, Subcommand)]
+pub(super) enum SimulateCommand {
+    /// What would move where if a node died
+    Lose {
+        /// Its id or name
         node: String,
     },
 }
@@ -23,7 +55,59 @@ pub(super) enum NodeCommand {
 pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Result<()> {
     match command {
         NodeCommand::Ls => session.output.show_list(&session.client.nodes().await?, "there are no nodes", list),
-        NodeCommand::Show { node } => session.output.show(&session.client.node(&node).await?, fields),
+        NodeCommand::Show { node } => {
+            let id = id_of(session, &node).await?;
+            session.output.show(&session.client.node(&id).await?, fields)
+        }
+        NodeCommand::Cordon { node } => set_cordoned(session, &node, true).await,
+        NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
+        NodeCommand::Remove { node, dry_run: true } => show_moves(session, &node).await,
+        NodeCommand::Remove { node, dry_run: false } => {
+            let id = id_of(session, &node).await?;
+            let removed = session.client.remove_node(&id).await?;
+            session.output.note(&format!("node {node} is removed; it stops what it runs"));
+            session.output.show(&removed, |removed| moves(&removed.moves))
+        }
+    }
+}
+
+/// Runs a command that asks what would happen.
+pub(super) async fn simulate(session: &Session, command: SimulateCommand) -> anyhow::Result<()> {
+    let SimulateCommand::Lose { node } = command;
+    show_moves(session, &node).await
+}
+
+async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::Result<()> {
+    let id = id_of(session, node).await?;
+    session.output.show(&session.client.cordon_node(&id, cordoned).await?, fields)
+}
+
+async fn show_moves(session: &Session, node: &str) -> anyhow::Result<()> {
+    let id = id_of(session, node).await?;
+    let found = session.client.moves_without(&id).await?;
+    session.output.show_list(&found, "nothing runs on this node", moves)
+}
+
+fn moves(moves: &[Move]) -> Table {
+    let mut table = Table::new(["APP", "SERVICE", "REPLICA", "WOULD GO TO", "WHY"]);
+    for one in moves {
+        let to = if one.to_node_name.is_empty() { "nowhere".to_owned() } else { one.to_node_name.clone() };
+        table.row([one.app_name.clone(), one.service_name.clone(), one.slot.to_string(), to, one.reasons.join("; ")]);
+    }
+    table
+}
+
+/// The id of the node of this id or name.
+async fn id_of(session: &Session, node: &str) -> anyhow::Result<String> {
+    if node.parse::<u64>().is_ok() {
+        return Ok(node.to_owned());
+    }
+    let nodes = session.client.nodes().await?.view;
+    let named: Vec<&Node> = nodes.iter().filter(|other| other.hostname == node).collect();
+    match named[..] {
+        [one] => Ok(one.id.to_string()),
+        [] => Err(failure(Exit::NotFound, format!("node {node} does not exist; `narvana node ls` lists them"))),
+        _ => Err(failure(Exit::Conflict, format!("several nodes are named {node}; use the id"))),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::{client, cluster, store};
+use crate::{client, cluster, node, store};
 
 /// The exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Exit {
     NoQuorum = 5,
     /// It goes on, but the wait for it has ended.
     StillRunning = 6,
-    /// The data folder is damaged, or of another node or version: starting again does not help (`EX_CONFIG`, which
+    /// The data folder is damaged, of another node or version, or of a node that was removed: starting again does not help (`EX_CONFIG`, which
     /// systemd can be told not to restart on).
     DataFolder = 78,
     /// The user interrupted it (Ctrl-C), as shells say it.
@@ -57,6 +57,9 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.exit;
+        }
+        if cause.is::<node::Removed>() {
+            return Exit::DataFolder;
         }
         if cause.downcast_ref::<store::Error>().is_some_and(store::Error::is_unusable_folder)
             || matches!(cause.downcast_ref(), Some(cluster::Error::BadIdentity { .. }))

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Node, Profile,
-    Service, SignedIn, UploadedSource,
+    App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move, Node, Profile,
+    RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress};
 
@@ -332,6 +332,21 @@ impl Client {
     /// One node.
     pub async fn node(&self, node: &str) -> Reply<Node> {
         self.get(&["v1", "nodes", node], &[]).await
+    }
+
+    /// Where the instances of a node would go without it.
+    pub async fn moves_without(&self, node: &str) -> Reply<Vec<Move>> {
+        self.get(&["v1", "nodes", node, "moves"], &[]).await
+    }
+
+    /// Keeps new work away from a node, or gives it work again.
+    pub async fn cordon_node(&self, node: &str, cordoned: bool) -> Reply<Node> {
+        self.post(&["v1", "nodes", node, if cordoned { "cordon" } else { "uncordon" }], Some(&json!({}))).await
+    }
+
+    /// Ends the membership of a node.
+    pub async fn remove_node(&self, node: &str) -> Reply<RemovedNode> {
+        self.call(Method::DELETE, &["v1", "nodes", node], Body::Empty).await
     }
 
     /// All join tokens, without their secrets.

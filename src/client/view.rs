@@ -311,6 +311,26 @@ view! {
         /// Nodes.
         nodes: Vec<Node>,
     }
+    /// Where an instance would go.
+    Move {
+        /// Its app.
+        app_name: String,
+        /// Its service.
+        service_name: String,
+        /// Which replica.
+        slot: u32,
+        /// Name of the node it would go to; empty when there is none for it.
+        to_node_name: String,
+        /// Why there, or why nowhere.
+        reasons: Vec<String>,
+    }
+    /// A node that was removed.
+    RemovedNode {
+        /// Identity.
+        id: Id,
+        /// What ran on it.
+        moves: Vec<Move>,
+    }
     /// A join token.
     JoinToken {
         /// Identity.

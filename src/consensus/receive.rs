@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use super::wire::{self, Malformed};
 use super::{Consensus, ReadError, reads};
+use crate::decide::isolation::ASSURED_IF_HEARD_WITHIN;
+use crate::model::NodeId;
 use crate::space::{Full, Use};
 use crate::store::{self, SnapshotFile, StateMachine};
 
@@ -119,8 +121,14 @@ impl Receiver {
         Ok(self.0.propose_for_another(request.command).await?)
     }
 
-    /// What a read has to have seen, for a member that does not lead.
-    pub async fn read_index(&self) -> v1::ReadIndexReply {
+    /// What a read has to have seen, for a member that does not lead. Answered only when that member answers this one
+    /// too: what follows from an answer must not reach farther than what the leader hears (`decide::isolation`).
+    pub async fn read_index(&self, asking: NodeId) -> v1::ReadIndexReply {
+        let group = self.0.group();
+        let heard = group.and_then(|group| group.members.get(&asking)?.silent_for);
+        if heard.is_none_or(|silent_for| silent_for >= ASSURED_IF_HEARD_WITHIN) {
+            return v1::ReadIndexReply { result: Some(read_index_reply::Result::NotLeading(v1::NotLeading {})) };
+        }
         let asked = timeout(self.0.patience, reads::index_here(&self.0.raft)).await.unwrap_or(Err(ReadError::TimedOut));
         let result = match asked {
             Ok(index) => read_index_reply::Result::Index(index),

@@ -5,6 +5,7 @@
 //! forgets the round before, so that a lost answer, a refusal or a new leader needs no repair. Deliberately absent:
 //! what to decide (`decide`), and any other effect.
 
+mod liveness;
 mod members;
 
 use std::collections::BTreeSet;
@@ -42,11 +43,18 @@ pub struct Options {
     pub tick: Duration,
     /// Time between two looks for records to forget.
     pub sweep_every: Duration,
+    /// A node that was silent for this long does not answer.
+    pub health_threshold: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { decide: decide::Options::default(), tick: Duration::from_secs(10), sweep_every: Duration::from_secs(60) }
+        Self {
+            decide: decide::Options::default(),
+            tick: Duration::from_secs(10),
+            sweep_every: Duration::from_secs(60),
+            health_threshold: Duration::from_secs(6),
+        }
     }
 }
 
@@ -57,6 +65,8 @@ pub struct Control {
     next_sweep: Instant,
     /// Not before this time the next round after a change.
     rested: Instant,
+    /// Nodes that have stopped what must not run twice.
+    fenced: watch::Sender<BTreeSet<NodeId>>,
 }
 
 /// What came of a round.
@@ -75,7 +85,7 @@ impl Control {
     pub fn new(options: Options, consensus: Consensus) -> Self {
         let now = Instant::now();
         let next_sweep = now + options.sweep_every;
-        Self { options, consensus, next_sweep, rested: now }
+        Self { options, consensus, next_sweep, rested: now, fenced: watch::Sender::default() }
     }
 
     /// Runs until told to stop. Leads when its node leads, and ends each round as soon as it does not.
@@ -88,7 +98,7 @@ impl Control {
             }
         };
         // Whatever is under way is dropped: a proposal that nobody waits for is still safe.
-        stop.run_until_cancelled(work).await;
+        stop.run_until_cancelled(Box::pin(work)).await;
         Ok(())
     }
 
@@ -109,7 +119,16 @@ impl Control {
         }
         tracing::info!("this node leads: it decides from now on");
         let consensus = self.consensus.clone();
-        let work = async { tokio::join!(self.rounds(term, views), members::keep(&consensus, term)) };
+        let (fenced, threshold) = (self.fenced.clone(), self.options.health_threshold);
+        // What was known in an earlier term says nothing of now.
+        fenced.send_replace(BTreeSet::new());
+        let work = async {
+            tokio::join!(
+                self.rounds(term, views),
+                members::keep(&consensus, term),
+                liveness::listen(&consensus, term, threshold, &fenced)
+            )
+        };
         tokio::select! {
             _ = work => {}
             () = consensus.deposed(term) => {}
@@ -119,12 +138,17 @@ impl Control {
 
     /// Round after round.
     async fn rounds(&mut self, term: u64, views: &mut watch::Receiver<View>) {
+        let mut fenced = self.fenced.subscribe();
         while self.consensus.leading_term() == Some(term) {
+            fenced.mark_unchanged();
             let view = views.borrow_and_update().clone();
             match self.round(&view).await {
                 Round::Progress => {}
                 Round::Quiet(wake_at) => {
-                    changed_or(views, self.pause(wake_at)).await;
+                    tokio::select! {
+                        () = changed_or(views, self.pause(wake_at)) => {}
+                        _ = fenced.changed() => {}
+                    }
                     tokio::time::sleep_until(self.rested).await;
                 }
                 Round::Refused => tokio::time::sleep(REFUSED_PAUSE).await,
@@ -139,8 +163,9 @@ impl Control {
     }
 
     async fn round(&mut self, view: &View) -> Round {
-        let down: BTreeSet<NodeId> = BTreeSet::new();
-        let situation = Situation { state: &view.state, now: clock::now(), down: &down, options: &self.options.decide };
+        let fenced = self.fenced.borrow().clone();
+        let situation =
+            Situation { state: &view.state, now: clock::now(), fenced: &fenced, options: &self.options.decide };
         let began = Instant::now();
         let mut plan = decide::plan(situation, &mut random::id);
         if self.next_sweep <= Instant::now() {
@@ -162,7 +187,7 @@ impl Control {
     /// twice.
     async fn propose_all(&self, commands: Vec<Command>) -> Round {
         let last = futures::stream::iter(commands)
-            .map(|command| self.propose(command))
+            .map(|command| propose(&self.consensus, command))
             .buffered(PROPOSALS_AT_ONCE)
             .fold(None, async |last, index| index.max(last))
             .await;
@@ -175,29 +200,29 @@ impl Control {
             }
         }
     }
+}
 
-    /// The index of the accepted command.
-    async fn propose(&self, command: Command) -> Option<u64> {
-        let name = command.name();
-        let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
-        match self.consensus.propose(entry).await {
-            Ok(committed) => {
-                tracing::debug!(command = name, index = committed.index, "done");
-                Some(committed.index)
-            }
-            // The state moved on meanwhile; the next round sees how.
-            Err(ProposeError::Rejected(rejection)) => {
-                tracing::debug!(command = name, %rejection, "refused");
-                None
-            }
-            Err(ProposeError::TooLarge { bytes, limit }) => {
-                tracing::error!(command = name, bytes, limit, "the command does not fit the log");
-                None
-            }
-            Err(error) => {
-                tracing::debug!(command = name, %error, "no answer");
-                None
-            }
+/// The index of the accepted command.
+async fn propose(consensus: &Consensus, command: Command) -> Option<u64> {
+    let name = command.name();
+    let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+    match consensus.propose(entry).await {
+        Ok(committed) => {
+            tracing::debug!(command = name, index = committed.index, "done");
+            Some(committed.index)
+        }
+        // The state moved on meanwhile; the next round sees how.
+        Err(ProposeError::Rejected(rejection)) => {
+            tracing::debug!(command = name, %rejection, "refused");
+            None
+        }
+        Err(ProposeError::TooLarge { bytes, limit }) => {
+            tracing::error!(command = name, bytes, limit, "the command does not fit the log");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(command = name, %error, "no answer");
+            None
         }
     }
 }

@@ -44,7 +44,7 @@ fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
         Some(node) if node.incarnation != lease.incarnation => {
             Some(format!("node {} was restarted while it built", node.name))
         }
-        Some(node) if situation.down.contains(&node.id) => Some(format!("node {} does not answer", node.name)),
+        Some(node) if !situation.answers(node.id) => Some(format!("node {} does not answer", node.name)),
         Some(_) => None,
     }
 }
@@ -57,7 +57,7 @@ fn builder<'a>(situation: Situation<'a>, running: &BTreeMap<NodeId, u32>) -> Res
     for node in situation.state.nodes() {
         let busy = running.get(&node.id).copied().unwrap_or(0);
         let refusal = match &node.engine {
-            _ if situation.down.contains(&node.id) => "does not answer".to_owned(),
+            _ if !situation.answers(node.id) => "does not answer".to_owned(),
             _ if node.cordoned => "is cordoned".to_owned(),
             Err(reason) => format!("has no container engine: {reason}"),
             Ok(_) if busy >= limit => format!("runs {busy} of at most {limit} builds"),
@@ -149,6 +149,29 @@ mod tests {
             plan.waiting[&deployment],
             "waits for a builder: node n1 has no container engine: no socket answers"
         );
+    }
+
+    #[test]
+    fn a_build_of_a_node_that_does_not_answer_is_run_by_another_one() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |spec| {
+            spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() }
+        });
+        let deployment = world.deploy("web");
+        world.round();
+        world.absent(1);
+        world.settle_rounds();
+        let builds: Vec<_> = world
+            .state
+            .builds_of(deployment)
+            .map(|build| (build.status, build.lease.map(|lease| lease.node.0)))
+            .collect();
+        assert_eq!(builds, [(BuildStatus::Lost, Some(1)), (BuildStatus::Running, Some(2))]);
+        // What the first one has to say is too late.
+        world.returns(1);
+        world.settle_rounds();
+        world.finish_build(deployment);
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Built);
     }
 
     #[test]

@@ -49,9 +49,7 @@ pub fn explain_instance(situation: Situation<'_>, id: InstanceId) -> Option<Expl
         ));
     }
     describe_instance(situation, instance, &mut explanation);
-    if instance.attempt > 0 {
-        explain_restart(situation, instance, &mut explanation);
-    }
+    explain_restart(situation, instance, &mut explanation);
     explain_successor(situation, instance, &mut explanation);
     Some(explanation)
 }
@@ -124,8 +122,8 @@ fn describe_deployment(
     }
     let mut newest_ended: BTreeSet<u32> = BTreeSet::new();
     for instance in newest_first(situation, deployment.id) {
-        let of_interest = !instance.status.state.is_terminal()
-            || (instance.status.state == InstanceState::Failed && newest_ended.insert(instance.slot));
+        let of_interest =
+            !instance.status.state.is_terminal() || (ended_badly(instance) && newest_ended.insert(instance.slot));
         if of_interest {
             describe_instance(situation, instance, explanation);
         }
@@ -163,16 +161,23 @@ fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation:
         (InstanceState::Running, Health::Unhealthy) => "runs and is unhealthy".to_owned(),
         (InstanceState::Running, _) => "runs and has not passed its first health check yet".to_owned(),
         (InstanceState::Failed, _) => format!("failed: {}", cause_of(instance)),
+        (InstanceState::Lost, _) => format!("is lost: {}", cause_of(instance)),
         (InstanceState::Assigned, _) if instance.start_after > situation.now => {
             format!("waits until {} after the failure before", instance.start_after)
         }
         (state, _) => format!("is {state}"),
     };
     explanation.say(format!("{what} on node {node} {doing}"));
-    if status.state != InstanceState::Failed
+    if !ended_badly(instance)
         && let Some(reason) = &status.reason
     {
         explanation.say(format!("  its node says: {reason}"));
+    }
+    if let Some(absence) = situation.state.absence(instance.placement.node).filter(|_| !status.state.is_terminal()) {
+        explanation.say(format!(
+            "  node {node} does not answer since {}; another one takes its place once it must have ended there",
+            absence.since
+        ));
     }
     if !instance.placement.reasons.is_empty() {
         explanation.say(format!("  it is there because {}", instance.placement.reasons.join("; ")));
@@ -182,7 +187,12 @@ fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation:
     }
 }
 
-/// Why there was a further attempt.
+/// Whether another one has to take its place.
+fn ended_badly(instance: &Instance) -> bool {
+    matches!(instance.status.state, InstanceState::Failed | InstanceState::Lost)
+}
+
+/// Why there was one after another.
 fn explain_restart(situation: Situation<'_>, instance: &Instance, explanation: &mut Explanation) {
     let before = situation
         .state
@@ -190,7 +200,7 @@ fn explain_restart(situation: Situation<'_>, instance: &Instance, explanation: &
         .filter(|other| other.slot == instance.slot && other.id != instance.id)
         .filter(|other| (other.created_at, other.id) < (instance.created_at, instance.id))
         .max_by_key(|other| (other.created_at, other.id));
-    let Some(before) = before else { return };
+    let Some(before) = before.filter(|before| ended_badly(before)) else { return };
     explanation.say(format!("it replaced instance {}: {}", before.id.short(), cause_of(before)));
     if before.placement.node != instance.placement.node {
         let name = |id| situation.state.node(id).map_or_else(|| format!("{id}"), |node| node.name.clone());

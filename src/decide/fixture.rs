@@ -25,7 +25,7 @@ pub(super) struct World {
     pub(super) state: State,
     pub(super) now: Timestamp,
     pub(super) options: Options,
-    pub(super) down: BTreeSet<NodeId>,
+    pub(super) fenced: BTreeSet<NodeId>,
     pub(super) app: AppId,
     index: u64,
     last_id: u128,
@@ -58,7 +58,7 @@ impl World {
             state: State::default(),
             now: Timestamp(1_750_000_000_000),
             options: Options::default(),
-            down: BTreeSet::new(),
+            fenced: BTreeSet::new(),
             app: AppId(Uuid::nil()),
             index: 0,
             last_id: 0,
@@ -94,7 +94,7 @@ impl World {
     }
 
     pub(super) fn situation(&self) -> Situation<'_> {
-        Situation { state: &self.state, now: self.now, down: &self.down, options: &self.options }
+        Situation { state: &self.state, now: self.now, fenced: &self.fenced, options: &self.options }
     }
 
     pub(super) fn pass(&mut self, seconds: u64) {
@@ -152,6 +152,16 @@ impl World {
             labels: BTreeMap::new(),
             incarnation,
         }));
+    }
+
+    pub(super) fn absent(&mut self, number: u64) {
+        self.command(Command::NoteAbsence { node: NodeId(number), absent: true });
+    }
+
+    /// It answers again, and has what it had.
+    pub(super) fn returns(&mut self, number: u64) {
+        self.command(Command::NoteAbsence { node: NodeId(number), absent: false });
+        self.fenced.remove(&NodeId(number));
     }
 
     pub(super) fn change_node(&mut self, number: u64, change: impl FnOnce(&mut Node)) {

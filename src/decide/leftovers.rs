@@ -1,19 +1,19 @@
 //! Which images and networks on a node's engine nobody needs any more.
 //!
-//! Comes in: what carries the labels of this cluster and this node, so that nothing of another node, another cluster or
+//! Comes in: what carries the labels of this cluster (networks: and of this node), so that nothing of another cluster or
 //! another program is ever looked at. Goes out: what to remove. The state must be at least as new as the lists: an
 //! image is made under a build that the state knows, and a network for an app that it knows, so whatever is listed and
 //! not known is over. Deliberately absent: volumes. Data is never removed by itself.
 
 use std::collections::BTreeSet;
 
-use crate::model::{AppId, BuildId};
+use crate::model::{AppId, BuildId, Repository};
 use crate::state::State;
 
 /// What the references of images begin with that narvana built.
 pub const BUILT: &str = "localhost/narvana/";
 
-/// An image that a build of this node made.
+/// An image that a build of this cluster made, here or on a node that this one had it from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The engine's id.
@@ -61,11 +61,20 @@ pub fn leftovers(state: &State, images: &[Image], networks: &[Network]) -> Lefto
             left.images.push(image.id.clone());
         }
         // A name that somebody else gave it keeps the image.
-        left.images.extend(image.references.iter().filter(|reference| reference.starts_with(BUILT)).cloned());
+        left.images.extend(image.references.iter().filter(|reference| is_ours(reference)).cloned());
     }
     let forsaken = networks.iter().filter(|network| network.app.is_some_and(|app| state.app(app).is_none()));
     left.networks = forsaken.map(|network| network.name.clone()).collect();
     left
+}
+
+/// Whether narvana gave that name: to what it built, or for its way to or from a registry of its own.
+fn is_ours(reference: &str) -> bool {
+    let of_a_registry = || {
+        let (_port, name) = reference.strip_prefix("127.0.0.1:")?.split_once('/')?;
+        name.split([':', '@']).next()?.parse::<Repository>().ok()
+    };
+    reference.starts_with(BUILT) || of_a_registry().is_some()
 }
 
 #[cfg(test)]
@@ -153,13 +162,15 @@ mod tests {
     fn only_names_that_narvana_gave_are_taken_away() {
         let (mut world, _) = world(0);
         let stranger: BuildId = world.id();
+        let pushed = format!("127.0.0.1:5000/{}:{stranger}", Repository(world.id()));
         let images = [
             image("sha256:1", &["localhost/narvana/web:v1", "registry.example.org/kept:1"], stranger),
             image("sha256:2", &["registry.example.org/derived:1"], stranger),
             image("sha256:3", &[], stranger),
+            image("sha256:5", &[pushed.as_str(), "127.0.0.1:5000/web:1"], stranger),
             Image { build: None, ..image("sha256:4", &["localhost/narvana/unreadable:v1"], stranger) },
         ];
-        assert_eq!(removed(&world, &images), ["localhost/narvana/web:v1", "sha256:3"]);
+        assert_eq!(removed(&world, &images), ["localhost/narvana/web:v1", "sha256:3", pushed.as_str()]);
     }
 
     #[test]

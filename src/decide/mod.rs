@@ -1,6 +1,6 @@
 //! What should happen next: pure functions from the replicated state to plans with reasons.
 //!
-//! Comes in: a [`Situation`] (state, time, which nodes are down, options) and a source of ids. Goes out: a [`Plan`] of
+//! Comes in: a [`Situation`] (state, time, what the leader heard, options) and a source of ids. Goes out: a [`Plan`] of
 //! commands for the leader, actions for a node's agent, routes for its ingress, and explanations for people. The same
 //! functions serve the leader, the questions "why is it pending" and the tests. Deliberately absent: doing anything.
 
@@ -10,7 +10,10 @@ pub mod dockerfile;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod isolation;
 pub mod leftovers;
+pub mod liveness;
+mod lost;
 pub mod members;
 mod plan;
 pub mod probe;
@@ -20,6 +23,7 @@ pub mod route_table;
 mod routes;
 pub mod schedule;
 mod sweep;
+pub mod what_if;
 
 pub use explain::Explanation;
 pub use plan::{Ids, Options, Plan, Situation, plan};

@@ -1,4 +1,4 @@
-//! The leader's whole decision: builds, then rollouts, as one list of commands.
+//! The leader's whole decision: builds, instances that are given up, then rollouts, as one list of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::model::{DeploymentId, NodeId, Timestamp};
 use crate::state::{Command, State};
 
-use super::{builds, rollout};
+use super::{builds, lost, rollout};
 
 /// Where ids of new records come from, since deciding has no randomness of its own.
 pub type Ids<'a> = dyn FnMut() -> Uuid + 'a;
@@ -20,10 +20,17 @@ pub struct Situation<'a> {
     pub state: &'a State,
     /// The time at which is decided.
     pub now: Timestamp,
-    /// Members that do not answer. They get no work.
-    pub down: &'a BTreeSet<NodeId>,
+    /// Nodes, absent or removed, that have stopped what must not run twice: known to the leader alone.
+    pub fenced: &'a BTreeSet<NodeId>,
     /// The operator's choices.
     pub options: &'a Options,
+}
+
+impl Situation<'_> {
+    /// Whether a node answers, as far as the state knows. One that does not gets no work.
+    pub(super) fn answers(&self, node: NodeId) -> bool {
+        self.state.absence(node).is_none()
+    }
 }
 
 /// How patient and how parallel the leader is.
@@ -84,6 +91,7 @@ impl Plan {
 pub fn plan(situation: Situation<'_>, ids: &mut Ids<'_>) -> Plan {
     let mut plan = Plan::default();
     builds::decide(situation, ids, &mut plan);
+    lost::decide(situation, &mut plan);
     rollout::decide(situation, ids, &mut plan);
     plan
 }

@@ -74,6 +74,15 @@ pub enum Action {
         /// Why, as the leader said.
         reason: String,
     },
+    /// End the process first and tell the cluster afterwards, since the cluster does not answer.
+    Isolate {
+        /// Which instance.
+        instance: InstanceId,
+        /// Its container; none while its start is under way.
+        container: Option<String>,
+        /// Why.
+        reason: String,
+    },
     /// Report that a stopped instance has no process any more.
     ReportStopped {
         /// Which.
@@ -117,12 +126,14 @@ pub struct Actions {
     pub wake_at: Option<Timestamp>,
 }
 
-/// Compares what the state wants of a node with what its engine shows.
+/// Compares what the state wants of a node with what its engine shows. A node that is isolated ends what must not run
+/// twice, and starts nothing of that kind.
 pub fn reconcile(
     state: &State,
     node: NodeId,
     containers: &[Container],
     tasks: &BTreeMap<InstanceId, Task>,
+    isolated: bool,
     now: Timestamp,
 ) -> Actions {
     let mut decided = Actions::default();
@@ -153,6 +164,10 @@ pub fn reconcile(
     for instance in live.chain(ended) {
         if seen.insert(instance.id) {
             let container = own.get(&instance.id).copied();
+            if isolated && !instance.status.state.is_terminal() && has_volumes(state, instance) {
+                decided.actions.extend(isolate(instance.id, container, tasks.contains_key(&instance.id)));
+                continue;
+            }
             decide_one(instance, container, tasks.get(&instance.id).copied(), now, &mut decided);
         }
     }
@@ -194,6 +209,10 @@ fn decide_one(
 ) {
     let action = if instance.status.state.is_terminal() {
         match (container, task) {
+            // Given up by the leader while this node was away: whoever works on it has to learn that.
+            (_, Some(Task::Starting | Task::Watching)) if instance.status.state == InstanceState::Lost => {
+                stop(instance.id, instance.status.reason.as_deref().unwrap_or("it was given up"), container, task)
+            }
             (Some(container), None) => Some(Action::CleanUp { instance: instance.id, container: container.id.clone() }),
             _ => None,
         }
@@ -205,6 +224,19 @@ fn decide_one(
         start(instance, container, now, decided)
     };
     decided.actions.extend(action);
+}
+
+fn has_volumes(state: &State, instance: &Instance) -> bool {
+    state.deployment(instance.deployment).is_some_and(|deployment| !deployment.spec.volumes.is_empty())
+}
+
+fn isolate(id: InstanceId, container: Option<&Container>, busy: bool) -> Option<Action> {
+    let runs = container.is_some_and(|container| container.state == ContainerState::Running);
+    (runs || busy).then(|| Action::Isolate {
+        instance: id,
+        container: container.map(|container| container.id.clone()),
+        reason: "its node was cut off from the cluster, and its volumes are for one at a time".to_owned(),
+    })
 }
 
 fn stop(id: InstanceId, reason: &str, container: Option<&Container>, task: Option<Task>) -> Option<Action> {

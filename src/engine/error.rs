@@ -42,6 +42,14 @@ pub enum Error {
         /// What the engine says.
         reason: String,
     },
+    /// The image could not be sent to a registry.
+    #[error("cannot push image {image}: {reason}")]
+    PushFailed {
+        /// Its reference.
+        image: String,
+        /// What the engine says.
+        reason: String,
+    },
     /// The build ran and failed: the source has to change.
     #[error("the image build failed: {reason}")]
     BuildFailed {

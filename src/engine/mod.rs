@@ -15,6 +15,7 @@ pub mod fake;
 mod find;
 mod kernel_log;
 mod log_line;
+mod login;
 mod podman_service;
 mod spec;
 mod status;
@@ -31,6 +32,7 @@ pub use build::{BuildNetwork, BuildRequest};
 pub use error::Error;
 pub use find::{FindError, Found, Options, find};
 pub use log_line::{LINE_BYTES_MAX, LogCursor, LogLine, LogStream, LogsFrom};
+pub use login::LocalLogin;
 pub use spec::{ContainerSpec, NetworkAttachment, PublishedPort, VolumeMount};
 pub use status::{Binding, ContainerState, ContainerStatus, Description, Event, EventKind, ExecOutcome, Image, Kind};
 pub use status::{StoredImage, StoredNetwork};
@@ -40,7 +42,7 @@ use crate::model::Timestamp;
 /// Labels of containers, networks, volumes and images, and filters on them.
 pub type Labels = BTreeMap<String, String>;
 
-/// A container engine. Every call but the streams, `pull` and `build` ends within a time limit of its own; past it the
+/// A container engine. Every call but the streams, `build`, and those that move images ends within a time limit of its own; past it the
 /// answer is [`Error::Unreachable`].
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
@@ -55,6 +57,26 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Fetches an image. Progress comes as lines; nobody has to listen.
     async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error>;
+
+    /// Fetches an image from a registry on this machine's loopback that speaks plain HTTP. The reference begins with the
+    /// registry's address.
+    async fn pull_from_loopback(
+        &self,
+        reference: &str,
+        login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<Image, Error>;
+
+    /// Sends an image to a registry on this machine's loopback that speaks plain HTTP, as that name (which begins with
+    /// the registry's address) and tag. The engine does not know the image by them afterwards, unless the future is
+    /// dropped: that ends the push. Progress comes as lines; nobody has to listen.
+    async fn push(
+        &self,
+        image: &str,
+        destination: (&str, &str),
+        login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<(), Error>;
 
     /// Builds an image from a Dockerfile and returns its id. The lines of the build go to `log`, at the pace at which
     /// they are read there. Dropping the future ends the build, its running step included.

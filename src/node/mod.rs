@@ -14,6 +14,8 @@ mod machine;
 mod peer_port;
 mod preflight;
 mod registration;
+mod registry;
+mod removal;
 mod room;
 mod routes;
 mod running;
@@ -31,6 +33,7 @@ use crate::config::NodeConfig;
 pub use endpoints::Endpoints;
 pub use machine::{default_data_dir, host_name};
 pub use preflight::{Check, Preflight, Verdict};
+pub use removal::Removed;
 pub use running::Running;
 
 /// How `init` or `join` ended.

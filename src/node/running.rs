@@ -21,7 +21,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{self, OpenTunnels, Peers, Tls, Tunnels};
+use crate::rpc::{self, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
 use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -33,7 +33,8 @@ use super::address::Address;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
-use super::{engine_search, machine, peer_port, registration, room, routes, tidy};
+use super::removal::Membership;
+use super::{engine_search, machine, peer_port, registration, registry, removal, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ pub struct Running {
     dir: DataDir,
     endpoints: Endpoints,
     setup_token: String,
+    membership: Membership,
     fatal: CancellationToken,
     consensus: Consensus,
     /// In the order in which they stop.
@@ -66,7 +68,10 @@ impl Running {
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
-        let (consensus, tls) = start_consensus(&dir, identity, &fatal).await?;
+        let (consensus, tls, peers) = start_consensus(&dir, identity, &fatal).await?;
+        let membership = Membership::new(identity, consensus.clone(), peers.refused());
+        let space = consensus.space().clone();
+        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         // Nodes that start together wait for each other, so the port is open before this one waits.
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
@@ -74,6 +79,7 @@ impl Running {
         let traffic = Peers::for_traffic(tls.subscribe());
         let (peer_server, peer_port) = peer_port::bind(&address, || rpc::Parts {
             consensus: consensus.clone(),
+            artifacts: artifacts.clone(),
             tls: tls.subscribe(),
             admit: peer_port::admit(consensus.watch()),
             node: identity.node,
@@ -85,17 +91,23 @@ impl Running {
         peer_server.run(&peer_part);
         let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
         peer_part.spawn("node certificate", OnError::Log, fresh);
-        first_state(&consensus).await?;
+        first_state(&consensus, &membership).await?;
+        if let Some(removed) = membership.ended() {
+            let engine = engine_options(&config, &dir, scope(identity));
+            removal::clean_up(engine, identity, STOP_GRACE).await;
+            return Err(removed.into());
+        }
 
-        let space = consensus.space().clone();
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
         let (engine_part, logs_part) = (part("engine"), part("logs"));
+        let registry_part = part("registry");
 
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
-        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
+        let blobs = PeerBlobs::new(identity.node, peers, consensus.watch());
+        let registry = registry::start(&artifacts, blobs, &registry_part).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
@@ -123,15 +135,19 @@ impl Running {
 
         let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
         let search = engine_search::search(
-            engine_options(&config, &dir, format!("{}-{}", identity.cluster, identity.node)),
+            engine_options(&config, &dir, scope(identity)),
             found,
             engine_state.clone(),
             engine_part.clone(),
         );
         engine_part.spawn("engine search", OnError::StopNode, search);
 
+        let watch =
+            removal::watch(membership.clone(), agent_part.clone(), engine.clone(), STOP_GRACE, control_part.stopping());
+        control_part.spawn("membership", OnError::StopNode, watch);
+
         let lease = Lease { node: identity.node, incarnation };
-        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), artifacts.clone(), logs_part.stopping());
+        let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), registry.images().clone(), logs_part.stopping());
         logs_part.spawn("tidy", OnError::Log, tidy);
 
         logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
@@ -143,6 +159,7 @@ impl Running {
                 engine: engine.clone(),
                 logs: logs.clone(),
                 artifacts: artifacts.clone(),
+                registry: registry.clone(),
                 supervisor: build_part.clone(),
             },
         )
@@ -159,6 +176,7 @@ impl Running {
                 consensus: consensus.clone(),
                 engine,
                 logs,
+                registry,
                 drain: Arc::new(IngressDrain { ingress: ingress.clone(), tunnels }),
                 supervisor: agent_part.clone(),
             },
@@ -178,6 +196,7 @@ impl Running {
             dir,
             endpoints,
             setup_token,
+            membership,
             fatal,
             consensus,
             parts: vec![
@@ -185,6 +204,7 @@ impl Running {
                 control_part,
                 build_part,
                 agent_part,
+                registry_part,
                 ingress_part,
                 engine_part,
                 logs_part,
@@ -231,6 +251,9 @@ impl Running {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
         closed.context("cannot close the store properly")?;
+        if let Some(removed) = self.membership.ended().filter(|_| failed) {
+            return Err(removed.into());
+        }
         if failed {
             let reason = self.consensus.status().failure;
             anyhow::bail!(
@@ -247,7 +270,7 @@ async fn start_consensus(
     dir: &DataDir,
     identity: Identity,
     fatal: &CancellationToken,
-) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>)> {
+) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, Peers)> {
     let options = store::Options {
         folder: dir.path().to_owned(),
         cluster: identity.cluster,
@@ -259,14 +282,15 @@ async fn start_consensus(
     let known = store.machine().view().borrow().state.clone();
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
-    let peers = Arc::new(Peers::new(tls.subscribe()));
-    let consensus = Consensus::start(identity.node, consensus_options(), store, peers, supervisor).await?;
-    Ok((consensus, tls))
+    let peers = Peers::new(tls.subscribe());
+    let consensus =
+        Consensus::start(identity.node, consensus_options(), store, Arc::new(peers.clone()), supervisor).await?;
+    Ok((consensus, tls, peers))
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
 /// the moment keeps nobody from starting: what is known here is served, and the rest follows.
-async fn first_state(consensus: &Consensus) -> anyhow::Result<()> {
+async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
@@ -277,6 +301,9 @@ async fn first_state(consensus: &Consensus) -> anyhow::Result<()> {
             }
             (Err(error), None) => error,
         };
+        if membership.ended().is_some() {
+            return Ok(());
+        }
         let knows_nothing = consensus.latest().state.cluster().is_none();
         if begun.elapsed() > LEADER_WAIT_MAX && !knows_nothing {
             tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
@@ -380,6 +407,11 @@ fn node_facts(
         labels: config.labels.clone(),
         incarnation,
     }
+}
+
+/// Tells what this node runs from what other nodes of this machine run.
+fn scope(identity: Identity) -> String {
+    format!("{}-{}", identity.cluster, identity.node)
 }
 
 /// Where to look for the engine. `scope` tells what this node runs from what other nodes of this machine run.

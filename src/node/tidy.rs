@@ -1,7 +1,7 @@
-//! Removes log files and uploaded sources that the state no longer knows.
+//! Removes log files and artifacts that the state no longer knows.
 //!
-//! Something new is on disk before the state knows it, so a thing goes only when two looks in a row find that nobody
-//! knows it.
+//! Something new is on disk before the state knows it, so a log goes only when two looks in a row find that nobody
+//! knows it, and an artifact when several do (`artifact::garbage`).
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::{ArtifactStore, Digest};
+use crate::artifact::garbage::Roots;
+use crate::artifact::{Collector, Images};
 use crate::consensus::Consensus;
 use crate::logs::{LogKey, LogStore};
 use crate::state::State;
@@ -21,61 +22,51 @@ const LOOK_EVERY: Duration = Duration::from_secs(10 * 60);
 pub(super) async fn keep_tidy(
     consensus: Consensus,
     logs: LogStore,
-    artifacts: ArtifactStore,
+    images: Images,
     quit: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut suspects = Unknown::default();
-    loop {
-        let unknown = unknown(&consensus.latest().state, &logs, &artifacts).await;
-        remove(unknown.and(&suspects), &logs, &artifacts).await;
-        suspects = unknown;
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = quit.cancelled() => return Ok(()),
+    let mut suspects = BTreeSet::new();
+    let mut collector = Collector::new(images);
+    let work = async {
+        loop {
+            let unknown = unknown(&consensus.latest().state, &logs).await;
+            remove(unknown.intersection(&suspects), &logs).await;
+            suspects = unknown;
+            collect(&consensus, &mut collector).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
+    };
+    // Wherever it is: what is left to remove, the next start removes.
+    quit.run_until_cancelled(work).await;
+    Ok(())
 }
 
-#[derive(Default)]
-struct Unknown {
-    logs: BTreeSet<LogKey>,
-    artifacts: BTreeSet<Digest>,
-}
-
-impl Unknown {
-    fn and(&self, other: &Self) -> Self {
-        Self {
-            logs: self.logs.intersection(&other.logs).copied().collect(),
-            artifacts: self.artifacts.intersection(&other.artifacts).copied().collect(),
-        }
-    }
-}
-
-async fn unknown(state: &State, logs: &LogStore, artifacts: &ArtifactStore) -> Unknown {
+async fn unknown(state: &State, logs: &LogStore) -> BTreeSet<LogKey> {
     let is_known = |key: &LogKey| match *key {
         LogKey::Build(id) => state.build(id).is_some(),
         LogKey::Instance(id) => state.instance(id).is_some(),
     };
-    let needed: BTreeSet<Digest> = state.sources().filter_map(|source| source.sha256.parse().ok()).collect();
     // What cannot be listed is not removed; the next look may succeed.
     let keys = logs.keys().await.unwrap_or_default();
-    let stored = artifacts.list().await.unwrap_or_default();
-    Unknown {
-        logs: keys.into_iter().filter(|key| !is_known(key)).collect(),
-        artifacts: stored.into_iter().map(|blob| blob.digest).filter(|digest| !needed.contains(digest)).collect(),
-    }
+    keys.into_iter().filter(|key| !is_known(key)).collect()
 }
 
-async fn remove(gone: Unknown, logs: &LogStore, artifacts: &ArtifactStore) {
-    for key in gone.logs {
-        if let Err(error) = logs.remove(key).await {
+async fn remove(gone: impl Iterator<Item = &LogKey>, logs: &LogStore) {
+    for key in gone {
+        if let Err(error) = logs.remove(*key).await {
             tracing::debug!(%error, "a log is in use; the next look removes it");
         }
     }
-    for digest in gone.artifacts {
-        if let Err(error) = artifacts.remove(digest).await {
-            tracing::warn!(%error, "cannot remove an uploaded source");
-        }
+}
+
+/// A build that has ended waits, while there is no quorum, until it can be put on record; what it made must still be
+/// there then. So only a look that had a quorum counts.
+async fn collect(consensus: &Consensus, collector: &mut Collector) {
+    let Ok(view) = consensus.linearizable().await else { return };
+    match collector.look(Roots::of(&view.state)).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "removed artifacts that nothing needs any more"),
+        Err(error) => tracing::warn!(%error, "cannot look for artifacts that nothing needs any more"),
     }
 }
 
@@ -90,9 +81,7 @@ mod tests {
     async fn only_what_nobody_knows_goes_and_only_at_the_second_look() {
         let folder = tempfile::tempdir().expect("a folder");
         let supervisor = Supervisor::new("test", CancellationToken::new());
-        let logs =
-            LogStore::open(folder.path().join("logs"), Options::default(), supervisor.clone()).await.expect("opens");
-        let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
+        let logs = LogStore::open(folder.path(), Options::default(), supervisor.clone()).await.expect("opens");
         let state = State::from_records(sample_records());
         let known = LogKey::Build(state.builds().next().expect("a build").id);
         let strange = LogKey::Build(crate::random::id());
@@ -101,16 +90,12 @@ mod tests {
             writer.append(LogLine::new(LogTime(1), LogStream::System, "x")).await.expect("appends");
             writer.finish().await.expect("finishes");
         }
-        let bytes = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"x"))]);
-        artifacts.put(bytes, 10).await.expect("stores");
-
-        let first = unknown(&state, &logs, &artifacts).await;
-        assert_eq!((first.logs.len(), first.artifacts.len()), (1, 1));
-        remove(first.and(&Unknown::default()), &logs, &artifacts).await;
+        let first = unknown(&state, &logs).await;
+        assert_eq!(first, BTreeSet::from([strange]));
+        remove(first.intersection(&BTreeSet::new()), &logs).await;
         assert!(logs.contains(strange).await, "one look is not enough");
-        let second = unknown(&state, &logs, &artifacts).await;
-        remove(second.and(&first), &logs, &artifacts).await;
+        let second = unknown(&state, &logs).await;
+        remove(second.intersection(&first), &logs).await;
         assert_eq!(logs.keys().await.expect("lists"), vec![known]);
-        assert!(artifacts.list().await.expect("lists").is_empty());
     }
 }

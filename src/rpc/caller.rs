@@ -14,7 +14,8 @@ use crate::model::{NodeId, NodeRole};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member(pub(super) NodeId);
 
-/// Lets members through, before anything that they send is read.
+/// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, and
+/// nothing else does: it ends by that.
 pub(super) fn members(admit: Admit) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| let_in(request, &admit, |_, _| Ok(()))
 }
@@ -43,7 +44,7 @@ pub(super) fn may_lead(node: NodeId, role: NodeRole) -> Result<(), Status> {
     match role {
         NodeRole::VoterEligible => Ok(()),
         NodeRole::Worker => {
-            Err(Status::permission_denied(format!("node {node} joined as a worker: it neither votes nor leads")))
+            Err(Status::failed_precondition(format!("node {node} joined as a worker: it neither votes nor leads")))
         }
     }
 }
@@ -72,9 +73,10 @@ pub(super) fn member<T>(request: &Request<T>) -> Result<NodeId, Status> {
 pub(super) fn check_ballot(ballot: Option<v1::Ballot>, caller: NodeId) -> Result<(), Status> {
     match ballot {
         Some(ballot) if ballot.node == caller.0 => Ok(()),
-        Some(ballot) => {
-            Err(Status::permission_denied(format!("node {caller} sent a message in the name of node {}", ballot.node)))
-        }
+        Some(ballot) => Err(Status::failed_precondition(format!(
+            "node {caller} sent a message in the name of node {}",
+            ballot.node
+        ))),
         None => Err(Status::invalid_argument("the message has no ballot")),
     }
 }

@@ -4,7 +4,7 @@ use narvana_proto::v1;
 use narvana_proto::v1::forward_server::Forward;
 use tonic::{Request, Response, Status};
 
-use super::caller::status;
+use super::caller::{member, status};
 use crate::consensus::Receiver;
 
 pub(super) struct ForwardService {
@@ -24,7 +24,7 @@ impl Forward for ForwardService {
         reply.map(Response::new).map_err(|error| status(&error))
     }
 
-    async fn read_index(&self, _: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexReply>, Status> {
-        Ok(Response::new(self.receiver.read_index().await))
+    async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexReply>, Status> {
+        Ok(Response::new(self.receiver.read_index(member(&request)?).await))
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: what the messages mean (`consensus`), and who is a member (asked through [`Admit`]).
 
+mod blobs;
 mod caller;
 mod entrance;
 mod forward;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use crate::model::{NodeId, NodeRole};
 
+pub use blobs::PeerBlobs;
 pub use entrance::OpenTunnels;
 pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;

@@ -43,18 +43,25 @@ pub struct Peers {
     /// Bytes that may wait here: of one stream, and of a connection.
     windows: Option<(u32, u32)>,
     channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
+    /// What a member said that refused this node because it was removed.
+    refused: watch::Sender<Option<String>>,
 }
 
 impl Peers {
     /// No connection yet.
     pub fn new(tls: watch::Receiver<Arc<Tls>>) -> Self {
-        Self { tls, windows: None, channels: Arc::default() }
+        Self { tls, windows: None, channels: Arc::default(), refused: watch::Sender::new(None) }
     }
 
     /// The same for what visitors and readers of logs wait for: connections of their own, on which those who read slowly
     /// hold up nobody.
     pub fn for_traffic(tls: watch::Receiver<Arc<Tls>>) -> Self {
         Self { windows: Some((TRAFFIC_WINDOW, TRAFFIC_WINDOWS)), ..Self::new(tls) }
+    }
+
+    /// Set, with the words for it, when a member refuses this node because it was removed from the cluster.
+    pub fn refused(&self) -> watch::Receiver<Option<String>> {
+        self.refused.subscribe()
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
@@ -65,6 +72,10 @@ impl Peers {
     fn forward(&self, peer: &Peer) -> Result<ForwardClient<Channel>, TransportError> {
         let client = ForwardClient::new(self.channel(peer)?);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn answer<T>(&self, peer: &Peer, reply: Result<tonic::Response<T>, Status>) -> Result<T, TransportError> {
+        reply.map(tonic::Response::into_inner).map_err(|status| failure(peer, &status, &self.refused))
     }
 
     /// The connection to a node; a new one when its address changed.
@@ -118,9 +129,12 @@ pub(super) fn reason(status: &Status) -> String {
     reason
 }
 
-/// What a failed call says about its peer.
-fn failure(peer: &Peer, status: &Status) -> TransportError {
+/// What a failed call says about its peer, and about this node.
+fn failure(peer: &Peer, status: &Status, refused: &watch::Sender<Option<String>>) -> TransportError {
     let (peer, reason) = (peer.clone(), reason(status));
+    if status.code() == Code::PermissionDenied {
+        refused.send_replace(Some(reason.clone()));
+    }
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => TransportError::Unreachable { peer, reason },
         _ => TransportError::Refused { peer, reason },
@@ -143,15 +157,17 @@ impl Transport for Peers {
     fn append<'a>(&'a self, peer: &'a Peer, requests: BoxStream<'static, v1::AppendRequest>) -> Asked<'a, Replies> {
         let requests = Outgoing(requests);
         async move {
-            let replies = self.raft(peer)?.append(requests).await.map_err(|status| failure(peer, &status))?;
-            let peer = peer.clone();
-            Ok(replies.into_inner().map(move |reply| reply.map_err(|status| failure(&peer, &status))).boxed())
+            let replies =
+                self.raft(peer)?.append(requests).await.map_err(|status| failure(peer, &status, &self.refused))?;
+            let (peer, refused) = (peer.clone(), self.refused.clone());
+            let failure = move |status: Status| failure(&peer, &status, &refused);
+            Ok(replies.into_inner().map(move |reply| reply.map_err(&failure)).boxed())
         }
         .boxed()
     }
 
     fn vote<'a>(&'a self, peer: &'a Peer, request: v1::VoteRequest) -> Asked<'a, v1::VoteReply> {
-        async move { answer(peer, self.raft(peer)?.vote(request).await) }.boxed()
+        async move { self.answer(peer, self.raft(peer)?.vote(request).await) }.boxed()
     }
 
     fn snapshot<'a>(
@@ -160,22 +176,18 @@ impl Transport for Peers {
         parts: BoxStream<'static, v1::SnapshotPart>,
     ) -> Asked<'a, v1::SnapshotReply> {
         let parts = Outgoing(parts);
-        async move { answer(peer, self.raft(peer)?.snapshot(parts).await) }.boxed()
+        async move { self.answer(peer, self.raft(peer)?.snapshot(parts).await) }.boxed()
     }
 
     fn transfer<'a>(&'a self, peer: &'a Peer, request: v1::TransferRequest) -> Asked<'a, v1::TransferReply> {
-        async move { answer(peer, self.raft(peer)?.transfer(request).await) }.boxed()
+        async move { self.answer(peer, self.raft(peer)?.transfer(request).await) }.boxed()
     }
 
     fn propose<'a>(&'a self, peer: &'a Peer, request: v1::ProposeRequest) -> Asked<'a, v1::ProposeReply> {
-        async move { answer(peer, self.forward(peer)?.propose(request).await) }.boxed()
+        async move { self.answer(peer, self.forward(peer)?.propose(request).await) }.boxed()
     }
 
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply> {
-        async move { answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
+        async move { self.answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
     }
-}
-
-fn answer<T>(peer: &Peer, reply: Result<tonic::Response<T>, Status>) -> Result<T, TransportError> {
-    reply.map(tonic::Response::into_inner).map_err(|status| failure(peer, &status))
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use narvana_proto::v1::artifacts_server::ArtifactsServer;
 use narvana_proto::v1::forward_server::ForwardServer;
 use narvana_proto::v1::join_server::JoinServer;
 use narvana_proto::v1::raft_server::RaftServer;
@@ -17,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
+use super::blobs::BlobService;
 use super::caller::{leaders, members};
 use super::entrance::{Entrance, OpenTunnels};
 use super::forward::ForwardService;
@@ -25,6 +27,7 @@ use super::raft::RaftService;
 use super::stream::{Caller, Link};
 use super::tls::node_of;
 use super::{Admit, MESSAGE_BYTES_MAX, Tls};
+use crate::artifact::ArtifactStore;
 use crate::consensus::Consensus;
 use crate::model::NodeId;
 use crate::network::Crowd;
@@ -67,6 +70,8 @@ pub struct Options {
 pub struct Parts {
     /// The Raft group.
     pub consensus: Consensus,
+    /// What other nodes may fetch.
+    pub artifacts: ArtifactStore,
     /// Certificates, whenever they change.
     pub tls: watch::Receiver<Arc<Tls>>,
     /// Who may talk to this node.
@@ -99,7 +104,7 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { consensus, tls, admit, node, tunnels } = self.parts;
+        let Parts { consensus, artifacts, tls, admit, node, tunnels } = self.parts;
         let stop = supervisor.stopping();
         let receiver = consensus.receiver();
         let forward = ForwardServer::new(ForwardService::new(receiver.clone()))
@@ -116,6 +121,7 @@ impl Server {
         let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let blobs = ArtifactsServer::new(BlobService::new(artifacts, admit.clone(), stop.clone()));
         let join = JoinServer::new(JoinService::new(consensus)).max_decoding_message_size(JOIN_BYTES_MAX);
         let (links, accepted) = mpsc::channel(LINKS_WAITING);
         let accept = accept(self.listener, tls, links, supervisor.clone());
@@ -129,6 +135,7 @@ impl Server {
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .add_service(InterceptedService::new(raft, leaders(admit.clone())))
                 .add_service(InterceptedService::new(forward, members(admit.clone())))
+                .add_service(InterceptedService::new(blobs, members(admit.clone())))
                 .add_service(InterceptedService::new(tunnel, members(admit)))
                 .add_service(join)
                 .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())

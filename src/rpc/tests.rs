@@ -1,6 +1,7 @@
 //! Groups of several members in one process, over real connections.
 
 mod group;
+mod isolation;
 mod members;
 mod tunnels;
 

@@ -1,9 +1,14 @@
 //! The path every new user walks, and what protects it.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use http::Request;
 use narvana::api::Peer;
 use narvana::auth::Pace;
+use narvana::model::{NodeId, NodeResources};
+use narvana::random;
+use narvana::state::{Command, NodeFacts};
 use serde_json::{Value, json};
 
 use crate::api_support::{Api, LOCAL, REMOTE, credentials, image_service, options};
@@ -172,4 +177,34 @@ async fn the_document_and_the_numbers_are_there_for_everybody_here() {
     let anonymous = anonymous.extension(Peer { address: REMOTE.parse().expect("an address"), tls: true });
     api.request(anonymous.body(Body::empty()).expect("a request")).await.refused(401, "unauthorized");
     api.request(api.build("GET", "/metrics", &Value::Null, REMOTE)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_not_healthy_and_says_since_when() {
+    let api = Api::registered().await;
+    let node = NodeId::FOUNDER;
+    api.apply(Command::RegisterNode(NodeFacts {
+        id: node,
+        name: "one".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        api_port: 8080,
+        grpc_port: 9090,
+        ingress_http_port: 0,
+        arch: "amd64".to_owned(),
+        version: "0.1.0".to_owned(),
+        engine: Ok("podman 4.3.1".to_owned()),
+        resources: NodeResources::default(),
+        labels: BTreeMap::new(),
+        incarnation: random::id(),
+    }))
+    .await;
+    assert_eq!(api.get("/v1/nodes/1").await.expect(200)["healthy"], true);
+    api.apply(Command::NoteAbsence { node, absent: true }).await;
+    let shown = api.get("/v1/status").await.expect(200)["nodes"][0].clone();
+    assert_eq!(shown["healthy"], false);
+    let reason = shown["unhealthy_reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("does not answer since 20"), "{reason}");
+    api.apply(Command::NoteAbsence { node, absent: false }).await;
+    let shown = api.get("/v1/nodes/1").await.expect(200);
+    assert_eq!((&shown["healthy"], &shown["unhealthy_reason"]), (&json!(true), &Value::Null));
 }

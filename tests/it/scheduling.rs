@@ -73,8 +73,8 @@ pub(crate) fn placement_on(nodes: u64) -> Duration {
 }
 
 fn measure(state: &State) -> Duration {
-    let (down, options) = (BTreeSet::new(), Options::default());
-    let mut room = Room::of(Situation { state, now: NOW, down: &down, options: &options });
+    let (fenced, options) = (BTreeSet::new(), Options::default());
+    let mut room = Room::of(Situation { state, now: NOW, fenced: &fenced, options: &options });
     let begun = Instant::now();
     for number in 0..PLACEMENTS {
         let want = Want {

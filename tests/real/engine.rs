@@ -3,6 +3,7 @@
 mod builds;
 mod contract;
 mod service;
+mod store;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -47,6 +48,8 @@ on_both_engines! {
     run::cuts_long_lines_and_waits_for_quiet_ones
     builds::failure_carries_the_last_lines
     builds::dropping_ends_the_running_step
+    store::an_image_goes_and_comes_back
+    store::moves_images_as_every_engine_does
     trouble::a_hung_engine_is_unreachable
     trouble::a_killed_engine_ends_streams
     trouble::a_new_connection_finds_what_runs

@@ -23,7 +23,7 @@ fn container(id: &str, instance: InstanceId, state: ContainerState) -> Container
 }
 
 fn decide(world: &World, containers: &[Container], tasks: &[(InstanceId, Task)]) -> Vec<Action> {
-    reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), world.now).actions
+    reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), false, world.now).actions
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_restart_waits_for_its_time() {
     world.fails(first, 1);
     world.settle_rounds();
     let second = world.live_instances(deployment)[0].clone();
-    let decided = reconcile(&world.state, HERE, &[], &BTreeMap::new(), world.now);
+    let decided = reconcile(&world.state, HERE, &[], &BTreeMap::new(), false, world.now);
     assert_eq!(decided, Actions { actions: Vec::new(), wake_at: Some(second.start_after) });
     world.now = second.start_after;
     assert_eq!(decide(&world, &[], &[]), [Action::Run(second.id)]);
@@ -106,6 +106,24 @@ fn stopping_ends_the_process_then_reports_then_cleans_up() {
 }
 
 #[test]
+fn what_was_given_up_while_the_node_was_away_is_ended() {
+    let (mut world, deployment) = world(1);
+    let id = world.live_instances(deployment)[0].id;
+    world.comes_up(id);
+    world.command(Command::LoseInstances { instances: vec![id], reason: "node n1 does not answer".to_owned() });
+    let running = [container("c", id, ContainerState::Running)];
+    let stop = Action::Stop {
+        instance: id,
+        container: Some("c".to_owned()),
+        grace: STOP_GRACE,
+        reason: "node n1 does not answer".to_owned(),
+    };
+    assert_eq!(decide(&world, &running, &[(id, Task::Watching)]), [stop]);
+    assert_eq!(decide(&world, &running, &[(id, Task::Stopping)]), []);
+    assert_eq!(decide(&world, &running, &[]), [Action::CleanUp { instance: id, container: "c".to_owned() }]);
+}
+
+#[test]
 fn containers_of_nobody_are_removed() {
     let (mut world, deployment) = world(1);
     let id = world.live_instances(deployment)[0].id;
@@ -125,7 +143,7 @@ fn containers_of_nobody_are_removed() {
         })
         .collect();
     assert_eq!(removed, ["twin", "forgotten", "unreadable"], "what a task works on is left to it");
-    let elsewhere = reconcile(&world.state, NodeId(2), &containers[..1], &BTreeMap::new(), world.now);
+    let elsewhere = reconcile(&world.state, NodeId(2), &containers[..1], &BTreeMap::new(), false, world.now);
     assert!(matches!(&elsewhere.actions[..], [Action::RemoveOrphan { .. }]));
 }
 
@@ -151,10 +169,12 @@ impl Engine {
                 self.tasks.insert(instance, Task::Watching);
                 self.world.comes_up(instance);
             }
-            Action::Stop { instance, container, .. } => {
+            Action::Stop { instance, container, .. } | Action::Isolate { instance, container, .. } => {
                 self.containers.retain(|other| Some(&other.id) != container.as_ref());
                 self.tasks.remove(&instance);
-                self.world.report(instance, |status| status.state = InstanceState::Stopped);
+                if self.world.state.instance(instance).is_some_and(|it| !it.status.state.is_terminal()) {
+                    self.world.report(instance, |status| status.state = InstanceState::Stopped);
+                }
             }
             Action::ReportStopped { instance, .. } => {
                 self.world.report(instance, |status| status.state = InstanceState::Stopped);
@@ -204,8 +224,8 @@ proptest! {
         let mut rounds = 0;
         loop {
             let (state, now) = (engine.world.state.clone(), engine.world.now);
-            let decided = reconcile(&state, HERE, &engine.containers, &engine.tasks, now);
-            let again = reconcile(&state, HERE, &engine.containers, &engine.tasks, now);
+            let decided = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, now);
+            let again = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, now);
             prop_assert_eq!(&decided, &again);
             if decided.actions.is_empty() {
                 break;
@@ -223,4 +243,35 @@ proptest! {
         prop_assert_eq!(shown.into_iter().collect::<BTreeSet<_>>(), wanted);
         prop_assert!(engine.containers.iter().all(|container| container.state == ContainerState::Running));
     }
+}
+
+#[test]
+fn an_isolated_node_ends_what_has_volumes_and_starts_none_of_it() {
+    let mut world = World::with_nodes(1);
+    world.service("web", |_| {});
+    world.service("db", |spec| {
+        spec.volumes = vec![crate::model::Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
+    });
+    let (web, db) = (world.deploy("web"), world.deploy("db"));
+    world.settle_rounds();
+    let (web, db) = (world.live_instances(web)[0].id, world.live_instances(db)[0].id);
+    let isolated = |world: &World, containers: &[Container], tasks: &[(InstanceId, Task)]| {
+        reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), true, world.now).actions
+    };
+    assert_eq!(isolated(&world, &[], &[]), [Action::Run(web)], "a second one of it does no harm");
+    let busy = [(web, Task::Starting), (db, Task::Starting)];
+    let ended = |container: Option<&str>| {
+        let container = container.map(str::to_owned);
+        let reason = "its node was cut off from the cluster, and its volumes are for one at a time".to_owned();
+        [Action::Isolate { instance: db, container, reason }]
+    };
+    assert_eq!(isolated(&world, &[], &busy), ended(None));
+    world.comes_up(db);
+    world.comes_up(web);
+    let running = [container("w", web, ContainerState::Running), container("d", db, ContainerState::Running)];
+    for task in [Task::Watching, Task::Stopping] {
+        assert_eq!(isolated(&world, &running, &[(web, Task::Watching), (db, task)]), ended(Some("d")));
+    }
+    let exited = [running[0].clone(), container("d", db, ContainerState::Exited(EXIT))];
+    assert_eq!(isolated(&world, &exited, &[(web, Task::Watching)]), []);
 }

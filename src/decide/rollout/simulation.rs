@@ -1,12 +1,14 @@
 //! The leader against nodes that fail at random, and users that change their minds: whatever happens, the state stays
 //! sound and everything comes to rest where it should.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use crate::decide::fixture::World;
-use crate::model::{DeploymentId, DeploymentStatus, Desired, Health, HealthCheck, InstanceState, Probe, Volume};
+use crate::model::{
+    DeploymentId, DeploymentStatus, Desired, Health, HealthCheck, InstanceId, InstanceState, NodeId, Probe, Volume,
+};
 
 /// How a deployment's processes behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,17 @@ enum Event {
     /// A working instance dies.
     Crash(usize),
     Pass(u64),
+    /// A node is cut off from the leader: what it runs goes on, and it hears and says nothing.
+    CutOff(usize),
+    /// The leader finds that.
+    FindAbsent,
+    /// The node finds that, and ends what has volumes; only then may the leader count on it.
+    Isolate,
+    /// The leader has waited until that must have happened.
+    Fence,
+    /// Everybody hears everybody again; the leader has yet to find that too.
+    Heal,
+    FindBack,
     /// The leader proposes a plan that is as old as the event before.
     StaleRound,
     Round,
@@ -51,6 +64,12 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0_usize..8).prop_map(Event::Crash),
         2 => (1_u64..5).prop_map(Event::Pass),
         1 => Just(Event::StaleRound),
+        2 => (0_usize..2).prop_map(Event::CutOff),
+        2 => Just(Event::FindAbsent),
+        2 => Just(Event::Isolate),
+        2 => Just(Event::Fence),
+        1 => Just(Event::Heal),
+        1 => Just(Event::FindBack),
         8 => Just(Event::Round),
     ]
 }
@@ -61,6 +80,11 @@ struct Simulation {
     /// Deployments that lost a working instance to an accident.
     unlucky: BTreeSet<DeploymentId>,
     volumes: bool,
+    /// What really runs, and where: not always what the state says.
+    containers: BTreeMap<InstanceId, NodeId>,
+    cut_off: Option<NodeId>,
+    /// That the node that is cut off has ended what has volumes.
+    isolated: bool,
 }
 
 impl Simulation {
@@ -74,7 +98,15 @@ impl Simulation {
             spec.health_check =
                 check.then_some(HealthCheck { probe, interval_seconds: 1, timeout_seconds: 1, retries: 3 });
         });
-        Self { world, behaviours: Vec::new(), unlucky: BTreeSet::new(), volumes }
+        Self {
+            world,
+            behaviours: Vec::new(),
+            unlucky: BTreeSet::new(),
+            volumes,
+            containers: BTreeMap::new(),
+            cut_off: None,
+            isolated: false,
+        }
     }
 
     fn behaviour(&self, deployment: DeploymentId) -> Behaviour {
@@ -100,6 +132,22 @@ impl Simulation {
             Event::Node(choice) => drop(self.step(*choice)),
             Event::Crash(choice) => self.crash(*choice),
             Event::Pass(seconds) => self.world.pass(*seconds),
+            Event::CutOff(choice) => {
+                self.cut_off.get_or_insert(NodeId(*choice as u64 + 1));
+            }
+            Event::FindAbsent => {
+                if let Some(node) = self.cut_off {
+                    self.world.absent(node.0);
+                }
+            }
+            Event::Isolate => self.isolate(),
+            Event::Fence => {
+                if let Some(node) = self.cut_off.filter(|node| self.isolated && self.is_absent(*node)) {
+                    self.world.fenced.insert(node);
+                }
+            }
+            Event::Heal => self.heal(),
+            Event::FindBack => self.find_back(),
             Event::StaleRound => {
                 let plan = self.world.decide();
                 self.step(0);
@@ -114,6 +162,57 @@ impl Simulation {
         self.check();
     }
 
+    fn is_absent(&self, node: NodeId) -> bool {
+        self.world.state.absence(node).is_some()
+    }
+
+    fn isolate(&mut self) {
+        let Some(node) = self.cut_off else { return };
+        self.isolated = true;
+        if self.volumes {
+            self.containers.retain(|_, on| *on != node);
+        }
+    }
+
+    /// The node says what it ended meanwhile, and ends what is not its own any more.
+    fn heal(&mut self) {
+        let Some(node) = self.cut_off.take() else { return };
+        // Whoever is heard has not been silent for long.
+        self.world.fenced.remove(&node);
+        let ended = self.world.state.live_instances().filter(|instance| {
+            instance.placement.node == node
+                && instance.status.state == InstanceState::Running
+                && !self.containers.contains_key(&instance.id)
+        });
+        for id in ended.map(|instance| instance.id).collect::<Vec<_>>() {
+            self.world.report(id, |status| status.state = InstanceState::Stopped);
+        }
+        self.isolated = false;
+    }
+
+    fn find_back(&mut self) {
+        for node in [NodeId(1), NodeId(2)] {
+            if self.cut_off != Some(node) && self.is_absent(node) {
+                self.world.returns(node.0);
+            }
+        }
+    }
+
+    /// Nodes that hear the state run what it says.
+    fn follow(&mut self) {
+        let state = &self.world.state;
+        let cut_off = self.cut_off;
+        self.containers.retain(|id, on| {
+            let runs = state.instance(*id).is_some_and(|instance| !instance.status.state.is_terminal());
+            Some(*on) == cut_off || runs
+        });
+        for instance in state.live_instances().filter(|instance| Some(instance.placement.node) != cut_off) {
+            if instance.status.state == InstanceState::Running {
+                self.containers.insert(instance.id, instance.placement.node);
+            }
+        }
+    }
+
     /// One instance moves one step. False when none can.
     fn step(&mut self, choice: usize) -> bool {
         let now = self.world.now;
@@ -121,6 +220,7 @@ impl Simulation {
             .world
             .state
             .live_instances()
+            .filter(|instance| Some(instance.placement.node) != self.cut_off)
             .filter(|instance| {
                 instance.stop_requested.is_some()
                     || (instance.status.state < InstanceState::Running && instance.start_after <= now)
@@ -164,6 +264,7 @@ impl Simulation {
             .state
             .live_instances()
             .filter(|instance| instance.status.state == InstanceState::Running)
+            .filter(|instance| Some(instance.placement.node) != self.cut_off)
             .map(|instance| (instance.id, instance.deployment))
             .collect();
         if let Some((id, deployment)) = running.get(choice % running.len().max(1)) {
@@ -173,16 +274,20 @@ impl Simulation {
     }
 
     /// True at every moment, not only at the end.
-    fn check(&self) {
+    fn check(&mut self) {
+        self.follow();
         if !self.volumes {
             return;
         }
+        assert!(self.containers.len() <= 1, "{:?} have the same volume", self.containers);
         let live = self.world.state.live_instances().count();
         assert!(live <= 1, "{live} instances have the same volume");
     }
 
     /// Everybody does what there is to do, until there is nothing left but bad versions crashing.
     fn come_to_rest(&mut self) {
+        self.heal();
+        self.find_back();
         for _ in 0..2_000 {
             // One that crashes for ever although it took over, because nothing served, is the user's to replace:
             // from here on whatever serves works.

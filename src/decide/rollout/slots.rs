@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::decide::plan::{Ids, Options};
-use crate::decide::schedule::Want;
+use crate::decide::schedule::{Want, volume_home};
 use crate::model::{Deployment, DeploymentId, Instance, InstanceId, InstanceState, Placement, Service, Timestamp};
 use crate::state::{Command, NewInstance, State};
 
@@ -54,15 +54,19 @@ pub(super) fn first_instance(ids: &mut Ids<'_>, slot: u32, placement: Placement,
     NewInstance { id: InstanceId(ids()), slot, attempt: 0, placement, start_after: now }
 }
 
-/// Which attempt comes after the last instance of a replica, and when it may start. One that failed or was lost is
-/// followed after a pause that doubles each time; one that was told to stop did nothing wrong.
+/// Which attempt comes after the last instance of a replica, and when it may start. One that failed is followed after a
+/// pause that doubles each time; one that was told to stop did nothing wrong. Nor did one whose node was lost: the next
+/// takes its place with what it had behind it, the rest of a pause included.
 fn next_attempt(newest: Option<&Instance>, now: Timestamp, options: &Options) -> (u32, Timestamp) {
-    let Some(last) = newest.filter(|last| matches!(last.status.state, InstanceState::Failed | InstanceState::Lost))
-    else {
-        return (0, now);
-    };
+    let Some(last) = newest else { return (0, now) };
     let ended = last.status.finished_at.unwrap_or(now).min(now);
     let worked_long = last.status.healthy_at.is_some_and(|since| ended.since(since) >= options.restart_reset);
+    match last.status.state {
+        InstanceState::Failed => {}
+        InstanceState::Lost if worked_long => return (0, now),
+        InstanceState::Lost => return (last.attempt, last.start_after.max(now)),
+        _ => return (0, now),
+    }
     let attempt = if worked_long { 1 } else { last.attempt.saturating_add(1) };
     (attempt, ended.plus(backoff(attempt, options)).max(now))
 }
@@ -85,6 +89,9 @@ impl Rollout<'_, '_> {
         }
         if !deployment.spec.volumes.is_empty() && self.volumes_in_use(deployment) {
             return Some("waits for its instance before to stop: its volumes are for one at a time".to_owned());
+        }
+        if let Some(waiting) = self.home_may_run_it(deployment) {
+            return Some(waiting);
         }
         let want = Want::of(self.situation.state, deployment);
         let mut instances = Vec::new();
@@ -118,6 +125,19 @@ impl Rollout<'_, '_> {
             let reason = format!("the service was scaled to {replicas}");
             self.plan.commands.push(Command::StopInstances { instances: surplus, reason });
         }
+    }
+
+    /// Volumes go with the node that held them. One that was removed may still run what had them, until it must have
+    /// stopped that.
+    pub(super) fn home_may_run_it(&self, deployment: &Deployment) -> Option<String> {
+        let state = self.situation.state;
+        let home = volume_home(state, deployment.service).filter(|_| !deployment.spec.volumes.is_empty())?;
+        let may = state.node(home).is_none() && !self.situation.fenced.contains(&home);
+        may.then(|| {
+            format!(
+                "waits until node {home}, which was removed, has certainly stopped it: its volumes are for one at a time"
+            )
+        })
     }
 
     fn volumes_in_use(&self, deployment: &Deployment) -> bool {

@@ -1,11 +1,13 @@
 //! A new deployment on its way to serving.
 
+use std::collections::BTreeMap;
+
 use crate::model::{Deployment, DeploymentStatus, Health, Instance, InstanceState, Timestamp};
 use crate::state::Command;
 
 use super::Rollout;
 use super::failure::{given_up, stalled};
-use super::slots::{first_instance, slots_of, wanted_replicas};
+use super::slots::{Slot, first_instance, slots_of, wanted_replicas};
 use crate::decide::schedule::Want;
 
 impl Rollout<'_, '_> {
@@ -32,7 +34,7 @@ impl Rollout<'_, '_> {
     fn begin(&mut self, target: &Deployment) -> bool {
         let (reason, has_the_floor) = match self.dependency_missing(target) {
             Some(reason) => (reason, false),
-            None => match self.make_room(target) {
+            None => match self.home_may_run_it(target).map_or_else(|| self.make_room(target), |it| Err((it, false))) {
                 Ok(()) => match self.assign_all(target) {
                     Ok(()) => return runs_alone(target),
                     Err(reason) => (reason, false),
@@ -180,12 +182,15 @@ impl Rollout<'_, '_> {
         let progress = slots.values().filter_map(|slot| slot.newest).map(last_progress).max();
         let progress = progress.max(target.started_at).unwrap_or(target.created_at);
         let deadline = progress.plus(self.situation.options.progress_deadline);
-        if self.situation.now >= deadline {
+        let accident = self.waits_for_a_node(&slots, replicas);
+        if !accident && self.situation.now >= deadline {
             let (reason, log_tail) = stalled(&slots, replicas, target, serving, self.situation.options);
             self.move_to(target, DeploymentStatus::Failed, Some(reason), log_tail);
             return false;
         }
-        self.plan.wake(deadline);
+        if !accident {
+            self.plan.wake(deadline);
+        }
         // One that began with no replicas and got some since has to make room only now.
         let (waiting, has_the_floor) = match self.make_room(target) {
             Ok(()) => (self.keep_replicas(target), runs_alone(target)),
@@ -193,6 +198,14 @@ impl Rollout<'_, '_> {
         };
         self.say(target, waiting);
         has_the_floor
+    }
+
+    /// Whether a replica is missing because its node does not answer, which is not the deployment's fault.
+    fn waits_for_a_node(&self, slots: &BTreeMap<u32, Slot<'_>>, replicas: u32) -> bool {
+        slots.range(..replicas).any(|(_, slot)| match slot.current {
+            Some(current) => !self.situation.answers(current.placement.node),
+            None => slot.newest.is_some_and(|last| last.status.state == InstanceState::Lost),
+        })
     }
 
     /// Without a health check, running is all there is to see: it must last a little before it replaces what works.

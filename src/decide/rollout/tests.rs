@@ -378,7 +378,7 @@ fn replicas_of_a_rollout_follow_the_service() {
 #[test]
 fn a_node_that_does_not_answer_gets_nothing() {
     let mut world = World::with_nodes(2);
-    world.down.insert(NodeId(1));
+    world.absent(1);
     world.service("web", |spec| spec.replicas = 2);
     let deployment = world.deploy("web");
     world.run_until_quiet();

@@ -36,7 +36,9 @@ pub struct Want<'a> {
 impl<'a> Want<'a> {
     /// What each instance of a deployment asks.
     pub fn of(state: &'a State, deployment: &'a Deployment) -> Self {
-        let home = if deployment.spec.volumes.is_empty() { None } else { volume_home(state, deployment.service) };
+        // The volumes of a removed node are gone with it.
+        let home = volume_home(state, deployment.service)
+            .filter(|home| !deployment.spec.volumes.is_empty() && state.node(*home).is_some());
         Self {
             service: deployment.service,
             name: &deployment.service_name,

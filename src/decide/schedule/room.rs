@@ -62,7 +62,7 @@ impl Room {
                 room.zones.push(zone.to_owned());
                 room.zones.len() - 1
             });
-            let blocked = blocked(node, situation.down.contains(&node.id));
+            let blocked = blocked(node, !situation.answers(node.id));
             let used = Resources { cpu: Cpu::default(), memory: Memory::default() };
             room.by_id.insert(node.id, room.nodes.len());
             room.nodes.push(Host { node: Arc::clone(node), zone, used, blocked });

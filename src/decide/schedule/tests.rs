@@ -20,7 +20,7 @@ fn want(name: &str) -> Want<'_> {
 #[test]
 fn each_filter_refuses_and_says_so() {
     let mut world = World::with_nodes(7);
-    world.down.insert(NodeId(1));
+    world.absent(1);
     world.change_node(2, |node| node.cordoned = true);
     world.change_node(3, |node| node.engine = Err("no socket answers".to_owned()));
     world.change_node(4, |node| node.arch = "arm64".to_owned());

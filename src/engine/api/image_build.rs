@@ -91,7 +91,7 @@ fn extra_parameters(request: &BuildRequest, reaper: &StepReaper) -> String {
     parameters
 }
 
-fn add_to_query(uri: &mut http::Uri, parameters: &str) {
+pub(super) fn add_to_query(uri: &mut http::Uri, parameters: &str) {
     let mut parts = std::mem::take(uri).into_parts();
     let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
     let separator = if path.contains('?') { '&' } else { '?' };

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error as ApiError;
-use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
+use bollard::query_parameters::{CreateImageOptions, CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
@@ -32,34 +33,44 @@ impl ApiEngine {
     }
 
     pub(super) async fn pull_image(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error> {
-        let call = self.call(format!("pull image {reference}"));
         let whole = with_tag(reference);
         let failed = |reason: String| Error::PullFailed { image: reference.to_owned(), reason };
-        let fetch = async {
-            let options = CreateImageOptionsBuilder::default().from_image(&whole).build();
-            let mut steps = Box::pin(self.streaming.create_image(Some(options), None, None));
-            while let Some(step) = steps.next().await {
-                let step = step.map_err(|error| match error {
-                    ApiError::DockerStreamError { error } => failed(error),
-                    ApiError::DockerResponseServerError { message, .. } => failed(message),
-                    error => call.error(error),
-                })?;
-                if let Some(words) = step.error_detail.and_then(|detail| detail.message) {
-                    return Err(failed(words));
-                }
-                // Docker repeats a step with its progress many times a second; only its words are told, once each.
-                if let (Some(status), None) = (step.status, step.progress_detail.and_then(|detail| detail.current)) {
-                    let line = step.id.map_or_else(|| status.clone(), |id| format!("{id}: {status}"));
-                    let _nobody_listens = progress.send(line).await;
-                }
-            }
-            Ok(())
-        };
+        let options = CreateImageOptionsBuilder::default().from_image(&whole).build();
+        let fetch = self.follow_pull(reference, options, None, progress);
         match tokio::time::timeout(PULL_TIME, fetch).await {
             Ok(fetched) => fetched?,
             Err(_) => return Err(failed(format!("not done within {} minutes", PULL_TIME.as_secs() / 60))),
         }
         self.find_image(&whole).await?.ok_or_else(|| failed("the engine says it is done, and has no such image".into()))
+    }
+
+    /// A pull through the API that both engines have, to its end.
+    pub(super) async fn follow_pull(
+        &self,
+        reference: &str,
+        options: CreateImageOptions,
+        credentials: Option<DockerCredentials>,
+        progress: mpsc::Sender<String>,
+    ) -> Result<(), Error> {
+        let call = self.call(format!("pull image {reference}"));
+        let failed = |reason: String| Error::PullFailed { image: reference.to_owned(), reason };
+        let mut steps = Box::pin(self.streaming.create_image(Some(options), None, credentials));
+        while let Some(step) = steps.next().await {
+            let step = step.map_err(|error| match error {
+                ApiError::DockerStreamError { error } => failed(error),
+                ApiError::DockerResponseServerError { message, .. } => failed(message),
+                error => call.error(error),
+            })?;
+            if let Some(words) = step.error_detail.and_then(|detail| detail.message) {
+                return Err(failed(words));
+            }
+            // Docker repeats a step with its progress many times a second; only its words are told, once each.
+            if let (Some(status), None) = (step.status, step.progress_detail.and_then(|detail| detail.current)) {
+                let line = step.id.map_or_else(|| status.clone(), |id| format!("{id}: {status}"));
+                let _nobody_listens = progress.send(line).await;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn delete_image(&self, reference: &str) -> Result<(), Error> {

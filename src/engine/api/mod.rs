@@ -9,6 +9,7 @@ mod images;
 mod raw;
 mod step_reaper;
 mod streams;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tokio::sync::{Mutex, mpsc};
 use self::call::Call;
 use super::{
     BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, Image, Kind, Labels,
-    LogLine, LogsFrom, StoredImage, StoredNetwork,
+    LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork,
 };
 use crate::model::Timestamp;
 use crate::task::Supervisor;
@@ -105,6 +106,25 @@ impl Engine for ApiEngine {
 
     async fn pull(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error> {
         self.pull_image(reference, progress).await
+    }
+
+    async fn pull_from_loopback(
+        &self,
+        reference: &str,
+        login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<Image, Error> {
+        self.pull_image_from_loopback(reference, login, progress).await
+    }
+
+    async fn push(
+        &self,
+        image: &str,
+        destination: (&str, &str),
+        login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<(), Error> {
+        self.push_image(image, destination, login, progress).await
     }
 
     async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error> {

@@ -142,7 +142,7 @@ fn in_docker_words(status: &str) -> &str {
 }
 
 /// Text as part of a query: all but letters and digits as percent signs.
-fn http_query(text: &str) -> String {
+pub(super) fn http_query(text: &str) -> String {
     let escaped = |byte: u8| match byte {
         b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
         b => format!("%{b:02X}"),

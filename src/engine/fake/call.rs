@@ -12,7 +12,7 @@ use super::state::State;
 use super::{End, FakeEngine, Fault, Script};
 use crate::engine::{
     BuildRequest, ContainerSpec, ContainerState, ContainerStatus, Description, Engine, Error, Event, EventKind,
-    ExecOutcome, Image, Kind, Labels, LogLine, LogsFrom, StoredImage, StoredNetwork,
+    ExecOutcome, Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork,
 };
 use crate::model::Timestamp;
 
@@ -114,6 +114,36 @@ impl Engine for FakeEngine {
         let image = pulled.await?;
         let _nobody_listens = progress.send(format!("pulled {reference}")).await;
         Ok(image)
+    }
+
+    async fn pull_from_loopback(
+        &self,
+        reference: &str,
+        _login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<Image, Error> {
+        self.pull(reference, progress).await
+    }
+
+    async fn push(
+        &self,
+        image: &str,
+        (name, tag): (&str, &str),
+        _login: &LocalLogin,
+        progress: mpsc::Sender<String>,
+    ) -> Result<(), Error> {
+        let pushed = self.call("push image", |state| {
+            let found =
+                state.image(image).cloned().ok_or_else(|| Error::NotFound { what: format!("image {image}") })?;
+            if let Some(Err(reason)) = state.remote.get(name) {
+                return Err(Error::PushFailed { image: image.to_owned(), reason: reason.clone() });
+            }
+            state.remote.insert(format!("{name}:{tag}"), Ok(found));
+            Ok(())
+        });
+        pushed.await?;
+        let _nobody_listens = progress.send(format!("pushed {image}")).await;
+        Ok(())
     }
 
     async fn build(&self, request: BuildRequest, log: mpsc::Sender<String>) -> Result<String, Error> {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
+use crate::artifact::ArtifactStore;
 use crate::cluster::Authority;
 use crate::consensus::{self, Consensus, Peer, RaftRole};
 use crate::model::{ClusterId, SettingKey};
@@ -33,6 +34,7 @@ pub(super) struct Member {
     _folder: TempDir,
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
+    pub(super) artifacts: ArtifactStore,
     pub(super) tunnels: OpenTunnels,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
@@ -71,11 +73,19 @@ impl Cluster {
         let peers = Peers::new(tls.clone());
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
+        let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
         let tunnels = OpenTunnels::default();
-        let parts = Parts { consensus: consensus.clone(), tls: tls.clone(), admit, node, tunnels: tunnels.clone() };
+        let parts = Parts {
+            consensus: consensus.clone(),
+            artifacts: artifacts.clone(),
+            tls: tls.clone(),
+            admit,
+            node,
+            tunnels: tunnels.clone(),
+        };
         let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, tunnels, tls, server, fatal }
+        Member { _folder: folder, peer, consensus, artifacts, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -111,6 +121,7 @@ impl Member {
         self.server = Supervisor::new("node port", self.fatal.clone());
         let parts = Parts {
             consensus: self.consensus.clone(),
+            artifacts: self.artifacts.clone(),
             tls: self.tls.clone(),
             admit: everybody(),
             node: self.peer.node,
@@ -118,6 +129,11 @@ impl Member {
         };
         let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();
+    }
+
+    /// Is not reached any more; itself it reaches the others.
+    pub(super) async fn close(&mut self) {
+        self.server.stop(Duration::ZERO).await;
     }
 
     /// As if its machine had lost its power: nothing more goes in or out.

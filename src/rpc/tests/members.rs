@@ -8,21 +8,21 @@ use tokio_util::sync::CancellationToken;
 use super::group::{Cluster, Member, everybody, leader, until};
 use crate::consensus::{self, Status};
 use crate::control::{self, Control};
-use crate::model::{JoinToken, NodeId, NodeResources, NodeRole};
+use crate::model::{Cpu, JoinToken, Memory, NodeId, NodeResources, NodeRole};
 use crate::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use crate::task::{OnError, Supervisor};
 use crate::{clock, random};
 
 /// Members that run the leader's loops, and know of each other through the state alone.
-struct Group {
+pub(super) struct Group {
     cluster: Cluster,
     token: JoinToken,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     controls: Vec<Supervisor>,
 }
 
 impl Group {
-    async fn of(count: usize) -> Self {
+    pub(super) async fn of(count: usize) -> Self {
         let cluster = Cluster::new();
         let token = JoinToken {
             id: random::id(),
@@ -49,7 +49,8 @@ impl Group {
     async fn start(&mut self, number: u64) {
         let member = self.cluster.member(number, consensus::Options::default(), everybody()).await;
         let supervisor = Supervisor::new("control", CancellationToken::new());
-        let control = Control::new(control::Options::default(), member.consensus.clone());
+        let options = control::Options { health_threshold: Duration::from_secs(2), ..control::Options::default() };
+        let control = Control::new(options, member.consensus.clone());
         supervisor.spawn("control", OnError::Log, control.run(supervisor.stopping()));
         self.members.push(member);
         self.controls.push(supervisor);
@@ -84,14 +85,18 @@ impl Group {
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
             engine: Ok("fake".to_owned()),
-            resources: NodeResources::default(),
-            labels: BTreeMap::new(),
+            resources: NodeResources {
+                cpu: Cpu::from_millis(4_000),
+                memory: Memory::from_mebibytes(4_096),
+                disk: Memory::from_mebibytes(4_096),
+            },
+            labels: BTreeMap::from([("position".to_owned(), position.to_string())]),
             incarnation: random::id(),
         }))
         .await;
     }
 
-    async fn command(&self, command: Command) -> Outcome {
+    pub(super) async fn command(&self, command: Command) -> Outcome {
         until("somebody leads", || leader(&self.members).is_some()).await;
         let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
         let leader = leader(&self.members).expect("leads");
@@ -102,19 +107,19 @@ impl Group {
         leader(&self.members).map(|leader| leader.consensus.status())
     }
 
-    fn nodes(&self, positions: &[usize]) -> Vec<NodeId> {
+    pub(super) fn nodes(&self, positions: &[usize]) -> Vec<NodeId> {
         positions.iter().map(|position| self.members[*position].peer.node).collect()
     }
 
     /// Waits until these vote and these do not, and nobody else belongs to the group.
-    async fn until_members(&self, voters: &[NodeId], learners: &[NodeId]) {
+    pub(super) async fn until_members(&self, voters: &[NodeId], learners: &[NodeId]) {
         until(&format!("{voters:?} vote and {learners:?} do not"), || {
             self.status().is_some_and(|status| status.voters == voters && status.learners == learners)
         })
         .await;
     }
 
-    async fn end(&self, position: usize) {
+    pub(super) async fn end(&self, position: usize) {
         self.controls[position].stop(Duration::from_secs(5)).await;
         self.members[position].end().await;
     }
@@ -177,5 +182,30 @@ async fn a_removed_leader_hands_over_and_leaves_the_group() {
         })
     })
     .await;
+    group.end_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_voter_is_found_and_replaced_and_welcome_when_it_is_back() {
+    let mut group = Group::of(4).await;
+    until("three vote", || group.status().is_some_and(|status| status.voters.len() == 3)).await;
+    let voters = group.status().expect("led").voters;
+    let leading = leader(&group.members).expect("leads").peer.node;
+    let position =
+        group.members.iter().position(|member| member.peer.node != leading && voters.contains(&member.peer.node));
+    let position = position.expect("another voter");
+    let dead = group.nodes(&[position])[0];
+    group.members[position].close().await;
+    let absent =
+        |group: &Group| leader(&group.members).map(|leader| leader.consensus.latest().state.absence(dead).is_some());
+    until("it is found absent", || absent(&group) == Some(true)).await;
+    until("another one has its vote", || {
+        group.status().is_some_and(|status| status.voters.len() == 3 && status.learners == [dead])
+    })
+    .await;
+    group.members[position].move_away().await;
+    group.register(position).await;
+    until("it is found back", || absent(&group) == Some(false)).await;
+    assert_eq!(group.status().map(|status| status.voters.len()), Some(3));
     group.end_all().await;
 }

@@ -159,7 +159,12 @@ pub(crate) fn remove_containers(address: String, scope: String, labels: Labels) 
 }
 
 async fn connect(address: &str, scope: &str) -> Arc<dyn Engine> {
-    ApiEngine::connect(address, scope, Supervisor::new("engine", CancellationToken::new())).await.expect("it answers")
+    // An engine that has just started may be slow to answer on a busy machine.
+    until("the engine answers", || async {
+        let supervisor = Supervisor::new("engine", CancellationToken::new());
+        ApiEngine::connect(address, scope, supervisor).await.ok()
+    })
+    .await
 }
 
 /// Asks until the answer is there.

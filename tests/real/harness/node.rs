@@ -98,7 +98,14 @@ impl Node {
     /// One more node of this node's cluster, on the same engine.
     #[track_caller]
     pub(crate) fn joined(&self, name: &str) -> Self {
+        self.joined_on(name, &self.engine)
+    }
+
+    /// The same on the engine at this address.
+    #[track_caller]
+    pub(crate) fn joined_on(&self, name: &str, engine: &str) -> Self {
         let mut node = self.newcomer(name, &self.join_token(&[]));
+        engine.clone_into(&mut node.engine);
         node.start("join");
         let deadline = Instant::now() + NODE_DEADLINE;
         while !node.log().contains("takes work") {

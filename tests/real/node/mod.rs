@@ -10,6 +10,7 @@ mod image;
 mod leftovers;
 mod life;
 mod sickness;
+mod store;
 mod visitors;
 mod walk;
 

@@ -1,7 +1,10 @@
-//! The name of a blob.
+//! The name of bytes.
 
 use std::fmt;
 use std::str::FromStr;
+
+/// Before the digits, where a digest could be of several kinds.
+const ALGORITHM: &str = "sha256:";
 
 /// A SHA-256. Being parsed, it can be part of a path: it is 64 lower-case hex digits whatever a user wrote.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +19,16 @@ impl Digest {
     /// From the hash itself.
     pub const fn new(sha256: [u8; 32]) -> Self {
         Self(sha256)
+    }
+
+    /// The way registries and engines write it: `sha256:` and the digits.
+    pub fn with_algorithm(&self) -> String {
+        format!("{ALGORITHM}{self}")
+    }
+
+    /// Reads what [`Self::with_algorithm`] writes, and nothing else.
+    pub fn from_algorithm_and_hex(text: &str) -> Result<Self, MalformedDigest> {
+        text.strip_prefix(ALGORITHM).ok_or(MalformedDigest)?.parse()
     }
 }
 
@@ -67,6 +80,8 @@ mod tests {
         fn displays_what_it_parses(sha256: [u8; 32]) {
             let digest = Digest::new(sha256);
             prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+            prop_assert_eq!(Digest::from_algorithm_and_hex(&digest.with_algorithm()), Ok(digest));
+            prop_assert_eq!(Digest::from_algorithm_and_hex(&digest.to_string()), Err(MalformedDigest));
         }
     }
 }

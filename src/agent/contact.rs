@@ -1,0 +1,131 @@
+//! Whether this node is in touch with the cluster: whether a leader with a quorum assured it of anything lately.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::Consensus;
+use crate::decide::isolation::{ASSURED_EVERY, ISOLATED_AFTER};
+use crate::state::State;
+
+/// When this node asked the question that was answered last. An assurance is as old as its question, since the leader may
+/// have given it at any time after that.
+#[derive(Clone)]
+pub(super) struct Contact {
+    assured: watch::Sender<Instant>,
+}
+
+impl Contact {
+    /// To be told of a first answer before anything depends on it.
+    pub(super) fn new() -> Self {
+        Self { assured: watch::Sender::new(Instant::now()) }
+    }
+
+    /// A question of that time was answered.
+    pub(super) fn assured(&self, asked: Instant) {
+        self.assured.send_replace(asked);
+    }
+
+    /// Whether what must not run twice must not run here any more. The only node of a cluster is never cut off.
+    pub(super) fn is_isolated(&self, state: &State) -> bool {
+        state.members().count() > 1 && self.assured.borrow().elapsed() >= ISOLATED_AFTER
+    }
+
+    /// Asks until told to stop. Wakes the agent when the time is over, and when it begins anew.
+    pub(super) fn keep(
+        &self,
+        consensus: Consensus,
+        wake: Arc<Notify>,
+        quit: CancellationToken,
+    ) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
+        let assured = self.assured.clone();
+        async move {
+            let tell = tell(assured.subscribe(), wake);
+            let ask = ask(&consensus, &assured);
+            tokio::select! {
+                () = quit.cancelled() => {}
+                () = tell => {}
+                () = ask => {}
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn ask(consensus: &Consensus, assured: &watch::Sender<Instant>) {
+    loop {
+        let asked = Instant::now();
+        match consensus.linearizable().await {
+            Ok(_) => drop(assured.send_replace(asked)),
+            Err(error) => tracing::debug!(%error, "the cluster does not answer"),
+        }
+        sleep_until(asked + ASSURED_EVERY).await;
+    }
+}
+
+async fn tell(mut assured: watch::Receiver<Instant>, wake: Arc<Notify>) {
+    loop {
+        let over = *assured.borrow_and_update() + ISOLATED_AFTER;
+        let again = tokio::time::timeout_at(over, assured.changed()).await;
+        if again.is_ok() {
+            continue;
+        }
+        wake.notify_one();
+        // Until it is in touch again nothing new happens.
+        let gone = assured.changed().await.is_err();
+        wake.notify_one();
+        if gone {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+    use crate::model::{Admission, NodeId, NodeRole};
+
+    fn cluster(nodes: u64) -> State {
+        let member = |node| Admission {
+            node: NodeId(node),
+            name: format!("n{node}"),
+            address: format!("10.0.0.{node}:9090"),
+            role: NodeRole::VoterEligible,
+            token: None,
+            admitted_at: clock::now(),
+            removed_at: None,
+        };
+        State::from_records((1..=nodes).map(|node| member(node).into()))
+    }
+
+    #[tokio::test]
+    async fn a_node_is_isolated_when_its_newest_question_with_an_answer_is_old() {
+        let contact = Contact { assured: watch::Sender::new(Instant::now() - ISOLATED_AFTER) };
+        assert!(!contact.is_isolated(&cluster(1)), "there is nobody else");
+        assert!(contact.is_isolated(&cluster(2)));
+        contact.assured.send_replace(Instant::now());
+        assert!(!contact.is_isolated(&cluster(2)));
+    }
+
+    #[tokio::test]
+    async fn the_agent_hears_of_both_ends_of_it() {
+        let contact = Contact { assured: watch::Sender::new(Instant::now() - ISOLATED_AFTER) };
+        let wake = Arc::new(Notify::new());
+        let told = tell(contact.assured.subscribe(), Arc::clone(&wake));
+        let heard = async {
+            wake.notified().await;
+            contact.assured.send_replace(Instant::now());
+            wake.notified().await;
+        };
+        tokio::select! {
+            () = told => panic!("nobody ends it"),
+            heard = tokio::time::timeout(Duration::from_secs(5), heard) => heard.expect("in time"),
+        }
+    }
+}

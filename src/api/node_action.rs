@@ -1,0 +1,125 @@
+//! What administrators do to nodes: keep work away from one, and end its membership.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::auth::{Caller, Moving};
+use crate::clock;
+use crate::model::NodeId;
+use crate::state::Command;
+
+use super::Error;
+use super::extract::{At, Reader, Write};
+use super::gate::Gate;
+use super::node::{NodeView, view};
+use super::session::Empty;
+
+/// Where one instance would go.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Move)]
+pub(super) struct MoveView {
+    instance_id: String,
+    app_name: String,
+    service_name: String,
+    /// Which replica.
+    slot: u32,
+    /// The node it would go to; none when there is none for it.
+    to_node_id: Option<u64>,
+    to_node_name: Option<String>,
+    /// Why there, or why nowhere.
+    reasons: Vec<String>,
+}
+
+impl From<Moving> for MoveView {
+    fn from(moving: Moving) -> Self {
+        let (to, reasons) = match moving.to {
+            Ok((node, reasons)) => (Some(node), reasons),
+            Err(why) => (None, vec![why]),
+        };
+        Self {
+            instance_id: moving.instance.id.to_string(),
+            app_name: moving.app.name.clone(),
+            service_name: moving.deployment.service_name.clone(),
+            slot: moving.instance.slot,
+            to_node_id: to.as_ref().map(|node| node.id.0),
+            to_node_name: to.map(|node| node.name.clone()),
+            reasons,
+        }
+    }
+}
+
+/// A node that was removed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RemovedNode {
+    id: u64,
+    /// What ran on it, and where that goes, as it was decided just before.
+    moves: Vec<MoveView>,
+}
+
+fn moves(caller: &Caller, gate: &Gate, node: NodeId) -> Result<Vec<MoveView>, Error> {
+    let found = caller.moves_without(node, &gate.options().decide, clock::now())?;
+    Ok(found.into_iter().map(MoveView::from).collect())
+}
+
+/// What would move without a node
+///
+/// Decided on a copy of the state; nothing happens. For administrators of the cluster.
+#[utoipa::path(get, path = "/v1/nodes/{node}/moves", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), responses((status = 200, body = Vec<MoveView>)))]
+pub(super) async fn would_move(
+    State(gate): State<Gate>,
+    Reader(caller): Reader,
+    At(id): At<NodeId>,
+) -> Result<Json<Vec<MoveView>>, Error> {
+    Ok(Json(moves(&caller, &gate, id)?))
+}
+
+/// Give a node no new work
+///
+/// What runs there goes on. For administrators of the cluster.
+#[utoipa::path(post, path = "/v1/nodes/{node}/cordon", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), request_body = Empty, responses((status = 200, body = NodeView)))]
+pub(super) async fn cordon(At(id): At<NodeId>, Write(change, Empty {}): Write<Empty>) -> Result<Json<NodeView>, Error> {
+    set_cordoned(change, id, true).await
+}
+
+/// Give a node work again
+///
+/// For administrators of the cluster.
+#[utoipa::path(post, path = "/v1/nodes/{node}/uncordon", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), request_body = Empty, responses((status = 200, body = NodeView)))]
+pub(super) async fn uncordon(
+    At(id): At<NodeId>,
+    Write(change, Empty {}): Write<Empty>,
+) -> Result<Json<NodeView>, Error> {
+    set_cordoned(change, id, false).await
+}
+
+async fn set_cordoned(change: super::change::Change, node: NodeId, cordoned: bool) -> Result<Json<NodeView>, Error> {
+    let (_, caller) = change
+        .commit(|caller| {
+            caller.require_admin()?;
+            Ok(Command::CordonNode { node, cordoned })
+        })
+        .await?;
+    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().status())))
+}
+
+/// Remove a node
+///
+/// It can do nothing in the cluster from then on, and stops what it runs; others take its work. Its volumes stay on its machine.
+/// For administrators of the cluster.
+#[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), responses((status = 200, body = RemovedNode)))]
+pub(super) async fn remove(
+    At(id): At<NodeId>,
+    Write(change, Empty {}): Write<Empty>,
+) -> Result<Json<RemovedNode>, Error> {
+    change.caller().require_admin()?;
+    // One that is removed already has nothing to move.
+    let moves = moves(change.caller(), change.gate(), id).unwrap_or_default();
+    change.commit(|_| Ok(Command::RemoveNode(id))).await?;
+    Ok(Json(RemovedNode { id: id.0, moves }))
+}

@@ -1,0 +1,175 @@
+//! Instances on nodes that do not answer: which are given up, and when.
+//!
+//! One without volumes is given up at once: a second one elsewhere does no harm, and the node ends it when it is back. One
+//! with volumes is never in two places, so it is given up when its node must have stopped it (`isolation`).
+
+use std::collections::BTreeMap;
+
+use crate::model::{Instance, InstanceId, NodeId};
+use crate::state::Command;
+
+use super::plan::{Plan, Situation};
+
+/// Instances in one command at most; a command is one entry of the log, and those have a limit.
+const AT_ONCE: usize = 1_000;
+
+pub(super) fn decide(situation: Situation<'_>, plan: &mut Plan) {
+    if situation.state.absences().next().is_none() {
+        return;
+    }
+    let mut lost: BTreeMap<NodeId, Vec<InstanceId>> = BTreeMap::new();
+    for instance in situation.state.live_instances() {
+        let node = instance.placement.node;
+        if !situation.answers(node) && (!has_volumes(situation, instance) || situation.fenced.contains(&node)) {
+            lost.entry(node).or_default().push(instance.id);
+        }
+    }
+    for (node, instances) in lost {
+        let name = situation.state.node(node).map_or_else(|| node.to_string(), |node| node.name.clone());
+        for instances in instances.chunks(AT_ONCE) {
+            let reason = format!("node {name} does not answer");
+            plan.commands.push(Command::LoseInstances { instances: instances.to_vec(), reason });
+        }
+    }
+}
+
+fn has_volumes(situation: Situation<'_>, instance: &Instance) -> bool {
+    situation.state.deployment(instance.deployment).is_some_and(|deployment| !deployment.spec.volumes.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::decide::explain::{explain_deployment, explain_instance};
+    use crate::decide::fixture::World;
+    use crate::model::{DeploymentStatus, InstanceState, NodeId, Volume};
+
+    fn with_volume(world: &mut World) {
+        world.service("db", |spec| {
+            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
+        });
+    }
+
+    #[test]
+    fn an_instance_without_volumes_moves_at_once_and_did_nothing_wrong() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |_| {});
+        let deployment = world.deploy("web");
+        world.run_until_quiet();
+        let first = world.live_instances(deployment)[0].clone();
+        assert_eq!(first.placement.node, NodeId(1));
+        world.absent(1);
+        world.settle_rounds();
+        let second = world.live_instances(deployment)[0].clone();
+        assert_eq!((second.placement.node, second.attempt, second.start_after), (NodeId(2), 0, world.now));
+        assert_eq!(world.state.instance(first.id).expect("kept").status.state, InstanceState::Lost);
+        let lines = explain_instance(world.situation(), second.id).expect("exists").lines.join("\n");
+        assert!(
+            lines.contains(&format!("it replaced instance {}: node n1 does not answer", first.id.short())),
+            "{lines}"
+        );
+        assert!(lines.contains("it moved from node n1 to node n2"), "{lines}");
+        let lines = explain_instance(world.situation(), first.id).expect("exists").lines.join("\n");
+        assert!(lines.contains("on node n1 is lost: node n1 does not answer"), "{lines}");
+        assert!(!lines.contains("its node says"), "{lines}");
+    }
+
+    #[test]
+    fn accidents_of_nodes_fail_no_deployment() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |_| {});
+        let deployment = world.deploy("web");
+        world.settle_rounds();
+        for round in 0..6 {
+            let node = world.live_instances(deployment)[0].placement.node.0;
+            world.absent(node);
+            world.settle_rounds();
+            assert_ne!(world.live_instances(deployment)[0].placement.node.0, node, "round {round}");
+            world.returns(node);
+        }
+        world.run_until_quiet();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Running);
+    }
+
+    #[test]
+    fn a_pause_after_failures_is_not_shortened_by_an_accident() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |_| {});
+        let deployment = world.deploy("web");
+        world.run_until_quiet();
+        for _ in 0..4 {
+            let failing = world.live_instances(deployment)[0].id;
+            world.fails(failing, 1);
+            world.settle_rounds();
+        }
+        let before = world.live_instances(deployment)[0].clone();
+        assert!(before.start_after > world.now);
+        world.absent(before.placement.node.0);
+        world.settle_rounds();
+        let after = world.live_instances(deployment)[0].clone();
+        assert_eq!((after.attempt, after.start_after), (before.attempt, before.start_after));
+        assert_ne!(after.placement.node, before.placement.node);
+    }
+
+    #[test]
+    fn an_instance_with_volumes_is_lost_late_and_waits_for_its_node() {
+        let mut world = World::with_nodes(2);
+        with_volume(&mut world);
+        let deployment = world.deploy("db");
+        world.run_until_quiet();
+        let first = world.live_instances(deployment)[0].clone();
+        world.absent(1);
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment)[0].id, first.id, "its node may still run it");
+        let lines = explain_instance(world.situation(), first.id).expect("exists").lines.join("\n");
+        assert!(lines.contains("once it must have ended there"), "{lines}");
+        world.fenced.insert(NodeId(1));
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment), []);
+        assert_eq!(
+            world.reason(deployment),
+            "1 of 1 replicas wait for room: no node can take it: 1 of 2 nodes does not answer: node n1 does not answer; \
+             1 of 2 nodes does not hold the volumes: node n2 has not the volumes of db"
+        );
+        let lines = explain_deployment(world.situation(), deployment).expect("exists").lines.join("\n");
+        assert!(lines.contains("is lost: node n1 does not answer"), "{lines}");
+        world.returns(1);
+        world.run_until_quiet();
+        let second = world.live_instances(deployment)[0].clone();
+        assert_eq!((second.placement.node, second.attempt), (NodeId(1), 0));
+    }
+
+    #[test]
+    fn a_deployment_does_not_fail_while_it_waits_for_a_node() {
+        let mut world = World::with_nodes(2);
+        with_volume(&mut world);
+        let deployment = world.deploy("db");
+        world.settle_rounds();
+        world.absent(1);
+        world.fenced.insert(NodeId(1));
+        world.settle_rounds();
+        world.pass(3_600);
+        world.settle_rounds();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Starting);
+        world.returns(1);
+        world.run_until_quiet();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Running);
+    }
+
+    #[test]
+    fn when_the_node_of_its_volumes_is_removed_it_begins_anew_elsewhere_once_that_has_stopped() {
+        let mut world = World::with_nodes(2);
+        with_volume(&mut world);
+        let deployment = world.deploy("db");
+        world.run_until_quiet();
+        world.command(crate::state::Command::RemoveNode(NodeId(1)));
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment), []);
+        assert_eq!(
+            world.reason(deployment),
+            "waits until node 1, which was removed, has certainly stopped it: its volumes are for one at a time"
+        );
+        world.fenced.insert(NodeId(1));
+        world.run_until_quiet();
+        assert_eq!(world.live_instances(deployment)[0].placement.node, NodeId(2));
+    }
+}

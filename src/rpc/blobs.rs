@@ -1,0 +1,140 @@
+//! Blobs between nodes: sent to members that lack them, and asked for where they may be.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use narvana_proto::v1;
+use narvana_proto::v1::artifacts_client::ArtifactsClient;
+use narvana_proto::v1::artifacts_server::Artifacts;
+use narvana_proto::v1::blob_part::Part;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use super::caller::member;
+use super::peers::reason;
+use super::{Admit, Peers};
+use crate::artifact::{self, ArtifactStore, BlobSource, Digest, RemoteBlob, Unavailable};
+use crate::consensus::{Peer, View};
+use crate::model::NodeId;
+use crate::random;
+
+/// Largest piece of a blob in one message.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Longest wait for the first answer of a node. It verifies the blob before it sends any of it.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Sends what this node has.
+pub(super) struct BlobService {
+    store: ArtifactStore,
+    admit: Admit,
+    stop: CancellationToken,
+}
+
+impl BlobService {
+    pub(super) fn new(store: ArtifactStore, admit: Admit, stop: CancellationToken) -> Self {
+        Self { store, admit, stop }
+    }
+}
+
+fn part(part: Part) -> v1::BlobPart {
+    v1::BlobPart { part: Some(part) }
+}
+
+#[tonic::async_trait]
+impl Artifacts for BlobService {
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<v1::BlobPart, Status>> + Send>>;
+
+    async fn read(&self, request: Request<v1::ReadBlob>) -> Result<Response<Self::ReadStream>, Status> {
+        let caller = member(&request)?;
+        let v1::ReadBlob { digest, offset } = request.into_inner();
+        let digest: Digest = digest
+            .parse()
+            .map_err(|error: crate::model::MalformedDigest| Status::invalid_argument(error.to_string()))?;
+        let blob = match self.store.open_blob(digest).await {
+            Ok(blob) => blob,
+            Err(artifact::Error::NotFound(_)) => return Err(Status::not_found("this node does not have it")),
+            Err(error) => return Err(Status::internal(error.to_string())),
+        };
+        let bytes = blob.bytes;
+        let rest = bytes.checked_sub(offset).ok_or_else(|| {
+            Status::out_of_range(format!("the blob has {bytes} bytes, and was asked for from {offset} on"))
+        })?;
+        let chunks = blob.into_part(offset, rest).await.map_err(|error| Status::internal(error.to_string()))?;
+        let admit = self.admit.clone();
+        let chunks = chunks.map(move |chunk| {
+            // It may take hours: a node that is removed meanwhile gets no more of it.
+            admit(caller).map_err(Status::permission_denied)?;
+            chunk.map(|chunk| part(Part::Chunk(chunk))).map_err(|error| Status::internal(error.to_string()))
+        });
+        let head = stream::once(async move { Ok(part(Part::Head(v1::BlobHead { bytes }))) });
+        Ok(Response::new(Box::pin(head.chain(chunks).take_until(self.stop.clone().cancelled_owned()))))
+    }
+}
+
+/// The blobs that other nodes have. Each is asked of one node after the other, beginning with any, so that many who want
+/// the same do not all ask the same.
+pub struct PeerBlobs {
+    own: NodeId,
+    peers: Peers,
+    view: watch::Receiver<View>,
+}
+
+impl PeerBlobs {
+    /// For this node.
+    pub fn new(own: NodeId, peers: Peers, view: watch::Receiver<View>) -> Self {
+        Self { own, peers, view }
+    }
+
+    fn others(&self) -> Vec<Peer> {
+        let state = self.view.borrow().state.clone();
+        let others = state.nodes().filter(|node| node.id != self.own && state.absence(node.id).is_none());
+        let mut others: Vec<Peer> = others.map(|node| Peer { node: node.id, address: node.peer_address() }).collect();
+        // Not the first one for everybody.
+        let begin = usize::from(random::bytes::<1>()[0]) % others.len().max(1);
+        others.rotate_left(begin);
+        others
+    }
+
+    async fn ask(&self, peer: &Peer, digest: Digest, offset: u64) -> Result<RemoteBlob, Status> {
+        let channel = self.peers.channel(peer).map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut client = ArtifactsClient::new(channel).max_decoding_message_size(2 * CHUNK_BYTES);
+        let mut parts = client.read(v1::ReadBlob { digest: digest.to_string(), offset }).await?.into_inner();
+        let head = parts.message().await?.and_then(|part| part.part);
+        let Some(Part::Head(v1::BlobHead { bytes })) = head else {
+            return Err(Status::internal("it did not say how large the blob is"));
+        };
+        let chunks = parts.map_err(|status| std::io::Error::other(reason(&status))).try_filter_map(|part| {
+            let chunk: Option<Bytes> = match part.part {
+                Some(Part::Chunk(chunk)) => Some(chunk),
+                _ => None,
+            };
+            std::future::ready(Ok(chunk))
+        });
+        Ok(RemoteBlob { bytes, stream: chunks.boxed() })
+    }
+}
+
+#[async_trait]
+impl BlobSource for PeerBlobs {
+    async fn read(&self, digest: Digest, offset: u64) -> Result<RemoteBlob, Unavailable> {
+        let mut failed = Vec::new();
+        for peer in self.others() {
+            match timeout(ANSWER_MAX, self.ask(&peer, digest, offset)).await {
+                Ok(Ok(blob)) => return Ok(blob),
+                Ok(Err(status)) if status.code() == Code::NotFound => {}
+                Ok(Err(status)) => failed.push(format!("node {}: {}", peer.node, reason(&status))),
+                Err(_) => failed.push(format!("node {}: no answer within {} s", peer.node, ANSWER_MAX.as_secs())),
+            }
+        }
+        let mut reason = "it is on no node that answers".to_owned();
+        if !failed.is_empty() {
+            reason = format!("{reason} ({})", failed.join("; "));
+        }
+        Err(Unavailable { reason })
+    }
+}
