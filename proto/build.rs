@@ -2,10 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=narvana");
-    let files = protox::compile(
-        ["narvana/v1/raft.proto", "narvana/v1/forward.proto", "narvana/v1/join.proto", "narvana/v1/artifact.proto"],
-        ["."],
-    )?;
+    let names = ["raft", "forward", "join", "artifact", "tunnel"];
+    let files = protox::compile(names.map(|name| format!("narvana/v1/{name}.proto")), ["."])?;
     // Entries and chunks are passed on without copying them.
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     Ok(())

@@ -27,5 +27,5 @@ pub mod what_if;
 
 pub use explain::Explanation;
 pub use plan::{Ids, Options, Plan, Situation, plan};
-pub use routes::routes;
+pub use routes::{entrance, routes};
 pub use sweep::sweep;

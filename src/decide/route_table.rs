@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::model::InstanceId;
+use crate::model::{InstanceId, NodeId};
 
 /// Host name → route. Two tables of the same state are equal, so "did it change?" is one comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,30 @@ pub struct Route {
 pub struct Backend {
     /// Who answers; requests in flight are counted by it.
     pub instance: InstanceId,
-    /// Where it listens for plain HTTP/1.1, as seen from this node.
-    pub address: SocketAddr,
+    /// Where it listens for plain HTTP/1.1.
+    pub place: Place,
+}
+
+/// Where an instance is reached, as seen from one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// On this machine.
+    Here(SocketAddr),
+    /// Through another node, which knows where it listens there.
+    There {
+        /// The node it runs on.
+        node: NodeId,
+        /// The port inside its container.
+        port: u16,
+    },
+}
+
+impl Place {
+    /// The other node that has to be reached, if any.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Here(_) => None,
+            Self::There { node, .. } => Some(node),
+        }
+    }
 }

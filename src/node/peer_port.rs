@@ -79,15 +79,8 @@ fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
 /// Listens for other nodes.
 pub(super) async fn bind(
     address: &Address,
-    (consensus, artifacts): (&Consensus, &ArtifactStore),
-    tls: watch::Receiver<Arc<Tls>>,
+    parts: impl Fn() -> rpc::Parts,
 ) -> anyhow::Result<(rpc::Server, SocketAddr)> {
-    let parts = || rpc::Parts {
-        consensus: consensus.clone(),
-        artifacts: artifacts.clone(),
-        tls: tls.clone(),
-        admit: admit(consensus.watch()),
-    };
     let options = rpc::Options { bind: address.bind(), port: address.port };
     let bound = match rpc::Server::bind(options, parts()).await {
         // The others are told of the new one.

@@ -21,7 +21,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{PeerBlobs, Peers, Tls};
+use crate::rpc::{self, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
 use crate::space::Space;
 use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
@@ -75,7 +75,17 @@ impl Running {
         // Nodes that start together wait for each other, so the port is open before this one waits.
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
-        let (peer_server, peer_port) = peer_port::bind(&address, (&consensus, &artifacts), tls.subscribe()).await?;
+        let tunnels = OpenTunnels::default();
+        let traffic = Peers::for_traffic(tls.subscribe());
+        let (peer_server, peer_port) = peer_port::bind(&address, || rpc::Parts {
+            consensus: consensus.clone(),
+            artifacts: artifacts.clone(),
+            tls: tls.subscribe(),
+            admit: peer_port::admit(consensus.watch()),
+            node: identity.node,
+            tunnels: tunnels.clone(),
+        })
+        .await?;
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
@@ -101,7 +111,7 @@ impl Running {
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
-        let ingress = start_ingress(&config, identity.node, &consensus, &ingress_part).await?;
+        let ingress = start_ingress(&config, identity.node, &consensus, traffic, &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
             api_options(&config, &address.host, &consensus, identity, &setup_token, ingress.as_ref())?,
@@ -167,7 +177,7 @@ impl Running {
                 engine,
                 logs,
                 registry,
-                drain: Arc::new(IngressDrain(ingress.clone())),
+                drain: Arc::new(IngressDrain { ingress: ingress.clone(), tunnels }),
                 supervisor: agent_part.clone(),
             },
             engine_state,
@@ -317,6 +327,7 @@ async fn start_ingress(
     config: &NodeConfig,
     node: NodeId,
     consensus: &Consensus,
+    traffic: Peers,
     part: &Supervisor,
 ) -> anyhow::Result<Option<IngressHandle>> {
     let port = match config.ingress_http_port {
@@ -327,7 +338,7 @@ async fn start_ingress(
     let (tables, table) = watch::channel(Arc::new(RouteTable::default()));
     part.spawn("routes", OnError::StopNode, routes::follow(consensus.watch(), tables, node, part.stopping()));
     let options = network::Options { address: config.ingress_host, port, ..network::Options::default() };
-    let ingress = Ingress::bind(options, table)
+    let ingress = Ingress::bind(options, table, Arc::new(Tunnels::new(traffic, consensus.watch())))
         .await
         .context("the ingress cannot listen; choose another --ingress-http-port, or 0 for none")?;
     let handle = ingress.handle();

@@ -1,5 +1,7 @@
 //! Who calls, whether it may, and what it is told when something is wrong.
 
+use std::time::Duration;
+
 use narvana_proto::v1;
 use tonic::{Request, Status};
 
@@ -44,6 +46,19 @@ pub(super) fn may_lead(node: NodeId, role: NodeRole) -> Result<(), Status> {
         NodeRole::Worker => {
             Err(Status::failed_precondition(format!("node {node} joined as a worker: it neither votes nor leads")))
         }
+    }
+}
+
+/// How often a stream that stays open asks whether its caller is still a member.
+const ADMIT_EVERY: Duration = Duration::from_secs(2);
+
+/// Returns when the caller of an open stream is no member any more, with what it is told.
+pub(super) async fn until_removed(admit: &Admit, node: NodeId) -> Status {
+    loop {
+        if let Err(reason) = admit(node) {
+            return Status::permission_denied(reason);
+        }
+        tokio::time::sleep(ADMIT_EVERY).await;
     }
 }
 

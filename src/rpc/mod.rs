@@ -1,7 +1,7 @@
 //! Between nodes: one port, mutual TLS, one identity per node.
 //!
 //! Runs here: the server of the node-to-node port ([`Server`]), the connections to other nodes ([`Peers`]), and the way in
-//! for a node that is no member yet ([`Newcomer`]). In:
+//! for a node that is no member yet ([`Newcomer`]), and connections to instances of other nodes ([`Tunnels`]). In:
 //! messages of other members, whose certificate says who they are; out: ours to them. Every connection proves both
 //! ends: the certificate is signed by the cluster's authority and names the node, a caller has to be the node that
 //! its message claims, and a node that was removed is refused on open connections too. TLS sessions are never resumed,
@@ -11,6 +11,7 @@
 
 mod blobs;
 mod caller;
+mod entrance;
 mod forward;
 mod join;
 mod newcomer;
@@ -21,16 +22,20 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tunnel;
+mod wire;
 
 use std::sync::Arc;
 
 use crate::model::{NodeId, NodeRole};
 
 pub use blobs::PeerBlobs;
+pub use entrance::OpenTunnels;
 pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;
 pub use server::{Options, Parts, Server};
 pub use tls::{Tls, TlsError};
+pub use tunnel::Tunnels;
 
 /// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

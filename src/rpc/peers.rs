@@ -31,10 +31,17 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// It ends when it gives none within this time.
 const PING_ANSWER: Duration = Duration::from_secs(2);
 
+/// Bytes of one stream of visitors that may wait here for a visitor who reads slowly.
+const TRAFFIC_WINDOW: u32 = 512 * 1024;
+/// The same of as many streams as a connection has at most.
+const TRAFFIC_WINDOWS: u32 = 1024 * TRAFFIC_WINDOW;
+
 /// The connections of this node to others. Clones share them.
 #[derive(Clone)]
 pub struct Peers {
     tls: watch::Receiver<Arc<Tls>>,
+    /// Bytes that may wait here: of one stream, and of a connection.
+    windows: Option<(u32, u32)>,
     channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
     /// What a member said that refused this node because it was removed.
     refused: watch::Sender<Option<String>>,
@@ -43,7 +50,13 @@ pub struct Peers {
 impl Peers {
     /// No connection yet.
     pub fn new(tls: watch::Receiver<Arc<Tls>>) -> Self {
-        Self { tls, channels: Arc::default(), refused: watch::Sender::new(None) }
+        Self { tls, windows: None, channels: Arc::default(), refused: watch::Sender::new(None) }
+    }
+
+    /// The same for what visitors and readers of logs wait for: connections of their own, on which those who read slowly
+    /// hold up nobody.
+    pub fn for_traffic(tls: watch::Receiver<Arc<Tls>>) -> Self {
+        Self { windows: Some((TRAFFIC_WINDOW, TRAFFIC_WINDOWS)), ..Self::new(tls) }
     }
 
     /// Set, with the words for it, when a member refuses this node because it was removed from the cluster.
@@ -78,7 +91,10 @@ impl Peers {
         })?;
         let (tls, peer) = (self.tls.clone(), peer.clone());
         let (node, address) = (peer.node, peer.address.clone());
+        let (stream_window, window) = self.windows.unzip();
         let channel = endpoint
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(window)
             .connect_timeout(CONNECT_MAX)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_ANSWER)

@@ -9,6 +9,7 @@ use narvana_proto::v1::artifacts_server::ArtifactsServer;
 use narvana_proto::v1::forward_server::ForwardServer;
 use narvana_proto::v1::join_server::JoinServer;
 use narvana_proto::v1::raft_server::RaftServer;
+use narvana_proto::v1::tunnel_server::TunnelServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -19,6 +20,7 @@ use tonic::service::interceptor::InterceptedService;
 
 use super::blobs::BlobService;
 use super::caller::{leaders, members};
+use super::entrance::{Entrance, OpenTunnels};
 use super::forward::ForwardService;
 use super::join::JoinService;
 use super::raft::RaftService;
@@ -27,6 +29,7 @@ use super::tls::node_of;
 use super::{Admit, MESSAGE_BYTES_MAX, Tls};
 use crate::artifact::ArtifactStore;
 use crate::consensus::Consensus;
+use crate::model::NodeId;
 use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
 
@@ -44,10 +47,15 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 /// Largest message of a caller that is not known yet.
 const JOIN_BYTES_MAX: usize = 32 * 1024;
+/// Largest message of a tunnel.
+const TUNNEL_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one stream that may wait here. A snapshot waits for the disk.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Bytes of all streams of a connection, so that one that waits does not hold up the heartbeats.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Streams of one connection; a tunnel is one.
+const STREAMS_MAX: u32 = 1024;
+/// Bytes of all streams of a connection: as much as all may have, so that those that wait for an instance or the disk never
+/// hold up the others.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +76,10 @@ pub struct Parts {
     pub tls: watch::Receiver<Arc<Tls>>,
     /// Who may talk to this node.
     pub admit: Admit,
+    /// This node.
+    pub node: NodeId,
+    /// Counts the connections of other nodes to instances of this one.
+    pub tunnels: OpenTunnels,
 }
 
 /// The server, listening and not yet answering.
@@ -92,12 +104,20 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { consensus, artifacts, tls, admit } = self.parts;
+        let Parts { consensus, artifacts, tls, admit, node, tunnels } = self.parts;
         let stop = supervisor.stopping();
         let receiver = consensus.receiver();
         let forward = ForwardServer::new(ForwardService::new(receiver.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let entrance = Entrance {
+            node,
+            consensus: consensus.clone(),
+            admit: admit.clone(),
+            tunnels,
+            supervisor: supervisor.clone(),
+        };
+        let tunnel = TunnelServer::new(entrance).max_decoding_message_size(TUNNEL_BYTES_MAX);
         let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -110,11 +130,13 @@ impl Server {
             tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(PING_AFTER))
                 .http2_keepalive_timeout(Some(PING_ANSWER))
+                .max_concurrent_streams(Some(STREAMS_MAX))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .add_service(InterceptedService::new(raft, leaders(admit.clone())))
                 .add_service(InterceptedService::new(forward, members(admit.clone())))
-                .add_service(InterceptedService::new(blobs, members(admit)))
+                .add_service(InterceptedService::new(blobs, members(admit.clone())))
+                .add_service(InterceptedService::new(tunnel, members(admit)))
                 .add_service(join)
                 .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())
                 .await

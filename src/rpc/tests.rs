@@ -3,6 +3,7 @@
 mod group;
 mod isolation;
 mod members;
+mod tunnels;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -4,24 +4,29 @@
 //! gives it back untouched. Or a connection from the pool turned out to be closed, and the request is one that may be
 //! repeated: an idempotent method and no body.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::body::RequestBody;
 use super::counters::add;
 use super::link::Link;
 use super::proxy::Proxy;
-use super::upstream::Lease;
+use super::upstream::{Lease, Upstream};
 use super::upstreams::NoPick;
+use crate::decide::route_table::Place;
+use crate::network::ReachError;
 
 /// Instances tried for one request at most, so that one request cannot knock at all doors of a large service.
 const INSTANCES_TRIED_MAX: usize = 5;
+
+/// How long a request waits for routes that do not name an instance any more which its node has refused as gone. They
+/// come with the next entries of the log.
+const ROUTES_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// An answer whose body still moves on its connection.
 pub(super) struct Exchange {
@@ -33,6 +38,8 @@ pub(super) struct Exchange {
 pub(super) enum Failure {
     NoPick(NoPick),
     Unreachable,
+    /// The node on which the instance runs.
+    NodeUnreachable,
     Broken,
     Slow,
 }
@@ -50,7 +57,7 @@ impl Proxy {
     /// Gets the head of an answer from an instance of `host`.
     pub(super) async fn exchange(&self, host: &str, mut request: Request<RequestBody>) -> Result<Exchange, Failure> {
         let repeatable = matches!(request.body(), RequestBody::Empty) && request.method().is_idempotent();
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried: Vec<Place> = Vec::new();
         let mut lease = self.upstreams.pick(host, &tried).map_err(Failure::NoPick)?;
         let mut idle = lease.upstream.take_idle();
         loop {
@@ -76,7 +83,7 @@ impl Proxy {
                 Err(SendFailure::Broken { unsent, .. }) => {
                     // Closed as soon as it was open: as good as refused.
                     request = *unsent.ok_or(Failure::Broken)?;
-                    lease = self.another(host, &lease, &mut tried)?;
+                    lease = self.another(host, &lease, &mut tried, Failure::Unreachable)?;
                     idle = lease.upstream.take_idle();
                 }
             }
@@ -84,28 +91,68 @@ impl Proxy {
     }
 
     /// A fresh connection, to the instance that was picked or to the next one that can be reached.
-    async fn open(&self, host: &str, mut lease: Lease, tried: &mut Vec<SocketAddr>) -> Result<(Link, Lease), Failure> {
+    async fn open(&self, host: &str, mut lease: Lease, tried: &mut Vec<Place>) -> Result<(Link, Lease), Failure> {
         loop {
-            let upstream = &lease.upstream;
-            match Link::open(upstream.address, self.limits.connect).await {
+            let upstream = Arc::clone(&lease.upstream);
+            let error = match self.connect(&upstream).await {
                 Ok(link) => return Ok((link, lease)),
-                Err(error) => {
-                    tracing::info!(instance = %upstream.instance, address = %upstream.address, %error,
-                        "an instance cannot be reached");
-                    lease = self.another(host, &lease, tried)?;
+                Err(error) => error,
+            };
+            tracing::info!(instance = %upstream.instance, place = ?upstream.place, %error,
+                "an instance cannot be reached");
+            let failure = match (&error, upstream.place) {
+                (ReachError::Gone(_), _) => {
+                    drop(lease);
+                    lease = self.successor(host, &upstream, tried).await?;
+                    continue;
                 }
-            }
+                (ReachError::Node(_), Place::There { node, .. }) => {
+                    self.upstreams.shun_node(node);
+                    Failure::NodeUnreachable
+                }
+                _ => Failure::Unreachable,
+            };
+            lease = self.another(host, &lease, tried, failure)?;
         }
     }
 
+    async fn connect(&self, upstream: &Upstream) -> Result<Link, ReachError> {
+        let link = match upstream.place {
+            Place::Here(address) => Link::open(address, self.limits.connect).await,
+            Place::There { node, port } => {
+                let reach = self.reach.reach(node, upstream.instance, port);
+                let Ok(wire) = timeout(self.limits.connect, reach).await else {
+                    return Err(ReachError::Node(format!("node {node} did not answer in time")));
+                };
+                Link::over(wire?).await
+            }
+        };
+        link.map_err(|error| ReachError::Instance(error.to_string()))
+    }
+
     /// The next instance, after one that could not be reached.
-    fn another(&self, host: &str, failed: &Lease, tried: &mut Vec<SocketAddr>) -> Result<Lease, Failure> {
+    fn another(&self, host: &str, failed: &Lease, tried: &mut Vec<Place>, last: Failure) -> Result<Lease, Failure> {
         failed.upstream.shun();
-        tried.push(failed.upstream.address);
+        tried.push(failed.upstream.place);
+        if tried.len() >= INSTANCES_TRIED_MAX {
+            return Err(last);
+        }
+        let Ok(lease) = self.upstreams.pick(host, tried) else { return Err(last) };
+        add(&self.counters.retries);
+        Ok(lease)
+    }
+
+    /// The next instance, after one that its node knows to be gone and this one does not yet. The routes that say so
+    /// also name those that took its place.
+    async fn successor(&self, host: &str, gone: &Upstream, tried: &mut Vec<Place>) -> Result<Lease, Failure> {
+        tried.push(gone.place);
         if tried.len() >= INSTANCES_TRIED_MAX {
             return Err(Failure::Unreachable);
         }
-        let lease = self.upstreams.pick(host, tried).map_err(|_| Failure::Unreachable)?;
+        if !self.upstreams.retired(gone, Instant::now() + ROUTES_WAIT_MAX).await {
+            gone.put_last();
+        }
+        let lease = self.upstreams.pick(host, tried).map_err(Failure::NoPick)?;
         add(&self.counters.retries);
         Ok(lease)
     }

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -35,6 +36,11 @@ impl Link {
         let connect = tokio::time::timeout(limit, TcpStream::connect(address));
         let stream = connect.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
+        Self::over(stream).await
+    }
+
+    /// Uses a connection that was opened just now.
+    pub(super) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> io::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = Some(Box::pin(connection.with_upgrades()) as BoxFuture<'static, _>);
         Ok(Self { sender, driver, used: Instant::now() })

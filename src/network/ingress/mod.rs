@@ -4,7 +4,11 @@
 //! connection together with the backend connections it uses at that moment: a client that goes away takes its backend
 //! request with it, and nothing is handed from thread to thread. Time ends a connection only before its request head
 //! is complete, while it idles, and while an instance owes the head of its answer; bodies may flow for as long as
-//! they like. Deliberately absent: TLS, HTTP/2, buffering of bodies, retries of requests that an instance may have
+//! they like.
+//!
+//! Any node answers for any service. Of several healthy instances the one with the fewest requests open gets the next
+//! one; those of this node are preferred, until they are busier than the others by a fixed number. A request goes to an
+//! instance of another node through that node. Deliberately absent: TLS, HTTP/2, buffering of bodies, retries of requests that an instance may have
 //! seen.
 
 mod body;
@@ -34,7 +38,7 @@ use tokio::time::Instant;
 use self::counters::Counters;
 use self::proxy::Proxy;
 use self::upstreams::Upstreams;
-use super::Error;
+use super::{Error, Reach};
 use crate::decide::route_table::RouteTable;
 use crate::model::InstanceId;
 use crate::task::{OnError, Supervisor};
@@ -99,7 +103,11 @@ pub struct Ingress {
 
 impl Ingress {
     /// Binds the address. Clients may connect from now on; they are served after [`Ingress::run`].
-    pub async fn bind(options: Options, routes: watch::Receiver<Arc<RouteTable>>) -> Result<Self, Error> {
+    pub async fn bind(
+        options: Options,
+        routes: watch::Receiver<Arc<RouteTable>>,
+        reach: Arc<dyn Reach>,
+    ) -> Result<Self, Error> {
         let address = SocketAddr::new(options.address, options.port);
         let bind_error = |source| Error::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
@@ -108,7 +116,7 @@ impl Ingress {
         let counters = Arc::new(Counters::default());
         let handle =
             IngressHandle { address: bound, upstreams: Arc::clone(&upstreams), counters: Arc::clone(&counters) };
-        let proxy = Arc::new(Proxy { upstreams, limits: options.limits, counters });
+        let proxy = Arc::new(Proxy { upstreams, reach, limits: options.limits, counters });
         Ok(Self { listener, routes, proxy, handle })
     }
 

@@ -26,6 +26,8 @@ pub(super) enum Page {
     NoInstance,
     /// The instance could not be reached or broke off before its answer.
     InstanceFailed,
+    /// The node on which the instance runs cannot be reached.
+    NodeUnreachable,
     /// The instance did not answer in time.
     InstanceSlow,
 }
@@ -60,7 +62,7 @@ impl Page {
         fields
             .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
         match self {
-            Self::NoInstance => {
+            Self::NoInstance | Self::NodeUnreachable => {
                 fields.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
             }
             // After a request that made no sense, neither does what follows it on the connection.
@@ -119,6 +121,14 @@ impl Page {
                 "instance_failed",
                 "The service did not answer",
                 "The instance that got this request refused it or broke off before its answer. Its logs say why."
+                    .to_owned(),
+            ),
+            Self::NodeUnreachable => (
+                StatusCode::BAD_GATEWAY,
+                "node_unreachable",
+                "The service cannot be reached",
+                "The machine on which the service runs does not answer this one. If it does not come back, the service \
+                 is started elsewhere; try again in a few seconds."
                     .to_owned(),
             ),
             Self::InstanceSlow => (

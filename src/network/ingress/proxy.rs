@@ -18,11 +18,12 @@ use super::page::Page;
 use super::target;
 use super::tunnel::Tunnel;
 use super::upstreams::{NoPick, Upstreams};
-use crate::network::Verdict;
+use crate::network::{Reach, Verdict};
 
 /// What all connections of one ingress share.
 pub(super) struct Proxy {
     pub(super) upstreams: Arc<Upstreams>,
+    pub(super) reach: Arc<dyn Reach>,
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
 }
@@ -105,6 +106,7 @@ impl Proxy {
             Failure::NoPick(NoPick::UnknownHost) => (&self.counters.unknown_host, Page::UnknownHost(host.to_owned())),
             Failure::NoPick(NoPick::NoInstance) => (&self.counters.no_instance, Page::NoInstance),
             Failure::Unreachable | Failure::Broken => (&self.counters.instance_failed, Page::InstanceFailed),
+            Failure::NodeUnreachable => (&self.counters.instance_failed, Page::NodeUnreachable),
             Failure::Slow => (&self.counters.instance_failed, Page::InstanceSlow),
         };
         add(counter);

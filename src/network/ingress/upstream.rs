@@ -1,6 +1,5 @@
 //! One instance as this ingress sees it: what is open on it, its idle connections, whether it is worth trying.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 
 use super::counters::{InstanceNumbers, add};
 use super::link::Link;
+use crate::decide::route_table::Place;
 use crate::model::InstanceId;
 
 /// Shorter than the keep-alive time of common servers (Node's 5 s is the shortest of the wide-spread ones), so that it
@@ -23,7 +23,7 @@ const SHUNNED_FOR: Duration = Duration::from_secs(2);
 
 pub(super) struct Upstream {
     pub(super) instance: InstanceId,
-    pub(super) address: SocketAddr,
+    pub(super) place: Place,
     in_flight: AtomicUsize,
     requests: AtomicU64,
     unreachable: AtomicU64,
@@ -38,10 +38,10 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(instance: InstanceId, address: SocketAddr, drained: Arc<Notify>) -> Self {
+    pub(super) fn new(instance: InstanceId, place: Place, drained: Arc<Notify>) -> Self {
         Self {
             instance,
-            address,
+            place,
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             unreachable: AtomicU64::new(0),
@@ -79,6 +79,11 @@ impl Upstream {
     /// It could not be reached: others come first for a while.
     pub(super) fn shun(&self) {
         add(&self.unreachable);
+        self.put_last();
+    }
+
+    /// Others come first for a while.
+    pub(super) fn put_last(&self) {
         *lock(&self.shunned_until) = Some(Instant::now() + SHUNNED_FOR);
         self.shunned.store(true, Ordering::Relaxed);
     }

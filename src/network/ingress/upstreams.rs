@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -13,12 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::counters::InstanceNumbers;
 use super::upstream::{Lease, Upstream};
-use crate::decide::route_table::RouteTable;
-use crate::model::InstanceId;
+use crate::decide::route_table::{Place, RouteTable};
+use crate::model::{InstanceId, NodeId};
 
 /// How often idle connections are looked through. They are also checked when they are used, so this only frees what
 /// nobody uses.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// An instance elsewhere counts as if it had this many more requests open than it has. So those on this machine come
+/// first, and one that is busy does not get everything while others of its kind have nothing to do.
+const AWAY_COSTS: usize = 8;
 
 pub(super) struct Upstreams {
     state: RwLock<State>,
@@ -29,7 +32,7 @@ pub(super) struct Upstreams {
 struct State {
     hosts: HashMap<String, Host>,
     /// Those of the table, and retired ones that still have requests open.
-    known: BTreeMap<(InstanceId, SocketAddr), Arc<Upstream>>,
+    known: BTreeMap<(InstanceId, Place), Arc<Upstream>>,
 }
 
 struct Host {
@@ -50,11 +53,13 @@ impl Upstreams {
         Self { state: RwLock::default(), drained: Arc::new(Notify::new()) }
     }
 
-    /// Opens a request on the least busy instance of a host that is not among `tried`.
+    /// Opens a request on the least busy instance of a host that is not among `tried`; on one of another node when those
+    /// of this one are busier by [`AWAY_COSTS`], or could not be reached just now. What is busy is known of this node's
+    /// ingress only.
     ///
     /// Picking and counting happen under the lock that a table change takes: once a change is applied, every request
     /// that was given to an instance before it is counted, and so waited for.
-    pub(super) fn pick(&self, host: &str, tried: &[SocketAddr]) -> Result<Lease, NoPick> {
+    pub(super) fn pick(&self, host: &str, tried: &[Place]) -> Result<Lease, NoPick> {
         let state = self.read();
         let host = state.hosts.get(host).ok_or(NoPick::UnknownHost)?;
         let count = host.upstreams.len();
@@ -66,8 +71,8 @@ impl Upstreams {
         after
             .iter()
             .chain(before)
-            .filter(|upstream| !tried.contains(&upstream.address))
-            .min_by_key(|upstream| (upstream.is_shunned(), upstream.in_flight()))
+            .filter(|upstream| !tried.contains(&upstream.place))
+            .min_by_key(|upstream| (upstream.is_shunned(), cost(upstream)))
             .map(Lease::new)
             .ok_or(NoPick::NoInstance)
     }
@@ -77,16 +82,16 @@ impl Upstreams {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut known = std::mem::take(&mut state.known);
         let backends = table.routes.values().flat_map(|route| &route.backends);
-        let wanted: HashSet<_> = backends.map(|backend| (backend.instance, backend.address)).collect();
+        let wanted: HashSet<_> = backends.map(|backend| (backend.instance, backend.place)).collect();
         for (key, upstream) in &known {
             upstream.set_retired(!wanted.contains(key));
         }
         let mut hosts = HashMap::with_capacity(table.routes.len());
         for (name, route) in &table.routes {
             let upstreams = route.backends.iter().map(|backend| {
-                let key = (backend.instance, backend.address);
+                let key = (backend.instance, backend.place);
                 let upstream = known.entry(key).or_insert_with(|| {
-                    Arc::new(Upstream::new(backend.instance, backend.address, Arc::clone(&self.drained)))
+                    Arc::new(Upstream::new(backend.instance, backend.place, Arc::clone(&self.drained)))
                 });
                 Arc::clone(upstream)
             });
@@ -118,6 +123,26 @@ impl Upstreams {
         }
     }
 
+    /// Waits until a table without this one is at work. `false` at the deadline.
+    pub(super) async fn retired(&self, upstream: &Upstream, deadline: Instant) -> bool {
+        loop {
+            let news = self.drained.notified();
+            if upstream.is_retired() {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, news).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// A node could not be reached: what runs elsewhere comes first for a while.
+    pub(super) fn shun_node(&self, node: NodeId) {
+        for upstream in self.read().known.values().filter(|upstream| upstream.place.node() == Some(node)) {
+            upstream.put_last();
+        }
+    }
+
     pub(super) fn numbers(&self) -> Vec<(InstanceId, InstanceNumbers)> {
         self.read().known.values().map(|upstream| (upstream.instance, upstream.numbers())).collect()
     }
@@ -137,6 +162,10 @@ impl Upstreams {
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cost(upstream: &Upstream) -> usize {
+    upstream.in_flight() + if upstream.place.node().is_some() { AWAY_COSTS } else { 0 }
 }
 
 impl State {
@@ -177,16 +206,33 @@ mod tests {
 
     fn backend(number: u128) -> Backend {
         let port = 1000 + u16::try_from(number).unwrap();
-        Backend { instance: InstanceId(uuid::Uuid::from_u128(number)), address: ([127, 0, 0, 1], port).into() }
+        let place = Place::Here(([127, 0, 0, 1], port).into());
+        Backend { instance: InstanceId(uuid::Uuid::from_u128(number)), place }
+    }
+
+    fn away(number: u128, node: u64) -> Backend {
+        let place = Place::There { node: NodeId(node), port: port(&backend(number).place) };
+        Backend { place, ..backend(number) }
+    }
+
+    fn port(place: &Place) -> u16 {
+        match place {
+            Place::Here(address) => address.port(),
+            Place::There { port, .. } => *port,
+        }
     }
 
     fn table(backends: impl IntoIterator<Item = u128>) -> RouteTable {
-        let route = Route { backends: backends.into_iter().map(backend).collect() };
+        table_of(backends.into_iter().map(backend).collect())
+    }
+
+    fn table_of(backends: Vec<Backend>) -> RouteTable {
+        let route = Route { backends };
         RouteTable { routes: BTreeMap::from([("a.test".to_owned(), route)]) }
     }
 
     fn ports(leases: &[Lease]) -> Vec<u16> {
-        leases.iter().map(|lease| lease.upstream.address.port()).collect()
+        leases.iter().map(|lease| port(&lease.upstream.place)).collect()
     }
 
     #[test]
@@ -194,13 +240,13 @@ mod tests {
         let upstreams = Upstreams::new();
         upstreams.apply(&table([1, 2, 3]));
         let pick = || upstreams.pick("a.test", &[]).unwrap_or_else(|none| panic!("{none:?}"));
-        let alone: Vec<u16> = (0..6).map(|_| pick().upstream.address.port()).collect();
+        let alone: Vec<u16> = (0..6).map(|_| port(&pick().upstream.place)).collect();
         assert_eq!(alone, [1001, 1002, 1003, 1001, 1002, 1003]);
         let mut held: Vec<Lease> = (0..6).map(|_| pick()).collect();
         let mut all = ports(&held);
         all.sort_unstable();
         assert_eq!(all, [1001, 1001, 1002, 1002, 1003, 1003]);
-        held.retain(|lease| lease.upstream.address.port() != 1002);
+        held.retain(|lease| port(&lease.upstream.place) != 1002);
         assert_eq!(ports(&[pick(), pick()]), [1002, 1002]);
     }
 
@@ -212,11 +258,33 @@ mod tests {
         first.upstream.shun();
         let others: Vec<Lease> = (0..4).map(|_| upstreams.pick("a.test", &[]).ok().unwrap()).collect();
         assert_eq!(ports(&others), [1002; 4]);
-        let tried = [backend(2).address];
-        assert_eq!(upstreams.pick("a.test", &tried).ok().unwrap().upstream.address.port(), 1001);
-        let tried = [backend(1).address, backend(2).address];
+        let tried = [backend(2).place];
+        assert_eq!(upstreams.pick("a.test", &tried).ok().map(|lease| port(&lease.upstream.place)), Some(1001));
+        let tried = [backend(1).place, backend(2).place];
         assert_eq!(upstreams.pick("a.test", &tried).err(), Some(NoPick::NoInstance));
         assert_eq!(upstreams.pick("b.test", &[]).err(), Some(NoPick::UnknownHost));
+    }
+
+    #[test]
+    fn instances_of_this_node_come_first_until_they_are_busy() {
+        let upstreams = Upstreams::new();
+        upstreams.apply(&table_of(vec![backend(1), away(2, 7), away(3, 8)]));
+        let pick = || upstreams.pick("a.test", &[]).unwrap_or_else(|none| panic!("{none:?}"));
+        let mut held: Vec<Lease> = (0..AWAY_COSTS).map(|_| pick()).collect();
+        assert_eq!(ports(&held), vec![1001; AWAY_COSTS]);
+        held.extend((0..9).map(|_| pick()));
+        let mut spread = ports(&held[AWAY_COSTS..]);
+        spread.sort_unstable();
+        assert_eq!(spread, [1001, 1001, 1001, 1002, 1002, 1002, 1003, 1003, 1003], "from then on all take turns");
+        drop(held);
+        let lease = pick();
+        assert_eq!(port(&lease.upstream.place), 1001);
+        lease.upstream.shun();
+        drop(lease);
+        let alone: Vec<u16> = (0..4).map(|_| port(&pick().upstream.place)).collect();
+        assert!(alone.contains(&1002) && alone.contains(&1003) && !alone.contains(&1001), "{alone:?}");
+        upstreams.shun_node(NodeId(7));
+        assert_eq!(ports(&[pick(), pick(), pick()]), [1003; 3]);
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ pub(super) struct Member {
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
     pub(super) artifacts: ArtifactStore,
+    pub(super) tunnels: OpenTunnels,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
     fatal: CancellationToken,
@@ -73,9 +74,18 @@ impl Cluster {
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
-        let address = serve(&consensus, artifacts.clone(), tls.clone(), admit, &server).await;
+        let tunnels = OpenTunnels::default();
+        let parts = Parts {
+            consensus: consensus.clone(),
+            artifacts: artifacts.clone(),
+            tls: tls.clone(),
+            admit,
+            node,
+            tunnels: tunnels.clone(),
+        };
+        let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, artifacts, tls, server, fatal }
+        Member { _folder: folder, peer, consensus, artifacts, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -96,15 +106,8 @@ impl Cluster {
 }
 
 /// Listens on a free port.
-async fn serve(
-    consensus: &Consensus,
-    artifacts: ArtifactStore,
-    tls: watch::Receiver<Arc<Tls>>,
-    admit: Admit,
-    server: &Supervisor,
-) -> SocketAddr {
+async fn serve(parts: Parts, server: &Supervisor) -> SocketAddr {
     let bind = Options { bind: Ipv4Addr::LOCALHOST.into(), port: 0 };
-    let parts = Parts { consensus: consensus.clone(), artifacts, tls, admit };
     let port = Server::bind(bind, parts).await.expect("listens");
     let address = port.address();
     port.run(server);
@@ -116,7 +119,15 @@ impl Member {
     pub(super) async fn move_away(&mut self) {
         self.server.stop(Duration::ZERO).await;
         self.server = Supervisor::new("node port", self.fatal.clone());
-        let address = serve(&self.consensus, self.artifacts.clone(), self.tls.clone(), everybody(), &self.server).await;
+        let parts = Parts {
+            consensus: self.consensus.clone(),
+            artifacts: self.artifacts.clone(),
+            tls: self.tls.clone(),
+            admit: everybody(),
+            node: self.peer.node,
+            tunnels: self.tunnels.clone(),
+        };
+        let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();
     }
 

@@ -1,14 +1,18 @@
 //! Clusters of several nodes: real processes on loopback, over one engine.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{image_service, site};
-use crate::harness::node::Node;
-use crate::harness::{Harness, until};
+use crate::harness::node::{Node, curl};
+use crate::harness::{BUSYBOX, Harness, until};
 
 /// Three nodes, the first of which was made by `init`.
 #[track_caller]
-fn three(engine: &str) -> [Node; 3] {
+pub(super) fn three(engine: &str) -> [Node; 3] {
     let first = Node::registered(engine);
     let second = first.joined("second");
     let third = first.joined("third");
@@ -93,6 +97,82 @@ async fn a_token_lets_in_as_many_as_it_says() {
     let theirs = other.join_token(&[]);
     drop(other);
     refused("green", &theirs, "cannot be reached");
+}
+
+const TEN_MEBIBYTES: usize = 10 << 20;
+
+/// Deploys one instance of a service that runs this script, and says on which node it is.
+#[track_caller]
+fn run_script(node: &Node, service: &str, script: &str) -> String {
+    let spec = json!({
+        "name": service, "image": BUSYBOX, "command": ["sh", "-c", script],
+        "health_check": {"type": "tcp", "interval_seconds": 1, "retries": 10},
+    });
+    node.post("/v1/apps/shop/services", &spec).expect(201);
+    let deployment = node.deploy("shop", service);
+    deployment["instances"][0]["node_name"].as_str().expect("a name").to_owned()
+}
+
+/// Asks for another protocol, and whether what is said then comes back.
+fn echoes(node: &Node, host: &str, word: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(node.ingress.replace("http://", ""))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    stream.write_all(word.as_bytes())?;
+    let mut heard = vec![0; word.len()];
+    stream.read_exact(&mut heard)?;
+    Ok(head.starts_with(b"HTTP/1.1 101 ") && heard == word.as_bytes())
+}
+
+#[tokio::test]
+async fn every_node_answers_for_an_instance_wherever_it_runs() {
+    let harness = Harness::podman().await;
+    let mut nodes = three(harness.address());
+    nodes[0].post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let pages = "mkdir -p /www/cgi-bin; dd if=/dev/zero of=/www/big bs=1048576 count=10; \
+                 printf '#!/bin/sh\necho Content-Type: text/plain; echo; wc -c\n' > /www/cgi-bin/count; \
+                 chmod +x /www/cgi-bin/count; exec httpd -f -p 8080 -h /www";
+    let home = run_script(&nodes[1], "web", pages);
+    let echo = r#"printf '#!/bin/sh\nwhile read -r line; do [ ${#line} -le 1 ] && break; done\nprintf "HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n"\nexec cat\n' > /tmp/up; chmod +x /tmp/up; exec nc -ll -p 8080 -e /tmp/up"#;
+    run_script(&nodes[2], "echo", echo);
+    let body = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(body.path(), vec![b'x'; TEN_MEBIBYTES]).expect("writes");
+    let upload = format!("@{}", body.path().display());
+    for node in &nodes {
+        until("it answers", || async { (node.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
+        let big = node.fetch("web-shop.localhost", "/big");
+        assert_eq!((big.status, big.body.len()), (200, TEN_MEBIBYTES));
+        let url = format!("{}/cgi-bin/count", node.ingress);
+        let counted = curl(&["-H", "Host: web-shop.localhost", "--data-binary", &upload, &url]);
+        assert_eq!((counted.status, counted.body.trim()), (200, TEN_MEBIBYTES.to_string().as_str()));
+        until("it echoes", || async { echoes(node, "echo-shop.localhost", "hello").unwrap_or(false).then_some(()) })
+            .await;
+    }
+    // Without its node it is out of reach, and visitors are told so.
+    let names = ["test-node", "second", "third"];
+    let lost = names.iter().position(|name| *name == home).expect("one of them");
+    nodes[lost].kill();
+    let others = [&nodes[(lost + 1) % 3], &nodes[(lost + 2) % 3]];
+    for other in others {
+        let answer = until("it is missed", || async {
+            let answer = other.fetch("web-shop.localhost", "/");
+            (answer.status != 200).then_some(answer)
+        })
+        .await;
+        let told =
+            answer.body.contains("does not answer this one") || answer.body.contains("no instance of it is healthy");
+        assert!(matches!(answer.status, 502 | 503) && told, "{answer:?}");
+    }
+    nodes[lost].run();
+    for node in &nodes {
+        until("it is back", || async { (node.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::node::Node;
-use crate::harness::{BUSYBOX, Harness};
+use crate::harness::{BUSYBOX, Harness, until};
+
+use super::cluster::three;
 
 const VISITORS: usize = 3;
 /// A request that takes longer has failed too.
@@ -82,4 +84,33 @@ async fn no_request_fails_while_two_replicas_are_replaced_and_rolled_back() {
     node.wait_deployment(back, &["stopped"]);
     let pages = visitors.leave().expect("nobody notices");
     assert!(pages > 100, "{pages} pages are no load");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_whichever_node_visitors_enter_through() {
+    let harness = Harness::podman().await;
+    let nodes = three(harness.address());
+    let [first, second, _] = &nodes;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let check = json!({"path": "/", "interval_seconds": 1, "retries": 5});
+    let service = json!({"name": "web", "image": BUSYBOX, "replicas": 1, "health_check": check});
+    first.post("/v1/apps/shop/services", &service).expect(201);
+    first.deploy("shop", "web");
+    for node in &nodes {
+        until("it answers", || async { (node.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
+    }
+    let visitors = nodes.each_ref().map(|node| Visitors::of(node, "web-shop.localhost"));
+    for version in 2..=4 {
+        let before = second.deploy("shop", "web");
+        assert_eq!(before["version"], version);
+    }
+    let last = first.get("/v1/apps/shop/deployments").expect(200);
+    let old = last.as_array().expect("a list").iter();
+    for deployment in old.filter(|deployment| deployment["version"] != 4) {
+        first.wait_deployment(deployment["id"].as_str().expect("an id"), &["stopped"]);
+    }
+    for visitors in visitors {
+        let pages = visitors.leave().expect("nobody notices");
+        assert!(pages > 100, "{pages} pages are no load");
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::pass::{UPGRADE, echo_tunnel};
-use super::site::{DEADLINE, Site, http, mirror, reply, status, supervisor, table, until};
+use super::site::{DEADLINE, Nodes, Site, http, mirror, reply, status, supervisor, table, until};
 use crate::decide::route_table::Backend;
 use crate::network::{Error, Ingress, Options};
 use crate::task::{OnError, Supervisor};
@@ -153,7 +153,7 @@ async fn a_port_in_use_is_said_with_its_address() {
     let address = site.handle.address();
     let (_routes, receiver) = tokio::sync::watch::channel(table(&[]));
     let options = Options { address: address.ip(), port: address.port(), ..Options::default() };
-    let Err(error) = Ingress::bind(options, receiver).await else { panic!("bound twice") };
+    let Err(error) = Ingress::bind(options, receiver, Arc::new(Nodes::default())).await else { panic!("bound twice") };
     assert!(matches!(&error, Error::Bind { address: same, .. } if *same == address), "{error}");
     assert!(error.to_string().contains(&address.to_string()));
 }

@@ -22,9 +22,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::route_table::{Backend, Route, RouteTable};
-use crate::model::InstanceId;
-use crate::network::{Ingress, IngressHandle, Limits, Options};
+use async_trait::async_trait;
+
+use crate::decide::route_table::{Backend, Place, Route, RouteTable};
+use crate::model::{InstanceId, NodeId};
+use crate::network::{Ingress, IngressHandle, Limits, Options, Reach, ReachError, Wire};
 use crate::random;
 use crate::task::{OnError, Supervisor};
 
@@ -46,9 +48,14 @@ impl Site {
     }
 
     pub(super) async fn start_with(limits: Limits, backends: &[Backend]) -> Self {
+        Self::start_at(limits, Arc::new(Nodes::default()), backends).await
+    }
+
+    /// With other nodes.
+    pub(super) async fn start_at(limits: Limits, reach: Arc<dyn Reach>, backends: &[Backend]) -> Self {
         let (routes, receiver) = watch::channel(table(backends));
         let options = Options { address: Ipv4Addr::LOCALHOST.into(), port: 0, limits };
-        let ingress = Ingress::bind(options, receiver).await.unwrap();
+        let ingress = Ingress::bind(options, receiver, reach).await.unwrap();
         let supervisor = supervisor();
         let handle = ingress.handle();
         ingress.run(&supervisor);
@@ -185,12 +192,31 @@ pub(super) fn reply(body: impl Body<Data = Bytes, Error = Infallible> + Send + S
 }
 
 pub(super) fn at(address: SocketAddr) -> Backend {
-    Backend { instance: random::id::<InstanceId>(), address }
+    Backend { instance: random::id::<InstanceId>(), place: Place::Here(address) }
 }
 
 /// An address where nobody listens.
 pub(super) async fn nobody() -> Backend {
     at(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap())
+}
+
+/// Other nodes: each leads to one address on this machine, or refuses.
+#[derive(Default)]
+pub(super) struct Nodes(pub(super) BTreeMap<NodeId, Result<SocketAddr, ReachError>>);
+
+#[async_trait]
+impl Reach for Nodes {
+    async fn reach(&self, node: NodeId, _: InstanceId, _: u16) -> Result<Box<dyn Wire>, ReachError> {
+        let there = self.0.get(&node).cloned();
+        let address = there.unwrap_or_else(|| Err(ReachError::Node(format!("there is no node {node}"))))?;
+        let stream = TcpStream::connect(address).await;
+        Ok(Box::new(stream.map_err(|error| ReachError::Instance(error.to_string()))?))
+    }
+}
+
+/// The same instance as another node has it.
+pub(super) fn on(node: u64, backend: Backend) -> Backend {
+    Backend { place: Place::There { node: NodeId(node), port: 80 }, ..backend }
 }
 
 /// Waits until something holds.
