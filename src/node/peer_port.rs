@@ -12,7 +12,6 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::ArtifactStore;
 use crate::clock;
 use crate::cluster::{Authority, DataDir, Identity, NodeCertificate};
 use crate::consensus::{Consensus, View};
