@@ -22,6 +22,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Shortest key for session tokens that an operator may give, in bytes (RFC 7518 section 3.2, for HS256).
 const JWT_SECRET_BYTES_MIN: usize = 32;
 
+/// Shortest silence that says something: heartbeats come ten times a second, and each may take as long.
+const HEALTH_THRESHOLD_MIN: Duration = Duration::from_secs(2);
+
 /// Flags, variables and file entries of a node, each of which may be missing.
 #[derive(Args, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -111,6 +114,10 @@ pub struct NodeSettings {
     /// Failed starts of one replica after which a deployment has failed [default: 2]
     #[arg(long, env = "SCHEDULER_MAX_RETRIES")]
     pub scheduler_max_retries: Option<u32>,
+    /// How long a node may be silent before its work goes elsewhere; at least 2s [default: 6s]
+    #[arg(long, env = "SCHEDULER_HEALTH_THRESHOLD", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration_text")]
+    pub scheduler_health_threshold: Option<Duration>,
     /// How long stopping the node may take [default: 30s]
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration_text")]
@@ -221,6 +228,8 @@ pub struct NodeConfig {
     pub deployment_timeout: Duration,
     /// Failed starts of one replica that fail a deployment.
     pub rollout_attempts: u32,
+    /// How long a node may be silent before its work goes elsewhere.
+    pub health_threshold: Duration,
     /// Longest stop.
     pub shutdown_timeout: Duration,
 }
@@ -277,6 +286,12 @@ impl NodeSettings {
             });
         }
         let builds_max = self.worker_max_concurrency.or(file.worker_max_concurrency).unwrap_or(2);
+        let health_threshold = self.scheduler_health_threshold.or(file.scheduler_health_threshold);
+        let health_threshold = health_threshold.unwrap_or(Duration::from_secs(6));
+        if health_threshold < HEALTH_THRESHOLD_MIN {
+            let reason = "must be at least 2s: members are heard several times in that time".to_owned();
+            return Err(Error::Value { flag: "scheduler-health-threshold", reason });
+        }
         let rollout_attempts = self.scheduler_max_retries.or(file.scheduler_max_retries).unwrap_or(2).max(1);
         Ok(NodeConfig {
             name: self.name.or(file.name).unwrap_or_else(|| host_name.to_owned()),
@@ -307,6 +322,7 @@ impl NodeSettings {
                 .or(file.scheduler_deployment_timeout)
                 .unwrap_or(Duration::from_secs(30 * 60)),
             rollout_attempts,
+            health_threshold,
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout).unwrap_or(Duration::from_secs(30)),
             data_dir,
         })
@@ -388,6 +404,13 @@ mod tests {
             (NodeSettings { jwt_secret: Some("short".into()), ..NodeSettings::default() }, "--jwt-secret"),
             (NodeSettings { labels: vec!["x".into()], ..NodeSettings::default() }, "--label"),
             (NodeSettings { advertise: Some("::".into()), ..NodeSettings::default() }, "--advertise"),
+            (
+                NodeSettings {
+                    scheduler_health_threshold: Some(Duration::from_millis(1_900)),
+                    ..NodeSettings::default()
+                },
+                "--scheduler-health-threshold",
+            ),
             (NodeSettings { advertise: Some("n1:9090".into()), ..NodeSettings::default() }, "--advertise"),
         ] {
             let error = settle(settings, "").expect_err("refused");

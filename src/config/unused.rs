@@ -14,7 +14,6 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("PUBLIC_API_URL", "not used yet: set --advertise to the address at which this node is reached"),
     ("PUBLIC_WEB_URL", "not used yet: this version has no web pages"),
     ("REGISTRY_URL", "not used: images stay on the nodes and no registry is needed"),
-    ("SCHEDULER_HEALTH_THRESHOLD", "not used yet: there is one node, which has nobody to miss it"),
     ("SCHEDULER_RETRY_BACKOFF", "not used yet: the pauses between restarts are fixed"),
     ("SOPS_AGE_PRIVATE_KEY", "not used: secrets are sealed with the key in the data folder"),
     ("SOPS_AGE_PUBLIC_KEY", "not used: secrets are sealed with the key in the data folder"),

@@ -184,7 +184,11 @@ impl Running {
         );
         agent_part.spawn("agent", OnError::StopNode, agent.run());
         let control = Control::new(
-            control::Options { decide: decide_options(&config), ..control::Options::default() },
+            control::Options {
+                decide: decide_options(&config),
+                health_threshold: config.health_threshold,
+                ..control::Options::default()
+            },
             consensus.clone(),
         );
         control_part.spawn("control", OnError::StopNode, control.run(control_part.stopping()));
