@@ -6,10 +6,11 @@
 //! what is missing here comes through a [`BlobSource`], whoever that is.
 //!
 //! Absent on purpose: who may read a blob (`api`), when the collector looks (`node`; what it removes is decided in
-//! [`garbage`]), and how other nodes are asked (`rpc`).
+//! [`garbage`]), when copies are fetched (`node`; which is decided in [`copies`]), and how other nodes are asked (`rpc`).
 
 mod blob;
 mod collector;
+pub mod copies;
 mod error;
 mod fetch;
 pub mod garbage;

@@ -21,6 +21,11 @@ impl Digest {
         Self(sha256)
     }
 
+    /// The hash itself.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The way registries and engines write it: `sha256:` and the digits.
     pub fn with_algorithm(&self) -> String {
         format!("{ALGORITHM}{self}")

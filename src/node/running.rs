@@ -34,7 +34,7 @@ use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
-use super::{engine_search, joining, machine, peer_port, registration, registry, removal, room, routes, tidy};
+use super::{copies, engine_search, joining, machine, peer_port, registration, registry, removal, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -151,6 +151,8 @@ impl Running {
         let lease = Lease { node: identity.node, incarnation };
         let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), registry.images().clone(), logs_part.stopping());
         logs_part.spawn("tidy", OnError::Log, tidy);
+        let copies = copies::keep(identity.node, consensus.clone(), registry.images().clone(), logs_part.stopping());
+        logs_part.spawn("copies", OnError::Log, copies);
 
         logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
 

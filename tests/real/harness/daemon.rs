@@ -57,17 +57,17 @@ impl Daemon {
         // Networks of a test that was cut off would come back as bridges, and two with one subnet swallow each other's
         // traffic.
         let _not_there = std::fs::remove_dir_all(data.join("network"));
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let mut arguments = vec![
-            "dockerd".to_owned(),
-            format!("--data-root={}", data.display()),
-            format!("--exec-root={}", path("exec")),
-            format!("--pidfile={}", path("pid")),
-            "-H".to_owned(),
-            format!("unix://{}", socket.display()),
-        ];
+        let mut arguments = dockerd(folder.path(), &data, &socket);
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Self::start(folder, socket, arguments, None, lock)
+    }
+
+    /// A Docker daemon with storage of its own, started by a command line that begins with this.
+    pub(super) fn docker_within(within: &[String]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("docker.sock");
+        let arguments = [within, &dockerd(folder.path(), &folder.path().join("data"), &socket)].concat();
+        Self::start(folder, socket, arguments, None, None)
     }
 
     fn start(
@@ -94,7 +94,7 @@ impl Daemon {
 
     /// Whether everything in it is of tests: Docker has storage of its own here, Podman the machine's.
     pub(super) fn is_ours(&self) -> bool {
-        self.arguments[0] == "dockerd"
+        self.arguments.iter().any(|argument| argument == "dockerd")
     }
 
     /// Removes the networks that nothing uses any more: a daemon that ends leaves their bridges behind.
@@ -173,6 +173,18 @@ impl Daemon {
     fn words(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
+}
+
+fn dockerd(folder: &Path, data: &Path, socket: &Path) -> Vec<String> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    vec![
+        "dockerd".to_owned(),
+        format!("--data-root={}", data.display()),
+        format!("--exec-root={}", path("exec")),
+        format!("--pidfile={}", path("pid")),
+        "-H".to_owned(),
+        format!("unix://{}", socket.display()),
+    ]
 }
 
 /// `setpriv` ends the daemon when the test is killed and cannot end it itself.

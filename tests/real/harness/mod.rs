@@ -8,6 +8,7 @@ mod busybox;
 mod daemon;
 pub(crate) mod node;
 pub(crate) mod registry;
+pub(crate) mod site;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -49,6 +50,11 @@ impl Harness {
     /// A real Docker.
     pub(crate) async fn docker() -> Self {
         Self::with(Daemon::docker(&[])).await
+    }
+
+    /// A real Docker with storage of its own, started by a command line that begins with this.
+    async fn docker_within(within: &[String]) -> Self {
+        Self::with(Daemon::docker_within(within)).await
     }
 
     /// A real Docker whose containers go on without it.

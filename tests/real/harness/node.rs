@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::remove_containers;
+use super::site::Machine;
 
 /// How long a node may take to become ready or to stop.
 const NODE_DEADLINE: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) env: Vec<(String, String)>,
     name: String,
     engine: String,
+    /// What its command lines begin with: nothing, or what runs them on a machine of their own.
+    within: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
     pub(crate) api: String,
@@ -52,7 +55,13 @@ impl Answer {
 /// Runs curl; what a user would type.
 #[track_caller]
 pub(crate) fn curl(args: &[&str]) -> Answer {
-    let output = Command::new("curl")
+    curl_within(&[], args)
+}
+
+/// The same by a command line that begins with this.
+#[track_caller]
+fn curl_within(within: &[String], args: &[&str]) -> Answer {
+    let output = program(within, "curl")
         .args(["--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code}"])
         .args(args)
         .output()
@@ -60,6 +69,17 @@ pub(crate) fn curl(args: &[&str]) -> Answer {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
     Answer { status: status.parse().unwrap_or(0), body: body.to_owned() }
+}
+
+fn program(within: &[String], name: &str) -> Command {
+    match within {
+        [] => Command::new(name),
+        [first, more @ ..] => {
+            let mut command = Command::new(first);
+            command.args(more).arg(name);
+            command
+        }
+    }
 }
 
 impl Node {
@@ -71,20 +91,50 @@ impl Node {
     }
 
     fn init_in(engine: &str, data: PathBuf, folder: tempfile::TempDir) -> Self {
-        let mut node = Self {
+        let mut node = Self::at_rest("test-node", engine, folder);
+        node.data = data;
+        node.start("init");
+        node
+    }
+
+    /// One that does not run.
+    fn at_rest(name: &str, engine: &str, folder: tempfile::TempDir) -> Self {
+        Self {
             log: folder.path().join("node.log"),
-            data,
+            data: folder.path().join("data"),
             env: Vec::new(),
-            name: "test-node".to_owned(),
+            name: name.to_owned(),
             engine: engine.to_owned(),
+            within: Vec::new(),
             child: None,
             api: String::new(),
             ingress: String::new(),
             token: String::new(),
             _folder: folder,
-        };
+        }
+    }
+
+    /// A new cluster on a machine of its own, with its first user.
+    pub(crate) fn founded_at(machine: &Machine) -> Self {
+        let mut node = Self::at_rest("first", "", tempfile::tempdir().expect("a folder"));
+        node.move_to(machine);
         node.start("init");
+        node.register();
         node
+    }
+
+    /// Joins this one's cluster on a machine of its own.
+    pub(crate) fn joined_at(&self, name: &str, machine: &Machine) -> Self {
+        let mut node = self.newcomer(name, &self.join_token(&[]));
+        node.move_to(machine);
+        node.start("join");
+        node
+    }
+
+    fn move_to(&mut self, machine: &Machine) {
+        self.within = machine.within();
+        self.engine = machine.harness.address().to_owned();
+        self.env.push(("NARVANA_ADVERTISE".to_owned(), machine.address.clone()));
     }
 
     /// A join token of this node's cluster, with these flags of `token create`.
@@ -120,18 +170,10 @@ impl Node {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("token");
         std::fs::write(&file, token).expect("writes");
-        Self {
-            log: folder.path().join("node.log"),
-            data: folder.path().join("data"),
-            env: vec![("NARVANA_JOIN_TOKEN_FILE".to_owned(), file.display().to_string())],
-            name: name.to_owned(),
-            engine: self.engine.clone(),
-            child: None,
-            api: String::new(),
-            ingress: String::new(),
-            token: self.token.clone(),
-            _folder: folder,
-        }
+        let mut node = Self::at_rest(name, &self.engine, folder);
+        node.env.push(("NARVANA_JOIN_TOKEN_FILE".to_owned(), file.display().to_string()));
+        node.token.clone_from(&self.token);
+        node
     }
 
     /// Joins, and says whether it became ready.
@@ -169,14 +211,14 @@ impl Node {
 
     /// The command line as a user of this node would run it.
     pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+        let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
         command.args(args).env("NARVANA_API", &self.api).env("NARVANA_TOKEN", &self.token).stdin(Stdio::null());
         command.output().expect("the program runs")
     }
 
     /// The program with this node's settings.
     pub(crate) fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+        let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
         command
             .arg(verb)
             .arg("--data-dir")
@@ -288,7 +330,7 @@ impl Node {
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Answer {
         let authorization = format!("Authorization: Bearer {}", self.token);
-        curl(&["-H", &authorization, &format!("{}{path}", self.api)])
+        self.curl(&["-H", &authorization, &format!("{}{path}", self.api)])
     }
 
     #[track_caller]
@@ -301,7 +343,7 @@ impl Node {
         let authorization = format!("Authorization: Bearer {}", self.token);
         let body = body.to_string();
         let url = format!("{}{path}", self.api);
-        curl(&["-X", method, "-H", &authorization, "-H", "Content-Type: application/json", "-d", &body, &url])
+        self.curl(&["-X", method, "-H", &authorization, "-H", "Content-Type: application/json", "-d", &body, &url])
     }
 
     #[track_caller]
@@ -326,7 +368,8 @@ impl Node {
         let authorization = format!("Authorization: Bearer {}", self.token);
         let data = format!("@{}", archive.display());
         let url = format!("{}/v1/apps/{app}/services/{service}/source", self.api);
-        curl(&["-H", &authorization, "-H", "Content-Type: application/gzip", "--data-binary", &data, &url]).expect(201)
+        self.curl(&["-H", &authorization, "-H", "Content-Type: application/gzip", "--data-binary", &data, &url])
+            .expect(201)
     }
 
     /// Sends an archive as it is.
@@ -337,7 +380,8 @@ impl Node {
         let authorization = format!("Authorization: Bearer {}", self.token);
         let data = format!("@{}", file.display());
         let url = format!("{}/v1/apps/{app}/services/{service}/source", self.api);
-        curl(&["-H", &authorization, "-H", "Content-Type: application/x-tar", "--data-binary", &data, &url]).expect(201)
+        self.curl(&["-H", &authorization, "-H", "Content-Type: application/x-tar", "--data-binary", &data, &url])
+            .expect(201)
     }
 
     /// Waits until a deployment is in one of these states, and returns it.
@@ -366,7 +410,13 @@ impl Node {
     /// Fetches a page of a service through the ingress.
     #[track_caller]
     pub(crate) fn fetch(&self, host: &str, path: &str) -> Answer {
-        curl(&["-H", &format!("Host: {host}"), &format!("{}{path}", self.ingress)])
+        self.curl(&["-H", &format!("Host: {host}"), &format!("{}{path}", self.ingress)])
+    }
+
+    /// curl on this node's machine.
+    #[track_caller]
+    pub(crate) fn curl(&self, args: &[&str]) -> Answer {
+        curl_within(&self.within, args)
     }
 }
 

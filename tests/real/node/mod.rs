@@ -10,6 +10,7 @@ mod image;
 mod leftovers;
 mod life;
 mod membership;
+mod partition;
 mod sickness;
 mod store;
 mod visitors;

@@ -1,0 +1,136 @@
+//! Machines of their own: network namespaces with an engine each, on one cable that a test can cut.
+//!
+//! Each machine has an address of 10.99.0.0/24 on a bridge in a namespace of its own; nothing leads out. Everything goes with
+//! the [`Site`], and what a test left that was killed goes with the next one.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::{Pid, test_kill_process};
+
+use super::Harness;
+
+const PREFIX: &str = "nvt-";
+
+pub(crate) struct Site {
+    /// Before the namespaces, so that the engines end first.
+    pub(crate) machines: Vec<Machine>,
+    switch: Namespace,
+}
+
+/// A machine: its network, and a Docker of its own.
+pub(crate) struct Machine {
+    pub(crate) harness: Harness,
+    pub(crate) address: String,
+    /// Its end of the cable, at the switch.
+    port: String,
+    namespace: Namespace,
+}
+
+/// A network namespace, deleted when dropped.
+struct Namespace(String);
+
+impl Site {
+    /// So many machines that reach each other.
+    pub(crate) async fn of(machines: usize) -> Self {
+        remove_stale();
+        let switch = Namespace::new("switch");
+        switch.ip(&["link", "add", "br0", "type", "bridge"]);
+        switch.ip(&["link", "set", "br0", "up"]);
+        let machines = (1..=machines).map(|number| Machine::new(number, &switch));
+        let machines = futures::future::join_all(machines).await;
+        Self { machines, switch }
+    }
+
+    /// Pulls a machine's cable out.
+    pub(crate) fn unplug(&self, machine: usize) {
+        self.switch.ip(&["link", "set", &self.machines[machine].port, "down"]);
+    }
+
+    /// Puts it in again.
+    pub(crate) fn plug(&self, machine: usize) {
+        self.switch.ip(&["link", "set", &self.machines[machine].port, "up"]);
+    }
+
+    /// Loses everything that one machine sends to another; the other way is left alone.
+    pub(crate) fn lose(&self, from: usize, to: usize) {
+        self.filter("-I", from, to);
+    }
+
+    /// Ends that.
+    pub(crate) fn lose_no_more(&self, from: usize, to: usize) {
+        self.filter("-D", from, to);
+    }
+
+    fn filter(&self, action: &str, from: usize, to: usize) {
+        let from = &self.machines[from].address;
+        let [program, arguments @ ..] = &self.machines[to].within()[..] else { unreachable!("a command") };
+        let mut command = Command::new(program);
+        command.args(arguments).args(["iptables", "-w", action, "INPUT", "-s", from, "-j", "DROP"]);
+        succeed(command);
+    }
+}
+
+impl Machine {
+    async fn new(number: usize, switch: &Namespace) -> Self {
+        let namespace = Namespace::new(&number.to_string());
+        let (port, address) = (format!("port{number}"), format!("10.99.0.{number}"));
+        switch.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace.0]);
+        switch.ip(&["link", "set", &port, "master", "br0", "up"]);
+        namespace.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"]);
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace.ip(&["link", "set", "eth0", "up"]);
+        let harness = Harness::docker_within(&within(&namespace.0)).await;
+        Self { harness, address, port, namespace }
+    }
+
+    /// What a command line begins with that runs on this machine.
+    pub(crate) fn within(&self) -> Vec<String> {
+        within(&self.namespace.0)
+    }
+}
+
+/// Not `ip netns exec`: that hides the control groups.
+fn within(namespace: &str) -> Vec<String> {
+    vec!["nsenter".to_owned(), format!("--net=/run/netns/{namespace}")]
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        let namespace = Self(format!("{PREFIX}{}-{name}", std::process::id()));
+        let mut command = Command::new("ip");
+        command.args(["netns", "add", &namespace.0]);
+        succeed(command);
+        namespace
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.0]).args(arguments);
+        succeed(command);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _best_effort = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+fn succeed(mut command: Command) {
+    let output = command.output().expect("the packages iproute2, iptables and util-linux are installed");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Namespaces of tests that were killed.
+fn remove_stale() {
+    for entry in std::fs::read_dir(PathBuf::from("/run/netns")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        if let Some(process) = process.and_then(Pid::from_raw)
+            && test_kill_process(process).is_err()
+        {
+            drop(Namespace(name));
+        }
+    }
+}
