@@ -13,6 +13,7 @@ use super::outcome::{Exit, failure};
 use super::output::warn;
 use super::systemd::{self, Systemd};
 use super::unit::Unit;
+use crate::backup::Restored;
 use crate::cluster::{TokenError, TokenText};
 use crate::config::{self, NodeConfig, NodeSettings};
 use crate::node::{self, Endpoints, Init, Preflight};
@@ -193,6 +194,46 @@ pub(super) async fn init(args: NodeArgs) -> anyhow::Result<()> {
         warn(&occupied(&data_dir, args.service));
     }
     Ok(())
+}
+
+/// Founds the cluster of a backup anew and runs its first node.
+pub(super) async fn restore(args: NodeArgs, backup: &Restored) -> anyhow::Result<()> {
+    let config = args.start.settle()?;
+    let data_dir = config.data_dir.display().to_string();
+    let ready = |endpoints: &Endpoints, _: &str| {
+        warn(&format!(
+            "{}
+
+The cluster is restored. Next, in another terminal:
+  narvana --api {} login            as a user of the backup
+  narvana ps --all                  what runs, and what does not yet
+  narvana token create              lets another machine join",
+            serving(endpoints),
+            endpoints.api
+        ));
+        systemd::tell_ready();
+    };
+    let founded = match args.service.then(|| Service::new(&config, &args.given)).transpose()? {
+        None => node::restore(config, backup, ready).await?,
+        Some(service) => {
+            let founded = node::found_from(&config, backup).await?;
+            if founded == Init::Founded {
+                let (endpoints, setup_token) = service.start()?;
+                ready(&endpoints, &setup_token);
+            }
+            founded
+        }
+    };
+    match founded {
+        Init::Founded => Ok(()),
+        Init::Exists => Err(failure(
+            Exit::Conflict,
+            format!(
+                "{data_dir} holds a node already; nothing was changed: a backup is restored into an empty folder, \
+                 choose another --data-dir"
+            ),
+        )),
+    }
 }
 
 /// Runs a node that exists.

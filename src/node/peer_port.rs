@@ -27,15 +27,23 @@ use super::founding::AUTHORITY_FILE;
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Who may talk to this node: every node with a certificate of the cluster that was not removed. One that is not on
-/// record here came later than what this node has applied: it may even be the leader that brings the rest.
+/// record here came later than what this node has applied: it may even be the leader that brings the rest. Unless it is
+/// of an epoch that ended without leaving a record of it.
 pub(super) fn admit(view: watch::Receiver<View>) -> Admit {
-    Arc::new(move |node| match view.borrow().state.admission(node) {
-        Some(admission) if admission.removed_at.is_some() => Err(format!(
-            "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
-             `narvana join`"
-        )),
-        Some(admission) => Ok(admission.role),
-        None => Ok(NodeRole::VoterEligible),
+    Arc::new(move |node| {
+        let state = &view.borrow().state;
+        match state.admission(node) {
+            Some(admission) if admission.removed_at.is_some() => Err(format!(
+                "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
+                 `narvana join`"
+            )),
+            Some(admission) => Ok(admission.role),
+            None if state.is_of_lost_past(node) => Err(format!(
+                "node {node} was left behind: the cluster began anew without it; it can come back as a new node, in an \
+                 empty data folder, with `narvana join`"
+            )),
+            None => Ok(NodeRole::VoterEligible),
+        }
     })
 }
 

@@ -124,7 +124,7 @@ impl Draft {
                  `narvana join`",
                 facts.id
             ))),
-            None if facts.id == NodeId::FOUNDER => {
+            None if facts.id == NodeId::FOUNDER && self.state.epoch().is_none() => {
                 self.put(Admission {
                     node: facts.id,
                     name: facts.name.clone(),

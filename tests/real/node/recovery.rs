@@ -1,0 +1,104 @@
+//! The worst days: everything is gone but a backup.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use super::image_service;
+use crate::harness::node::Node;
+use crate::harness::{Harness, until};
+
+const PASSPHRASE: &str = "correct horse battery";
+
+/// The command line with the passphrase of the backup in the environment.
+fn backup(node: &Node, passphrase: &str, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_narvana"))
+        .arg("backup")
+        .args(args)
+        .env("NARVANA_API", &node.api)
+        .env("NARVANA_TOKEN", &node.token)
+        .env("NARVANA_BACKUP_PASSPHRASE", passphrase)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+fn words(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until a service's newest deployment has an instance that runs on this node.
+async fn runs_on(node: &Node, deployment: &str, name: &str) -> Value {
+    until("it runs there", || async {
+        let deployment = node.get(&format!("/v1/deployments/{deployment}")).expect(200);
+        let instances = deployment["instances"].as_array().expect("a list").clone();
+        instances.into_iter().find(|i| i["status"] == "running" && i["node_name"] == name)
+    })
+    .await
+}
+
+/// Waits until it has ended by itself, as a node does that is no member any more.
+fn ends_as_left_behind(mut node: Node) {
+    node.try_run();
+    assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
+    let log = node.log();
+    assert!(log.contains("left behind") || log.contains("was removed from this cluster"), "{log}");
+}
+
+#[tokio::test]
+async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
+    let harness = Harness::podman().await;
+    let mut old = Node::registered(harness.address());
+    old.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    old.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    let secret = json!({"key": "SECRET", "value": "tulips-in-amsterdam"});
+    old.post("/v1/apps/shop/services/web/env", &secret).expect(201);
+    let deployment = old.deploy("shop", "web");
+    let id = deployment["id"].as_str().expect("an id").to_owned();
+    let container = deployment["instances"][0]["container_id"].as_str().expect("a container").to_owned();
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cluster.age");
+    let path = file.to_str().expect("UTF-8");
+    let refused = backup(&old, "short", &["create", path]);
+    assert!(refused.status.code() == Some(2) && words(&refused).contains("fewer than"), "{}", words(&refused));
+    let made = backup(&old, PASSPHRASE, &["create", path]);
+    assert!(made.status.success(), "{}", words(&made));
+    let again = backup(&old, PASSPHRASE, &["create", path]);
+    assert!(!again.status.success() && words(&again).contains("exists already"), "{}", words(&again));
+    let verified = backup(&old, PASSPHRASE, &["verify", path]);
+    assert!(verified.status.success() && words(&verified).contains(&old.cluster()), "{}", words(&verified));
+    let wrong = backup(&old, "another passphrase", &["verify", path]);
+    assert!(!wrong.status.success() && words(&wrong).contains("passphrase is wrong"), "{}", words(&wrong));
+    let sealed = std::fs::read(&file).expect("reads");
+    let canary = b"tulips-in-amsterdam";
+    assert!(!sealed.windows(canary.len()).any(|window| window == canary), "a secret is readable");
+    // What comes later is not in it.
+    old.post("/v1/apps", &json!({"name": "later"})).expect(201);
+    old.kill();
+
+    let mut new = old.restored("phoenix", &file, PASSPHRASE);
+    assert_eq!(new.get("/v1/apps").status, 401, "log-ins have ended");
+    new.log_in();
+    new.get("/v1/apps/later").expect(404);
+    let env = new.get("/v1/apps/shop/services/web/env").expect(200);
+    assert!(env.to_string().contains("SECRET"), "{env}");
+    assert_eq!(new.cluster(), old.cluster());
+    runs_on(&new, &id, "phoenix").await;
+    until("its page", || async { (new.fetch("web-shop.localhost", "/").status != 503).then_some(()) }).await;
+    let nodes = new.get("/v1/nodes").expect(200);
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
+    // Not twice, and not over something.
+    let mut over = new.command(&format!("backup restore {path}"));
+    let over = over.env("NARVANA_BACKUP_PASSPHRASE", PASSPHRASE).output().expect("it runs");
+    assert!(over.status.code() == Some(4) && words(&over).contains("holds a node already"), "{}", words(&over));
+
+    // The old node, which was its cluster's only voter and needs nobody, comes back.
+    ends_as_left_behind(old);
+    let left = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
+    assert!(left.iter().all(|other| other.id != container), "its container is gone");
+    runs_on(&new, &id, "phoenix").await;
+    // Others join the new one.
+    let second = new.joined("second");
+    assert_eq!(second.get("/v1/nodes").expect(200).as_array().map(Vec::len), Some(2));
+}
