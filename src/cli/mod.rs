@@ -23,6 +23,7 @@ mod node;
 mod nodes;
 mod outcome;
 mod output;
+mod recover;
 mod replicas;
 mod screen;
 mod service;
@@ -118,6 +119,11 @@ enum Command {
     Join(Box<node::JoinArgs>),
     /// Run the node of a data folder
     Run(Box<node::NodeArgs>),
+    /// Go on with this node alone, after the majority of the voters was lost for good
+    #[command(after_help = "Example:\n  narvana recover --data-dir /var/lib/narvana
+
+Run it on one node only, with its program stopped. It says what may be lost and asks before anything is changed.")]
+    Recover(recover::RecoverArgs),
     /// Backups of what the cluster knows
     #[command(subcommand)]
     Backup(backup::BackupCommand),
@@ -207,6 +213,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init(args) => return node::init(*args).await,
         Command::Join(args) => return node::join(*args).await,
         Command::Run(args) => return node::run(*args).await,
+        Command::Recover(args) => return recover::run(args).await,
         Command::Backup(command) => return backup::run(&global, command).await,
         Command::Register(args) => return account::register(&global, args).await,
         Command::Login(args) => return account::login(&global, args).await,

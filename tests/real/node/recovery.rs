@@ -1,14 +1,24 @@
-//! The worst days: everything is gone but a backup.
+//! The worst days: everything is gone but a backup, or the majority is gone but one node.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use narvana::store::RENEWAL_FAILPOINTS;
 use serde_json::{Value, json};
 
+use super::cluster::three;
 use super::image_service;
 use crate::harness::node::Node;
 use crate::harness::{Harness, until};
 
 const PASSPHRASE: &str = "correct horse battery";
+
+/// A service that ends as soon as it is asked to, so that nobody waits for it.
+fn web() -> Value {
+    let mut service = image_service("web");
+    service["command"] = json!(["sh", "-c", "trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]);
+    service
+}
 
 /// The command line with the passphrase of the backup in the environment.
 fn backup(node: &Node, passphrase: &str, args: &[&str]) -> Output {
@@ -37,8 +47,8 @@ async fn runs_on(node: &Node, deployment: &str, name: &str) -> Value {
     .await
 }
 
-/// Waits until it has ended by itself, as a node does that is no member any more.
-fn ends_as_left_behind(mut node: Node) {
+/// Starts it and waits until it has ended by itself, as a node does that is no member any more.
+fn ends_as_left_behind(node: &mut Node) {
     node.try_run();
     assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
     let log = node.log();
@@ -50,7 +60,7 @@ async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
     let harness = Harness::podman().await;
     let mut old = Node::registered(harness.address());
     old.post("/v1/apps", &json!({"name": "shop"})).expect(201);
-    old.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    old.post("/v1/apps/shop/services", &web()).expect(201);
     let secret = json!({"key": "SECRET", "value": "tulips-in-amsterdam"});
     old.post("/v1/apps/shop/services/web/env", &secret).expect(201);
     let deployment = old.deploy("shop", "web");
@@ -94,11 +104,91 @@ async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
     assert!(over.status.code() == Some(4) && words(&over).contains("holds a node already"), "{}", words(&over));
 
     // The old node, which was its cluster's only voter and needs nobody, comes back.
-    ends_as_left_behind(old);
+    ends_as_left_behind(&mut old);
     let left = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
     assert!(left.iter().all(|other| other.id != container), "its container is gone");
     runs_on(&new, &id, "phoenix").await;
     // Others join the new one.
     let second = new.joined("second");
     assert_eq!(second.get("/v1/nodes").expect(200).as_array().map(Vec::len), Some(2));
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.expect("cp runs").success());
+}
+
+/// `recover` in a data folder, with these further arguments and this place to die at.
+fn recover(data: &Path, args: &[&str], failpoint: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+    command.args(["recover", "--data-dir"]).arg(data).args(args).env("NARVANA_FAILPOINT", failpoint);
+    command.stdin(Stdio::null()).output().expect("the program runs")
+}
+
+#[tokio::test]
+async fn one_of_three_goes_on_alone_and_the_others_give_way() {
+    let harness = Harness::podman().await;
+    let [mut first, mut second, mut third] = three(harness.address());
+    until("three vote", || async {
+        let nodes = first.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
+    })
+    .await;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &web()).expect(201);
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    let deployment = first.deploy("shop", "web");
+    assert_eq!(deployment["instances"][0]["node_name"], "second");
+    let id = deployment["id"].as_str().expect("an id").to_owned();
+    assert!(first.cli(&["node", "uncordon", "third"]).status.success());
+
+    let running = recover(&third.data, &["--yes"], "");
+    assert!(!running.status.success() && words(&running).contains("in use"), "{}", words(&running));
+    third.kill();
+    let needless = recover(&third.data, &["--yes"], "");
+    assert!(words(&needless).contains("needs no recovery"), "{}", words(&needless));
+    second.kill();
+    first.kill();
+    let unasked = recover(&third.data, &[], "");
+    let said = words(&unasked);
+    assert_eq!(unasked.status.code(), Some(2), "{said}");
+    for expected in ["What may be lost", "test-node (node 1) votes", "does not answer", "removed for ever", "--yes"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+
+    // Whenever it dies, it has happened or not.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (place, pass) in RENEWAL_FAILPOINTS.into_iter().flat_map(|place| [(place, 1), (place, 4)]) {
+        if pass > 1 && place != "renewal.moved" {
+            continue;
+        }
+        let copy = folder.path().join(format!("{place}-{pass}"));
+        copy_all(&third.data, &copy);
+        let died = recover(&copy, &["--yes"], &format!("{place}:{pass}"));
+        let signal = std::os::unix::process::ExitStatusExt::signal(&died.status);
+        assert_eq!(signal, Some(9), "{place}: {}", words(&died));
+        let again = recover(&copy, &["--yes"], "");
+        match place {
+            "renewal.written" => assert!(again.status.success(), "{place}: {}", words(&again)),
+            _ => assert!(words(&again).contains("decides alone already"), "{place}: {}", words(&again)),
+        }
+    }
+
+    let recovered = recover(&third.data, &["--yes"], "");
+    assert!(recovered.status.success(), "{}", words(&recovered));
+    third.run();
+    third.post("/v1/apps", &json!({"name": "after"})).expect(201);
+    runs_on(&third, &id, "third").await;
+    let nodes = third.get("/v1/nodes").expect(200);
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
+
+    // The two that were the majority come back at the same time.
+    std::thread::scope(|scope| {
+        scope.spawn(|| ends_as_left_behind(&mut first));
+        scope.spawn(|| ends_as_left_behind(&mut second));
+    });
+    third.post("/v1/apps", &json!({"name": "still"})).expect(201);
+    runs_on(&third, &id, "third").await;
 }
