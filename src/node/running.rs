@@ -39,7 +39,7 @@ use super::{engine_search, left_behind, machine, peer_port, registration, regist
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What is on record of a node's engine until it has looked for one.
 const LOOKING: &str = "this node has just started and is looking for its container engine";
@@ -417,7 +417,7 @@ fn node_facts(
 }
 
 /// Tells what this node runs from what other nodes of this machine run.
-fn scope(identity: Identity) -> String {
+pub(super) fn scope(identity: Identity) -> String {
     format!("{}-{}", identity.cluster, identity.node)
 }
 

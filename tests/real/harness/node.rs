@@ -206,7 +206,7 @@ impl Node {
         command
     }
 
-    fn start(&mut self, verb: &str) {
+    pub(crate) fn start(&mut self, verb: &str) {
         assert!(self.try_start(verb), "the node is not ready: {}", self.log());
     }
 

@@ -191,4 +191,26 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     });
     third.post("/v1/apps", &json!({"name": "still"})).expect(201);
     runs_on(&third, &id, "third").await;
+
+    // One of their machines becomes a new node, whatever is left of the old one.
+    let token = folder.path().join("token");
+    std::fs::write(&token, third.join_token(&[])).expect("writes");
+    std::fs::write(second.data.join("raft.redb"), b"damaged").expect("writes");
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let token = token.to_str().expect("UTF-8");
+    second.env = vec![variable("NARVANA_JOIN_TOKEN_FILE", token), variable("NARVANA_API", &third.api)];
+    let stranger = second.command("node rebuild").output().expect("it runs");
+    assert!(!stranger.status.success() && words(&stranger).contains("nothing was changed"), "{}", words(&stranger));
+    second.env.push(variable("NARVANA_TOKEN", &third.token));
+    second.start("node rebuild");
+    until("it is a member", || async {
+        let nodes = third.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().any(|node| node["hostname"] == "second").then_some(())
+    })
+    .await;
+    let data = second.data.parent().expect("a folder");
+    let kept = std::fs::read_dir(data)
+        .expect("lists")
+        .filter(|entry| entry.as_ref().expect("an entry").file_name().to_string_lossy().starts_with("data.old-"));
+    assert_eq!(kept.count(), 1, "the old folder is kept");
 }
