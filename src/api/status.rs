@@ -12,7 +12,7 @@ use crate::consensus::RaftRole;
 
 use super::extract::Reader;
 use super::gate::Gate;
-use super::node::{NodeView, view};
+use super::node::{NodeView, member_view};
 use super::{Error, health};
 
 /// Longest wait for a majority, so that the answer comes soon when there is none.
@@ -70,7 +70,7 @@ pub(super) async fn show(State(gate): State<Gate>, Reader(caller): Reader) -> Re
         state_bytes,
         state_limit_bytes,
         failure: status.failure.clone(),
-        nodes: caller.nodes().map(|node| view(node, &caller, &status)).collect(),
+        nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
     }))
 }
 

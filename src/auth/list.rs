@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, Org, OrgId, Role, Service,
-    Timestamp,
+    Admission, App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, Org, OrgId, Role,
+    Service, Timestamp,
 };
 
 use super::{Caller, Error, Scoped};
@@ -90,6 +90,13 @@ impl Caller {
     /// All nodes by id; every user may see them.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.0.state.nodes()
+    }
+
+    /// All that were let in and are not refused, oldest first, with what they said of themselves: nothing until they first came
+    /// up, and after their removal.
+    pub fn members(&self) -> impl Iterator<Item = (&Arc<Admission>, Option<&Arc<Node>>)> {
+        let members = self.0.state.admissions().filter(|admission| admission.fenced_at.is_none());
+        members.map(|admission| (admission, self.0.state.node(admission.node)))
     }
 
     fn memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {

@@ -4,16 +4,21 @@
 //! a machine without a node, which joins as any other.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
+use crate::agent;
 use crate::clock;
 use crate::cluster::{DataDir, Identity, TokenText};
 use crate::config::NodeConfig;
+use crate::engine;
 use crate::model::NodeId;
+use crate::task::Supervisor;
 
+use super::joining;
 use super::running::{STOP_GRACE, engine_options, scope};
-use super::{joining, removal};
 
 /// A node that can make way for another one on its machine. Its folder is locked, and its program is stopped.
 pub struct Rebuild {
@@ -46,8 +51,7 @@ impl Rebuild {
     /// Removes the containers of the old node and moves its data folder aside. Answers where it is now.
     pub async fn clear(self, config: &NodeConfig) -> anyhow::Result<PathBuf> {
         let Self { dir, identity } = self;
-        let engine = engine_options(config, &dir, scope(identity));
-        removal::clean_up(engine, identity, STOP_GRACE).await;
+        end_containers(engine_options(config, &dir, scope(identity)), identity).await?;
         let path = std::path::absolute(dir.path())?;
         let mut aside = path.clone().into_os_string();
         aside.push(format!(".old-{}", clock::now().to_string().replace([':', '-'], "")));
@@ -62,4 +66,19 @@ impl Rebuild {
         })?;
         Ok(aside)
     }
+}
+
+/// Ends what the old node ran. Without an engine that is for people to do.
+async fn end_containers(options: engine::Options, identity: Identity) -> anyhow::Result<()> {
+    let Identity { cluster, node, .. } = identity;
+    let supervisor = Supervisor::new("end of containers", CancellationToken::new());
+    let ended = match engine::find(&options, &supervisor).await {
+        Ok(found) => agent::remove_all(&*found.engine, cluster, node, STOP_GRACE).await,
+        Err(error) => {
+            tracing::warn!(%error, %cluster, %node, "containers labelled with this cluster and node, if any, go on");
+            Ok(())
+        }
+    };
+    supervisor.stop(Duration::ZERO).await;
+    ended.context("the containers of the old node cannot be ended; when the engine works, do this again")
 }

@@ -23,7 +23,7 @@ use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResou
 use crate::network::{self, Ingress, IngressHandle};
 use crate::rpc::{self, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
 use crate::space::Space;
-use crate::state::NodeFacts;
+use crate::state::{Actor, Command, LogEntry, NodeFacts};
 use crate::store::{self, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 use crate::telemetry::Metrics;
@@ -34,7 +34,9 @@ use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
-use super::{engine_search, left_behind, machine, peer_port, registration, registry, removal, room, routes, tidy};
+use super::{
+    engine_search, joining, left_behind, machine, peer_port, registration, registry, removal, room, routes, tidy,
+};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -92,11 +94,13 @@ impl Running {
         peer_server.run(&peer_part);
         let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
         peer_part.spawn("node certificate", OnError::Log, fresh);
-        first_state(&consensus, &membership).await?;
-        if let Some(removed) = membership.ended() {
+        first_state(&consensus, &membership, identity.node, &address).await?;
+        if membership.ended().is_some() {
             let engine = engine_options(&config, &dir, scope(identity));
-            removal::clean_up(engine, identity, STOP_GRACE).await;
-            return Err(removed.into());
+            removal::clean_up(&membership, engine, STOP_GRACE).await;
+        }
+        if let Some(error) = membership.farewell() {
+            return Err(error);
         }
 
         let part = |name| Supervisor::new(name, fatal.clone());
@@ -258,8 +262,8 @@ impl Running {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
         closed.context("cannot close the store properly")?;
-        if let Some(removed) = self.membership.ended().filter(|_| failed) {
-            return Err(removed.into());
+        if let Some(error) = self.membership.farewell().filter(|_| failed) {
+            return Err(error);
         }
         if failed {
             let reason = self.consensus.status().failure;
@@ -290,14 +294,21 @@ async fn start_consensus(
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let peers = Peers::new(tls.subscribe());
-    let consensus =
-        Consensus::start(identity.node, consensus_options(), store, Arc::new(peers.clone()), supervisor).await?;
+    let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options() };
+    let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;
     Ok((consensus, tls, peers))
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
 /// the moment keeps nobody from starting: what is known here is served, and the rest follows.
-async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<()> {
+///
+/// A node that was never told anything says where it is: it may be elsewhere than it said when it was let in.
+async fn first_state(
+    consensus: &Consensus,
+    membership: &Membership,
+    node: NodeId,
+    address: &Address,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
@@ -316,7 +327,13 @@ async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::
             tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
             return Ok(());
         }
-        tracing::info!(reason = %refusal, "waiting for the cluster");
+        tracing::info!(reason = %refusal, %address, "waiting for the cluster, which has to reach this node at its address");
+        if knows_nothing {
+            let command = Command::ReaddressNode { node, address: address.to_string() };
+            let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(node), request: None, command };
+            // It counts when the state comes.
+            let _said = consensus.propose(entry).await;
+        }
     }
 }
 

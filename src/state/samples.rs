@@ -262,6 +262,8 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::NoteAbsence { node: NodeId::FOUNDER, absent: true },
         Command::LoseInstances { instances: vec![instance], reason: "node one does not answer".to_owned() },
         Command::RemoveNode(NodeId::FOUNDER),
+        Command::FenceNode(NodeId::FOUNDER),
+        Command::ReaddressNode { node: NodeId::FOUNDER, address: "10.0.0.3:9090".to_owned() },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -407,6 +409,7 @@ pub fn sample_records() -> Vec<Record> {
             token: Some(id(14)),
             admitted_at: AT,
             removed_at: None,
+            fenced_at: None,
         }
         .into(),
         Absence { node: NodeId::FOUNDER, since: AT }.into(),
@@ -430,7 +433,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 35, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 37, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -116,13 +116,6 @@ impl State {
         self.epoch.as_ref()
     }
 
-    /// Whether a node was let in by an earlier epoch, after what this one began from: nobody here knows it, and nobody
-    /// ever will.
-    pub fn is_of_lost_past(&self, node: NodeId) -> bool {
-        let began = self.epoch.as_ref().map_or(0, |epoch| Epoch::first_index(epoch.number));
-        node.0 < began && !self.admissions.contains_key(&node)
-    }
-
     /// The nodes that belong to the cluster: let in and not removed.
     pub fn members(&self) -> impl Iterator<Item = &Arc<Admission>> {
         self.admissions.values().filter(|admission| admission.removed_at.is_none())

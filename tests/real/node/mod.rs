@@ -9,6 +9,7 @@ mod hostile;
 mod image;
 mod leftovers;
 mod life;
+mod membership;
 mod recovery;
 mod sickness;
 mod store;
