@@ -63,7 +63,7 @@ pub enum Unopened {
     #[error("its first lines were changed after it was sealed")]
     HeadChanged,
     /// A part was changed.
-    #[error("its part {0} (of 64 KiB each) is damaged, or was changed after it was sealed")]
+    #[error("its part {0} (of 64 KiB each) is damaged, was changed after it was sealed, or is cut short")]
     Changed(u64),
     /// It ends too early.
     #[error("it is cut short")]

@@ -14,12 +14,11 @@ use super::Global;
 use super::environment;
 use super::node::{self, NodeArgs};
 use super::outcome::{Exit, failure};
-use super::output::{Table, warn};
+use super::output::{Table, age_at};
 use super::screen::byte_bar;
 use super::session::Session;
 use crate::backup::{self, Passphrase, PassphraseError, Restored, Summary};
 use crate::clock;
-use crate::model::format_duration;
 use crate::node::Losses;
 
 /// Longest file that is read for a passphrase.
@@ -136,14 +135,13 @@ async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let passphrase = args.passphrase.known()?;
     let file = args.file.clone();
     let backup = tokio::task::spawn_blocking(move || backup::restore(&file, &passphrase)).await??;
-    warn(&restored(&backup));
-    node::restore(args.node, &backup).await
+    node::restore(args.node, &backup, &restored(&backup)).await
 }
 
 /// What comes back, and what does not.
 fn restored(backup: &Restored) -> String {
     let header = &backup.summary.header;
-    let old = format_duration(clock::now().since(header.created_at));
+    let old = age_at(header.created_at, clock::now());
     let mut text = format!(
         "Restoring cluster {} as it was at {} ({old} ago, entry {}): {} apps, {} services, {} users.
 What was changed after that is lost.",

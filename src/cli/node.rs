@@ -220,8 +220,8 @@ pub(super) async fn init(args: NodeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Founds the cluster of a backup anew and runs its first node.
-pub(super) async fn restore(args: NodeArgs, backup: &Restored) -> anyhow::Result<()> {
+/// Founds the cluster of a backup anew and runs its first node. The words are said once the folder was found empty.
+pub(super) async fn restore(args: NodeArgs, backup: &Restored, words: &str) -> anyhow::Result<()> {
     let config = args.start.settle()?;
     let data_dir = config.data_dir.display().to_string();
     let ready = |endpoints: &Endpoints, _: &str| {
@@ -238,9 +238,9 @@ The cluster is restored. Next, in another terminal:
         systemd::tell_ready();
     };
     let founded = match args.service.then(|| Service::new(&config, &args.given)).transpose()? {
-        None => node::restore(config, backup, ready).await?,
+        None => node::restore(config, backup, || warn(words), ready).await?,
         Some(service) => {
-            let founded = node::found_from(&config, backup).await?;
+            let founded = node::found_from(&config, backup, || warn(words)).await?;
             if founded == Init::Founded {
                 let (endpoints, setup_token) = service.start()?;
                 ready(&endpoints, &setup_token);

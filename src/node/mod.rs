@@ -82,9 +82,10 @@ pub async fn found(config: &NodeConfig) -> anyhow::Result<Init> {
 pub async fn restore(
     config: NodeConfig,
     backup: &Restored,
+    begins: impl FnOnce(),
     ready: impl FnOnce(&Endpoints, &str),
 ) -> anyhow::Result<Init> {
-    if found_from(&config, backup).await? == Init::Exists {
+    if found_from(&config, backup, begins).await? == Init::Exists {
         return Ok(Init::Exists);
     }
     let running = Running::start(config).await?;
@@ -93,12 +94,14 @@ pub async fn restore(
     Ok(Init::Founded)
 }
 
-/// Founds the cluster of a backup anew, and leaves running its node to somebody else.
-pub async fn found_from(config: &NodeConfig, backup: &Restored) -> anyhow::Result<Init> {
+/// Founds the cluster of a backup anew, and leaves running its node to somebody else. `begins` is called when the folder is
+/// found to be empty.
+pub async fn found_from(config: &NodeConfig, backup: &Restored, begins: impl FnOnce()) -> anyhow::Result<Init> {
     let dir = match DataDir::begin_init(&config.data_dir)? {
         Occupied::Yes(_) => return Ok(Init::Exists),
         Occupied::No(dir) => dir,
     };
+    begins();
     restoring::found(&dir, config, backup).await.context("cannot restore the cluster")?;
     Ok(Init::Founded)
 }
