@@ -56,6 +56,31 @@ def snapshots():
     yield b"\3" + bytes([9])
 
 
+def varint(number):
+    return bytes([number]) if number < 251 else b"\xfb" + struct.pack("<H", number)
+
+
+def backups():
+    def block(envelope):
+        return struct.pack(">I", len(envelope)) + envelope
+
+    def chunk(rows):
+        return bytes([1, 0, 9, 0, 1]) + varint(len(rows)) + b"".join(varint(len(row)) + row for row in rows)
+
+    [header], rows = golden("backup-header-v1"), golden("record-v1")
+    for taken in ([], rows, rows[:1]):
+        contents = block(header) + (block(chunk(taken)) if taken else b"")
+        counts = varint(len(taken) > 0) + varint(len(taken))
+        trailer = bytes([1, 0, 14, 0, 1]) + counts + hashlib.sha256(contents).digest()
+        yield b"\1" + contents + block(trailer)
+        yield b"\1" + contents
+    head = b"age-encryption.org/v1\n-> scrypt " + b"A" * 22 + b" 1\n" + b"A" * 43 + b"\n--- " + b"A" * 43 + b"\n"
+    yield b"\0" + head + bytes(64)
+    yield b"\0" + head.replace(b"scrypt", b"X25519")
+    yield b"\2" + bytes([0, 40, 1])
+    yield b"\2" + bytes([9])
+
+
 def entry(name, kind=tarfile.REGTYPE, content=b"", link="", mode=0o644, pax=None):
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode, info.size = kind, link, mode, len(content)
@@ -141,6 +166,7 @@ def dockerfiles():
 TARGETS = {
     "log_entry": log_entries,
     "snapshot": snapshots,
+    "backup": backups,
     "archive": archives,
     "env_file": env_files,
     "dockerfile_scan": dockerfiles,

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod api;
 pub mod artifact;
 pub mod auth;
+pub mod backup;
 pub mod build;
 pub mod client;
 pub mod cluster;

@@ -77,6 +77,8 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/join-tokens", Admin, none.clone(), 200),
         ("post", "/v1/join-tokens", Admin, nothing.clone(), 201),
         ("delete", "/v1/join-tokens/{token}", Admin, none.clone(), 200),
+        // Over TLS only, and these requests come over nothing: a conflict is an answer for those who may.
+        ("get", "/v1/backup", Admin, none.clone(), 409),
         ("get", "/v1/settings", LogIn, none.clone(), 200),
         ("patch", "/v1/settings", Admin, json!({"public_ip": "192.0.2.1"}), 200),
         ("get", "/v1/orgs", LogIn, none.clone(), 200),

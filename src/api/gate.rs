@@ -127,6 +127,12 @@ impl Gate {
         self.status().node
     }
 
+    /// The whole state, for those who may have it: as new as what the caller was shown.
+    pub(super) fn everything(&self, caller: &Caller) -> Result<View, Error> {
+        caller.require_admin()?;
+        Ok(self.0.replica.latest())
+    }
+
     /// The index up to which this node has applied the log.
     pub(super) fn applied_index(&self) -> u64 {
         self.0.replica.watch().borrow().index

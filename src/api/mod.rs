@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod access;
 mod app;
+mod backup;
 mod build;
 mod census;
 mod change;

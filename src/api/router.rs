@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, build, config, deploy, deployment, docs, env, explain, health, instance, join_token, log,
-    log_stream, node, node_action, openapi, org, service, service_action, session, setting, source, status, user,
+    Options, Parts, app, backup, build, config, deploy, deployment, docs, env, explain, health, instance, join_token,
+    log, log_stream, node, node_action, openapi, org, service, service_action, session, setting, source, status, user,
     watch,
 };
 
@@ -62,6 +62,7 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(join_token::list, join_token::create))
         .routes(routes!(join_token::revoke))
         .routes(routes!(setting::show, setting::update))
+        .routes(routes!(backup::download))
 }
 
 fn about_people() -> OpenApiRouter<Gate> {

@@ -13,6 +13,11 @@ pub(super) fn password() -> Option<String> {
     variable("NARVANA_PASSWORD").and_then(|value| value.into_string().ok())
 }
 
+/// The passphrase of a backup, for the same reason.
+pub(super) fn backup_passphrase() -> Option<String> {
+    variable("NARVANA_BACKUP_PASSPHRASE").and_then(|value| value.into_string().ok())
+}
+
 /// Whether the user wants no colour (no-color.org).
 pub(super) fn no_color() -> bool {
     variable("NO_COLOR").is_some()
@@ -40,8 +45,9 @@ pub(super) fn names() -> Vec<String> {
     set.filter_map(|(name, _)| name.into_string().ok()).collect()
 }
 
-/// Variables of ours that no flag stands for: the password, and what this repository's scripts read.
-pub(super) const WITHOUT_FLAG: &[&str] = &["NARVANA_PASSWORD", "NARVANA_BIN", "NARVANA_PROFILE"];
+/// Variables of ours that no flag stands for: the password and the passphrase, and what this repository's scripts read.
+pub(super) const WITHOUT_FLAG: &[&str] =
+    &["NARVANA_PASSWORD", "NARVANA_BACKUP_PASSPHRASE", "NARVANA_BIN", "NARVANA_PROFILE"];
 
 /// Where the user's programs keep what they have, when the user says so.
 pub(super) fn data_home() -> Option<PathBuf> {

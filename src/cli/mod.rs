@@ -2,11 +2,12 @@
 //!
 //! Runs one command and ends. In: arguments, variables, the user's contexts. Out: data on stdout, everything else on
 //! stderr, and an exit code. `init` and `run` hand over to `node`; every other command is a client of the API and can do
-//! nothing that the API does not let its user do. Prompts other than for a password are absent on purpose: a command
-//! does the same with and without a terminal.
+//! nothing that the API does not let its user do. Prompts other than for a password, and before `recover`, are absent on
+//! purpose: a command does the same with and without a terminal.
 
 mod account;
 mod app;
+mod backup;
 mod build;
 mod context;
 mod deploy;
@@ -22,6 +23,7 @@ mod node;
 mod nodes;
 mod outcome;
 mod output;
+mod recover;
 mod replicas;
 mod screen;
 mod service;
@@ -117,6 +119,14 @@ enum Command {
     Join(Box<node::JoinArgs>),
     /// Run the node of a data folder
     Run(Box<node::NodeArgs>),
+    /// Go on with this node alone, after the majority of the voters was lost for good
+    #[command(after_help = "Example:\n  narvana recover --data-dir /var/lib/narvana
+
+Run it on one node only, with its program stopped. It says what may be lost and asks before anything is changed.")]
+    Recover(recover::RecoverArgs),
+    /// Backups of what the cluster knows
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -203,6 +213,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init(args) => return node::init(*args).await,
         Command::Join(args) => return node::join(*args).await,
         Command::Run(args) => return node::run(*args).await,
+        Command::Recover(args) => return recover::run(args).await,
+        Command::Backup(command) => return backup::run(&global, command).await,
         Command::Register(args) => return account::register(&global, args).await,
         Command::Login(args) => return account::login(&global, args).await,
         Command::Logout => return account::logout(&global).await,

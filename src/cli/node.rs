@@ -11,11 +11,13 @@ use super::given::Given;
 use super::logging::LogArgs;
 use super::outcome::{Exit, failure};
 use super::output::warn;
+use super::session::Session;
 use super::systemd::{self, Systemd};
 use super::unit::Unit;
+use crate::backup::Restored;
 use crate::cluster::{TokenError, TokenText};
 use crate::config::{self, NodeConfig, NodeSettings};
-use crate::node::{self, Endpoints, Init, Preflight};
+use crate::node::{self, Endpoints, Init, Preflight, Rebuild};
 
 /// What a node is started with.
 #[derive(Args)]
@@ -123,6 +125,11 @@ impl JoinArgs {
             }
             (None, None) => String::new(),
         };
+        if self.join_token.is_some() {
+            warn(
+                "everybody on this machine can see the join token in the list of processes; --token-file - reads it from stdin",
+            );
+        }
         text.parse().map_err(|error: TokenError| failure(Exit::Usage, error.to_string()))
     }
 }
@@ -130,25 +137,43 @@ impl JoinArgs {
 /// Adds this machine to a cluster and runs its node.
 pub(super) async fn join(args: JoinArgs) -> anyhow::Result<()> {
     let token = args.token()?;
-    if args.join_token.is_some() {
-        warn(
-            "everybody on this machine can see the join token in the list of processes; --token-file - reads it from stdin",
-        );
-    }
     let NodeArgs { given, start, service } = args.node;
     let config = start.settle()?;
+    join_as(config, &token, &given, service).await
+}
+
+/// Puts a new node into the place of this machine's old one.
+pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result<()> {
+    let token = args.token()?;
+    let NodeArgs { given, start, service } = args.node;
+    let config = start.settle()?;
+    let rebuild = Rebuild::look(&config, &token).await?;
+    let old = rebuild.old_node();
+    // First of all: two nodes of one name are refused, and nothing of the old one is needed from here on.
+    session.client.remove_node(&old.to_string()).await.with_context(|| {
+        format!(
+            "nothing was changed here: node {old} was not removed from the cluster, which takes an administrator's log-in at a \
+             member (--api)"
+        )
+    })?;
+    let aside = rebuild.clear(&config).await?;
+    warn(&format!("node {old} is removed; its data folder is now {}", aside.display()));
+    join_as(config, &token, &given, service).await
+}
+
+async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: bool) -> anyhow::Result<()> {
     let data_dir = config.data_dir.display().to_string();
     let report = |preflight: &Preflight| warn(&format!("Before joining:\n{preflight}"));
-    let joined = match service.then(|| Service::new(&config, &given)).transpose()? {
+    let joined = match service.then(|| Service::new(&config, given)).transpose()? {
         None => {
             let ready = |endpoints: &Endpoints| {
                 warn(&joined(endpoints));
                 systemd::tell_ready();
             };
-            node::join(config, &token, report, ready).await?
+            node::join(config, token, report, ready).await?
         }
         Some(service) => {
-            let entered = node::enter(&config, &token, report).await?;
+            let entered = node::enter(&config, token, report).await?;
             if entered == Init::Founded {
                 let (endpoints, _) = service.start()?;
                 warn(&joined(&endpoints));
@@ -193,6 +218,46 @@ pub(super) async fn init(args: NodeArgs) -> anyhow::Result<()> {
         warn(&occupied(&data_dir, args.service));
     }
     Ok(())
+}
+
+/// Founds the cluster of a backup anew and runs its first node. The words are said once the folder was found empty.
+pub(super) async fn restore(args: NodeArgs, backup: &Restored, words: &str) -> anyhow::Result<()> {
+    let config = args.start.settle()?;
+    let data_dir = config.data_dir.display().to_string();
+    let ready = |endpoints: &Endpoints, _: &str| {
+        warn(&format!(
+            "{}
+
+The cluster is restored. Next, in another terminal:
+  narvana --api {} login            as a user of the backup
+  narvana ps --all                  what runs, and what does not yet
+  narvana token create              lets another machine join",
+            serving(endpoints),
+            endpoints.api
+        ));
+        systemd::tell_ready();
+    };
+    let founded = match args.service.then(|| Service::new(&config, &args.given)).transpose()? {
+        None => node::restore(config, backup, || warn(words), ready).await?,
+        Some(service) => {
+            let founded = node::found_from(&config, backup, || warn(words)).await?;
+            if founded == Init::Founded {
+                let (endpoints, setup_token) = service.start()?;
+                ready(&endpoints, &setup_token);
+            }
+            founded
+        }
+    };
+    match founded {
+        Init::Founded => Ok(()),
+        Init::Exists => Err(failure(
+            Exit::Conflict,
+            format!(
+                "{data_dir} holds a node already; nothing was changed: a backup is restored into an empty folder, \
+                 choose another --data-dir"
+            ),
+        )),
+    }
 }
 
 /// Runs a node that exists.

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
 use super::output::{Table, yes_no};
 use super::session::Session;
@@ -39,6 +40,13 @@ pub(super) enum NodeCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make a new node of this machine, whose own is damaged or was removed, and keep running it
+    #[command(after_help = "Example:
+  narvana --api https://n1:8080 node rebuild --token-file - < token
+
+Removes the old node from the cluster, which its administrator must be logged in for; removes the old node's containers; moves its data folder
+aside; joins. Give the flags that the old node had.")]
+    Rebuild(Box<JoinArgs>),
 }
 
 /// What is simulated.
@@ -61,6 +69,7 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
         }
         NodeCommand::Cordon { node } => set_cordoned(session, &node, true).await,
         NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
+        NodeCommand::Rebuild(args) => super::node::rebuild(session, *args).await,
         NodeCommand::Remove { node, dry_run: true } => show_moves(session, &node).await,
         NodeCommand::Remove { node, dry_run: false } => {
             let id = id_of(session, &node).await?;

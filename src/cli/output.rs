@@ -261,7 +261,8 @@ pub(super) fn age(moment: Moment) -> String {
     moment.0.map_or_else(String::new, |then| age_at(then, clock::now()))
 }
 
-fn age_at(then: Timestamp, now: Timestamp) -> String {
+/// The same of two points in time.
+pub(super) fn age_at(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.since(then).as_secs();
     match seconds {
         0..=119 => format!("{seconds}s"),

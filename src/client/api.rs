@@ -6,13 +6,14 @@ use std::path::Path;
 use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::io::AsyncRead;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
     App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move, Node, Profile,
     RemovedNode, Service, SignedIn, UploadedSource,
 };
-use super::{Answer, Error, Events, Options, Progress};
+use super::{Answer, Error, Events, Options, Progress, download};
 
 /// Header of a page of a list: where the next one begins.
 const NEXT_CURSOR: &str = "x-narvana-next-cursor";
@@ -362,6 +363,15 @@ impl Client {
     /// Takes a join token back.
     pub async fn revoke_join_token(&self, id: &str) -> Reply<JoinToken> {
         self.call(Method::DELETE, &["v1", "join-tokens", id], Body::Empty).await
+    }
+
+    /// Everything the cluster knows, in the clear: it must be sealed before it reaches a disk.
+    pub async fn backup(&self) -> Result<impl AsyncRead + Send + Unpin + 'static, Error> {
+        let path = &["v1", "backup"];
+        let request = Request { method: Method::GET, path, query: &[], body: Body::Download, stream: None };
+        let response = self.connection.send(&request).await?;
+        let from = response.url().to_string();
+        Ok(download::reader(response, from))
     }
 
     /// All settings of the cluster.

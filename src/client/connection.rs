@@ -41,7 +41,12 @@ pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 pub(super) enum Body<'a> {
     Empty,
     Json(&'a Value),
-    File { path: &'a Path, progress: &'a Progress },
+    /// Nothing; the answer is long and takes as long as it takes.
+    Download,
+    File {
+        path: &'a Path,
+        progress: &'a Progress,
+    },
 }
 
 /// One request, without the node it goes to.
@@ -133,7 +138,7 @@ impl Connection {
             builder = builder.header("Idempotency-Key", key.to_string());
         }
         builder = match &request.body {
-            Body::Empty => builder,
+            Body::Empty | Body::Download => builder,
             Body::Json(value) => builder.json(value),
             Body::File { path, progress } => {
                 let (length, body) = upload(path, progress).await?;
@@ -141,8 +146,8 @@ impl Connection {
                 builder.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, length).body(body)
             }
         };
-        // Uploads take as long as they take, and streams for ever.
-        if request.stream.is_none() && !matches!(request.body, Body::File { .. }) {
+        // Uploads and downloads take as long as they take, and streams for ever.
+        if request.stream.is_none() && !matches!(request.body, Body::File { .. } | Body::Download) {
             builder = builder.timeout(REQUEST_TIMEOUT);
         }
         let response = builder.send().await.map_err(|source| self.failed(source, from.clone()))?;

@@ -8,6 +8,7 @@
 mod answer;
 mod api;
 mod connection;
+mod download;
 mod error;
 mod events;
 pub mod view;

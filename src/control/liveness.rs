@@ -39,6 +39,7 @@ pub(super) async fn listen(
             known.clone_from(&findings.fenced);
             changed
         });
+        let known = findings.fenced;
         for command in findings.commands {
             tracing::info!(?command, "a node stopped or began to answer");
             if let Some(index) = propose(consensus, command).await {
@@ -46,7 +47,7 @@ pub(super) async fn listen(
                 let _ = consensus.wait_index(index, Instant::now() + threshold).await;
             }
         }
-        let alone = group.members.len() == 1 && state.members().count() <= 1;
+        let alone = Liveness::is_alone(&state, group.members.len(), &known);
         if alone {
             changed_or(&mut views, LOOK_ALONE_EVERY).await;
         } else {

@@ -68,6 +68,13 @@ impl Liveness {
         self.threshold / LOOKS
     }
 
+    /// Whether there is nobody left to hear, so that looking now and then is enough: the group has one member, nobody
+    /// else belongs to the cluster, and everybody who did has stopped what must not run twice.
+    pub fn is_alone(state: &State, group: usize, fenced: &BTreeSet<NodeId>) -> bool {
+        let mut gone = state.admissions().filter(|admission| admission.removed_at.is_some());
+        group == 1 && state.members().count() <= 1 && gone.all(|admission| fenced.contains(&admission.node))
+    }
+
     /// Takes note of what is heard.
     pub fn look(&mut self, state: &State, heard: &Heard<'_>) -> Findings {
         self.forgive_own_absence(heard.at);
@@ -273,5 +280,19 @@ mod tests {
         leader.world.command(Command::RemoveNode(NodeId(4)));
         leader.pass(1);
         assert_eq!(leader.fenced(), [4]);
+        // A leader that has nobody left to hear looks rarely, but not before, and that takes nothing back.
+        let mut state = leader.world.state.clone();
+        for node in [2, 3, 5] {
+            assert!(!Liveness::is_alone(&state, 1, &BTreeSet::from([NodeId(4)])), "node {node} is there");
+            leader.world.command(Command::RemoveNode(NodeId(node)));
+            state = leader.world.state.clone();
+        }
+        let all = BTreeSet::from([2, 3, 4, 5].map(NodeId));
+        assert!(!Liveness::is_alone(&state, 1, &BTreeSet::from([NodeId(4)])), "the others may still run something");
+        assert!(Liveness::is_alone(&state, 1, &all) && !Liveness::is_alone(&state, 2, &all));
+        for _ in 0..3 {
+            leader.at += Duration::from_secs(10);
+            assert!(leader.look().fenced.contains(&NodeId(4)));
+        }
     }
 }

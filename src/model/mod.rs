@@ -15,6 +15,7 @@ mod dependency;
 mod deployment;
 mod digest;
 mod duration;
+mod epoch;
 mod health_check;
 mod id;
 mod instance;
@@ -41,6 +42,7 @@ pub use dependency::{check_dependencies, dependency_order};
 pub use deployment::{Cause, Deployment, DeploymentStatus};
 pub use digest::{Digest, MalformedDigest};
 pub use duration::{format_duration, parse_duration};
+pub use epoch::{Epoch, Origin};
 pub use health_check::{HealthCheck, Probe};
 pub use id::{
     AppId, BuildId, ClusterId, DeploymentId, Incarnation, InstanceId, JoinTokenId, NodeId, OrgId, RequestId, ServiceId,

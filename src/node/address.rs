@@ -30,7 +30,7 @@ pub(super) struct Address {
 impl Address {
     /// From what the operator says, then what was kept, then `otherwise` for the host.
     pub(super) fn of(config: &NodeConfig, dir: &DataDir, otherwise: Option<IpAddr>) -> anyhow::Result<Self> {
-        let kept = dir.read(FILE)?.and_then(|text| String::from_utf8(text).ok());
+        let kept = kept(dir)?;
         let (host, port) = kept.as_deref().and_then(parts).unzip();
         let any_port = config.grpc_port == 0;
         Ok(Self {
@@ -78,6 +78,11 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&peer_address(&self.host, self.port))
     }
+}
+
+/// Host and port of the last start.
+pub(super) fn kept(dir: &DataDir) -> anyhow::Result<Option<String>> {
+    Ok(dir.read(FILE)?.and_then(|text| String::from_utf8(text).ok()))
 }
 
 fn parts(text: &str) -> Option<(String, u16)> {

@@ -87,6 +87,13 @@ pub(super) async fn join(
     settle_in(dir, token, &own, admitted, &address).await
 }
 
+/// Whether a member of the token's cluster answers.
+pub(super) async fn reach(token: &TokenText) -> anyhow::Result<()> {
+    let newcomer = Newcomer::new(token.cluster, token.pin)?;
+    find_door(&newcomer, token).await?;
+    Ok(())
+}
+
 fn question(
     config: &NodeConfig,
     token: &TokenText,

@@ -11,12 +11,16 @@ mod endpoints;
 mod engine_search;
 mod founding;
 mod joining;
+mod left_behind;
 mod machine;
 mod peer_port;
 mod preflight;
+mod rebuilding;
+mod recovery;
 mod registration;
 mod registry;
 mod removal;
+mod restoring;
 mod room;
 mod routes;
 mod running;
@@ -28,13 +32,17 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backup::Restored;
 use crate::cluster::{DataDir, Occupied, TokenText};
 use crate::config::NodeConfig;
 
 pub use endpoints::Endpoints;
 pub use machine::{default_data_dir, host_name};
 pub use preflight::{Check, Preflight, Verdict};
+pub use rebuilding::Rebuild;
+pub use recovery::{Recovery, Unrecoverable};
 pub use removal::Removed;
+pub use restoring::Losses;
 pub use running::Running;
 
 /// How `init` or `join` ended.
@@ -68,6 +76,34 @@ pub async fn found(config: &NodeConfig) -> anyhow::Result<Init> {
         Occupied::No(dir) => dir,
     };
     founding::found(&dir, config).await.context("cannot found the cluster")?;
+    Ok(Init::Founded)
+}
+
+/// Founds the cluster of a backup anew in an empty data folder and runs its only node until it is told to stop.
+pub async fn restore(
+    config: NodeConfig,
+    backup: &Restored,
+    begins: impl FnOnce(),
+    ready: impl FnOnce(&Endpoints, &str),
+) -> anyhow::Result<Init> {
+    if found_from(&config, backup, begins).await? == Init::Exists {
+        return Ok(Init::Exists);
+    }
+    let running = Running::start(config).await?;
+    ready(running.endpoints(), running.setup_token());
+    until_told(running).await?;
+    Ok(Init::Founded)
+}
+
+/// Founds the cluster of a backup anew, and leaves running its node to somebody else. `begins` is called when the folder is
+/// found to be empty.
+pub async fn found_from(config: &NodeConfig, backup: &Restored, begins: impl FnOnce()) -> anyhow::Result<Init> {
+    let dir = match DataDir::begin_init(&config.data_dir)? {
+        Occupied::Yes(_) => return Ok(Init::Exists),
+        Occupied::No(dir) => dir,
+    };
+    begins();
+    restoring::found(&dir, config, backup).await.context("cannot restore the cluster")?;
     Ok(Init::Founded)
 }
 

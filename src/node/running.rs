@@ -34,12 +34,14 @@ use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
-use super::{copies, engine_search, joining, machine, peer_port, registration, registry, removal, room, routes, tidy};
+use super::{
+    copies, engine_search, joining, left_behind, machine, peer_port, registration, registry, removal, room, routes, tidy,
+};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What is on record of a node's engine until it has looked for one.
 const LOOKING: &str = "this node has just started and is looking for its container engine";
@@ -84,6 +86,7 @@ impl Running {
             admit: peer_port::admit(consensus.watch()),
             node: identity.node,
             tunnels: tunnels.clone(),
+            refused: peers.refusals(),
         })
         .await?;
         address.port = peer_port.port();
@@ -108,7 +111,7 @@ impl Running {
 
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
-        let blobs = PeerBlobs::new(identity.node, peers, consensus.watch());
+        let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
         let registry = registry::start(&artifacts, blobs, &registry_part).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
@@ -147,6 +150,8 @@ impl Running {
         let watch =
             removal::watch(membership.clone(), agent_part.clone(), engine.clone(), STOP_GRACE, control_part.stopping());
         control_part.spawn("membership", OnError::StopNode, watch);
+        let tell = left_behind::tell(consensus.clone(), peers, control_part.stopping());
+        control_part.spawn("left behind", OnError::Log, tell);
 
         let lease = Lease { node: identity.node, incarnation };
         let tidy = tidy::keep_tidy(consensus.clone(), logs.clone(), registry.images().clone(), logs_part.stopping());
@@ -431,7 +436,7 @@ fn node_facts(
 }
 
 /// Tells what this node runs from what other nodes of this machine run.
-fn scope(identity: Identity) -> String {
+pub(super) fn scope(identity: Identity) -> String {
     format!("{}-{}", identity.cluster, identity.node)
 }
 

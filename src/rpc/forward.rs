@@ -1,19 +1,23 @@
-//! What other members ask of the leader.
+//! What other members ask of the leader, and what they say to those that were left behind.
 
 use narvana_proto::v1;
 use narvana_proto::v1::forward_server::Forward;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::caller::{member, status};
-use crate::consensus::Receiver;
+use crate::consensus::{Consensus, Receiver};
+use crate::model::Origin;
 
 pub(super) struct ForwardService {
     receiver: Receiver,
+    consensus: Consensus,
+    refused: watch::Sender<Option<String>>,
 }
 
 impl ForwardService {
-    pub(super) fn new(receiver: Receiver) -> Self {
-        Self { receiver }
+    pub(super) fn new(consensus: Consensus, refused: watch::Sender<Option<String>>) -> Self {
+        Self { receiver: consensus.receiver(), consensus, refused }
     }
 }
 
@@ -26,5 +30,28 @@ impl Forward for ForwardService {
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexReply>, Status> {
         Ok(Response::new(self.receiver.read_index(member(&request)?).await))
+    }
+
+    /// The caller has a certificate of the cluster's authority and is, as far as this node knows, a member: what it says of
+    /// the cluster counts when it is newer than what is known here.
+    async fn leave_behind(
+        &self,
+        request: Request<v1::LeaveBehindRequest>,
+    ) -> Result<Response<v1::LeaveBehindReply>, Status> {
+        let caller = member(&request)?;
+        let v1::LeaveBehindRequest { epoch, origin } = request.into_inner();
+        let own = self.consensus.latest().state.epoch().map_or(0, |own| own.number);
+        if epoch <= own {
+            return Err(Status::failed_precondition(format!(
+                "this node belongs to epoch {own} of the cluster, which is not older than epoch {epoch}"
+            )));
+        }
+        // Only the words that are known: what another machine sends is not repeated.
+        let how = origin.parse::<Origin>().map_or("begun anew", Origin::as_str);
+        self.refused.send_replace(Some(format!(
+            "this node was left behind: its cluster was {how} without it and goes on from node {caller}; this machine can \
+             come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"
+        )));
+        Ok(Response::new(v1::LeaveBehindReply {}))
     }
 }

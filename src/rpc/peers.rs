@@ -15,6 +15,7 @@ use narvana_proto::v1::forward_client::ForwardClient;
 use narvana_proto::v1::raft_client::RaftClient;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -22,7 +23,7 @@ use tonic::{Code, Status};
 use super::tls::name_of;
 use super::{MESSAGE_BYTES_MAX, Tls};
 use crate::consensus::{Asked, Peer, Replies, Transport, TransportError};
-use crate::model::NodeId;
+use crate::model::{Epoch, NodeId};
 
 /// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -30,6 +31,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// It ends when it gives none within this time.
 const PING_ANSWER: Duration = Duration::from_secs(2);
+
+/// Longest wait for a node that is told that it was left behind.
+const TELL_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of one stream of visitors that may wait here for a visitor who reads slowly.
 const TRAFFIC_WINDOW: u32 = 512 * 1024;
@@ -62,6 +66,24 @@ impl Peers {
     /// Set, with the words for it, when a member refuses this node because it was removed from the cluster.
     pub fn refused(&self) -> watch::Receiver<Option<String>> {
         self.refused.subscribe()
+    }
+
+    /// Where [`Self::refused`] is set by what this node is told.
+    pub fn refusals(&self) -> watch::Sender<Option<String>> {
+        self.refused.clone()
+    }
+
+    /// Tells a node of an earlier epoch that the cluster goes on without it. What it says to that is no reason for this
+    /// node to end: a refusal means that the node knows another cluster of the same name.
+    pub async fn leave_behind(&self, peer: &Peer, epoch: &Epoch) -> Result<(), TransportError> {
+        let request = v1::LeaveBehindRequest { epoch: epoch.number, origin: epoch.origin.to_string() };
+        let told = timeout(TELL_MAX, self.forward(peer)?.leave_behind(request)).await;
+        let status = match told {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(status)) => status,
+            Err(_) => Status::unavailable(format!("no answer within {} seconds", TELL_MAX.as_secs())),
+        };
+        Err(failure(peer, &status, &watch::Sender::new(None)))
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {

@@ -88,6 +88,8 @@ pub struct Parts {
     pub node: NodeId,
     /// Counts the connections of other nodes to instances of this one.
     pub tunnels: OpenTunnels,
+    /// Told when the cluster goes on without this node.
+    pub refused: watch::Sender<Option<String>>,
 }
 
 /// The server, listening and not yet answering.
@@ -112,10 +114,10 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { consensus, artifacts, tls, admit, node, tunnels } = self.parts;
+        let Parts { consensus, artifacts, tls, admit, node, tunnels, refused } = self.parts;
         let stop = supervisor.stopping();
         let receiver = consensus.receiver();
-        let forward = ForwardServer::new(ForwardService::new(receiver.clone()))
+        let forward = ForwardServer::new(ForwardService::new(consensus.clone(), refused))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let entrance = Entrance {

@@ -15,7 +15,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, apply};
+pub use apply::{Applied, Beginning, Begun, apply, begin_epoch};
 pub use command::{
     Actor, BuildResult, Command, EnvExpectation, LogEntry, NewApp, NewDeployment, NewInstance, NewService, NewUser,
     NodeFacts, Outcome, Request,

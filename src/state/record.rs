@@ -6,9 +6,9 @@ use bincode::enc::write::SizeWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, JoinToken,
-    JoinTokenId, Membership, Node, NodeId, Org, OrgId, RequestId, Service, ServiceId, Session, SessionId, Setting,
-    SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Epoch, Instance, InstanceId,
+    JoinToken, JoinTokenId, Membership, Node, NodeId, Org, OrgId, RequestId, Service, ServiceId, Session, SessionId,
+    Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::{Outcome, Request};
@@ -34,6 +34,7 @@ pub enum Record {
     JoinToken(Arc<JoinToken>),
     Admission(Arc<Admission>),
     Absence(Arc<Absence>),
+    Epoch(Arc<Epoch>),
 }
 
 /// The answer that a request got, kept for a while so that repeating the request gets it again.
@@ -70,6 +71,7 @@ pub enum Key {
     JoinToken(JoinTokenId),
     Admission(NodeId),
     Absence(NodeId),
+    Epoch,
 }
 
 impl Key {
@@ -93,6 +95,7 @@ impl Key {
             Self::JoinToken(_) => "join token",
             Self::Admission(_) => "admission",
             Self::Absence(_) => "absence",
+            Self::Epoch => "epoch",
         }
     }
 
@@ -116,6 +119,7 @@ impl Key {
             Self::JoinToken(id) => (14, vec![id.0.as_bytes()]),
             Self::Admission(id) => return [&[15], &id.0.to_be_bytes()[..]].concat(),
             Self::Absence(id) => return [&[16], &id.0.to_be_bytes()[..]].concat(),
+            Self::Epoch => (17, vec![]),
         };
         let mut bytes = vec![kind];
         for part in parts {
@@ -146,6 +150,7 @@ impl Record {
             Self::JoinToken(row) => Key::JoinToken(row.id),
             Self::Admission(row) => Key::Admission(row.node),
             Self::Absence(row) => Key::Absence(row.node),
+            Self::Epoch(_) => Key::Epoch,
         }
     }
 
@@ -172,7 +177,7 @@ into_record! {
     Cluster => Cluster, Org => Org, Membership => Membership, User => User, Session => Session, App => App,
     Service => Service, UploadedSource => Source, Deployment => Deployment, Build => Build, Instance => Instance,
     Node => Node, Setting => Setting, RequestRecord => Request, JoinToken => JoinToken, Admission => Admission,
-    Absence => Absence,
+    Absence => Absence, Epoch => Epoch,
 }
 
 /// One row that changed.

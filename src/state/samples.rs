@@ -9,10 +9,11 @@ use uuid::Uuid;
 use crate::model::{
     Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec,
     BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
-    Desired, EnvVars, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus,
-    JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, PasswordHash, Placement,
-    Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, Secret, Service, ServiceId, ServiceSpec, Session,
-    SessionId, Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User, UserId, Volume,
+    Desired, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState,
+    InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, Origin,
+    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, Secret, Service,
+    ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User,
+    UserId, Volume,
 };
 
 use super::{
@@ -412,6 +413,13 @@ pub fn sample_records() -> Vec<Record> {
         }
         .into(),
         Absence { node: NodeId::FOUNDER, since: AT }.into(),
+        Epoch {
+            number: 1,
+            origin: Origin::Restored,
+            begun_at: AT,
+            left_behind: BTreeMap::from([(NodeId(300), "[::1]:9090".to_owned())]),
+        }
+        .into(),
     ]
 }
 

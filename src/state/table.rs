@@ -7,9 +7,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Instance, InstanceId, JoinToken,
-    JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session, SessionId,
-    SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Epoch, Instance, InstanceId,
+    JoinToken, JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session,
+    SessionId, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::record::{Change, Key, Record, RequestRecord};
@@ -37,6 +37,7 @@ pub struct State {
     join_tokens: OrdMap<JoinTokenId, Arc<JoinToken>>,
     admissions: OrdMap<NodeId, Arc<Admission>>,
     absences: OrdMap<NodeId, Arc<Absence>>,
+    epoch: Option<Arc<Epoch>>,
 
     /// Sum of the rows' encoded bytes, kept by `put` and `delete`.
     bytes: u64,
@@ -108,6 +109,11 @@ impl State {
     /// The cluster, once it exists.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// How the cluster began anew, if it ever did.
+    pub fn epoch(&self) -> Option<&Arc<Epoch>> {
+        self.epoch.as_ref()
     }
 
     /// The nodes that belong to the cluster: let in and not removed.
@@ -299,6 +305,7 @@ impl State {
             Record::JoinToken(row) => drop(self.join_tokens.insert(row.id, row)),
             Record::Admission(row) => drop(self.admissions.insert(row.node, row)),
             Record::Absence(row) => drop(self.absences.insert(row.node, row)),
+            Record::Epoch(row) => self.epoch = Some(row),
         }
     }
 
@@ -322,6 +329,7 @@ impl State {
             Key::JoinToken(id) => drop(self.join_tokens.remove(&id)),
             Key::Admission(id) => drop(self.admissions.remove(&id)),
             Key::Absence(id) => drop(self.absences.remove(&id)),
+            Key::Epoch => self.epoch = None,
         }
     }
 
@@ -387,7 +395,8 @@ impl State {
             | Key::Setting(_)
             | Key::JoinToken(_)
             | Key::Admission(_)
-            | Key::Absence(_) => {}
+            | Key::Absence(_)
+            | Key::Epoch => {}
         }
     }
 }

@@ -45,6 +45,10 @@ pub enum Kind {
     Position = 11,
     /// What the state made of a command, on its way to the node that asked.
     Answer = 12,
+    /// The head of a backup.
+    BackupHeader = 13,
+    /// The end of a backup.
+    BackupTrailer = 14,
 }
 
 /// A type with a stored form.
@@ -115,6 +119,12 @@ pub(super) fn encode<T: Stored>(value: &T) -> Result<Vec<u8>, Unencodable> {
     Ok(bytes)
 }
 
+/// The kind that an envelope names, if it is one.
+pub(super) fn kind_of(bytes: &[u8]) -> Option<u16> {
+    let (head, _) = bytes.split_at_checked(HEADER_BYTES)?;
+    Some(u16::from_be_bytes([head[1], head[2]]))
+}
+
 /// The value in an envelope.
 pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Unreadable> {
     let Some((head, body)) = bytes.split_at_checked(HEADER_BYTES) else {
@@ -162,6 +172,8 @@ stored! {
     stored::SnapshotTrailerV1 => SnapshotTrailer, 1;
     stored::PositionV1 => Position, 1;
     super::wire::Answer => Answer, 1;
+    super::backup::BackupHeader => BackupHeader, 1;
+    super::backup::BackupTrailerV1 => BackupTrailer, 1;
 }
 
 #[cfg(test)]

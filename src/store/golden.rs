@@ -8,10 +8,11 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
+use super::backup::{BackupHeader, BackupTrailerV1};
 use super::envelope::{self, Stored};
 use super::stored::*;
 use super::wire::Answer;
-use crate::model::{ClusterId, NodeId};
+use crate::model::{ClusterId, NodeId, Timestamp};
 use crate::state::{Outcome, Rejection, sample_entries, sample_records};
 
 /// Checks the samples of one type against `golden/<name>.hex`: lines of `sample hex`.
@@ -159,6 +160,19 @@ fn openraft_and_store() {
                 },
             ),
         ],
+    ));
+    let header = BackupHeader {
+        cluster,
+        created_at: Timestamp(1_750_000_000_000),
+        index: 300,
+        term: 7,
+        version: "0.1.0".to_owned(),
+        bytes: 70_000,
+    };
+    missing.extend(check("backup-header-v1", &[(named("header"), header)]));
+    missing.extend(check(
+        "backup-trailer-v1",
+        &[(named("trailer"), BackupTrailerV1 { chunks: 2, rows: 300, sha256: [7; 32] })],
     ));
     let refused = Rejection::Conflict("the name is taken".to_owned());
     missing.extend(check(

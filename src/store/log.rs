@@ -115,6 +115,11 @@ impl LogStore {
         written.await.map_err(|_| Error::Closed)?
     }
 
+    /// Up to where the log is known to be agreed on.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.shared.memory().committed
+    }
+
     /// Up to where the log is gone.
     #[cfg(test)]
     pub(super) fn purged(&self) -> Option<LogId> {

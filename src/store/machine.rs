@@ -17,6 +17,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Error;
 use super::database::Database;
 use super::failpoint;
 use super::fatal::Fatal;
@@ -25,7 +26,6 @@ use super::snapshot::{Folder, SnapshotFile, SnapshotWriter};
 use super::state_writer::{self, Op};
 use super::stored::{AppliedV1, LogIdV1, StoredMembershipV1};
 use super::view::View;
-use super::{Error, envelope};
 use crate::space::{Space, Use};
 use crate::state::{self, Change, Key, Record, State};
 
@@ -115,6 +115,11 @@ impl StateMachine {
         self.shared.folder.create(meta)
     }
 
+    /// How far the log is applied, and to what.
+    pub(super) fn applied(&self) -> Applied {
+        self.shared.memory().applied.clone()
+    }
+
     #[cfg(test)]
     pub(super) fn shared_snapshot(&self) -> Option<SnapshotFile> {
         self.shared.current_snapshot().as_ref().map(|snapshot| snapshot.reopen().expect("reopens"))
@@ -173,7 +178,7 @@ impl Applied {
     }
 
     /// Applies one entry; notes what changes.
-    fn take(&mut self, entry: &Entry, unwritten: &mut Unwritten) -> Response {
+    pub(super) fn take(&mut self, entry: &Entry, unwritten: &mut Unwritten) -> Response {
         self.last = Some(entry.log_id);
         unwritten.entries += 1;
         match &entry.payload {
@@ -271,12 +276,7 @@ impl Shared {
 
     /// Writes a snapshot of a state that was taken earlier.
     fn build(&self, meta: &SnapshotMeta, state: &State) -> Result<SnapshotFile, Error> {
-        let mut writer = self.folder.create(meta)?;
-        for record in state.records() {
-            let row = envelope::encode(&record).map_err(|source| Error::Encoding { what: "row", source })?;
-            writer.row(row)?;
-        }
-        let snapshot = writer.finish()?;
+        let snapshot = self.folder.create(meta)?.state(state)?;
         self.keep(snapshot.reopen()?)?;
         failpoint::pass("snapshot.kept");
         Ok(snapshot)

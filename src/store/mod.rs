@@ -11,9 +11,11 @@
 //! | `snapshots/`: the newest snapshot | synced, then renamed to its final name |
 //! | `position`: how far the log had come | after every transaction of the log; synced at a stop |
 //! | `clean`: the last run closed everything | at the end of a stop; removed at start |
+//! | `renewed`: a store that takes the place of this one (`renewal`) | complete, then renamed |
 //!
 //! Absent on purpose: who leads, who votes and what to propose (`consensus`), and any meaning of the rows (`state`).
 
+mod backup;
 mod database;
 mod disk;
 mod envelope;
@@ -25,6 +27,7 @@ mod log_writer;
 mod machine;
 mod position;
 mod raft_types;
+mod renewal;
 mod seal;
 mod snapshot;
 mod state_writer;
@@ -59,9 +62,10 @@ use position::PositionFile;
 use seal::{Sealer, sync_folder_of};
 use stored::IdentityV1;
 
+pub use backup::{BackupHeader, BackupReader, BackupUnreadable, write_backup};
 pub use envelope::{Kind, Unencodable, Unreadable};
 pub use error::Error;
-pub use failpoint::FAILPOINTS;
+pub use failpoint::{FAILPOINTS, RENEWAL_FAILPOINTS};
 pub use fatal::Fatal;
 pub use log::LogStore;
 pub use machine::{SnapshotBuilder, StateMachine};
@@ -69,6 +73,7 @@ pub use raft_types::{
     ENTRY_BYTES_MAX, Entry, LeaderId, LogId, Member, Membership, Payload, Proposal, Response, SnapshotMeta,
     StoredMembership, TypeConfig, Vote,
 };
+pub use renewal::{Seed, Survey};
 pub use seal::SealKey;
 pub use snapshot::{SnapshotFile, SnapshotWriter};
 pub use view::View;
@@ -117,6 +122,7 @@ impl Store {
     fn open_on(disk: &dyn Disk, options: Options) -> Result<Self, Error> {
         let Options { folder, cluster, node, key, fatal } = options;
         fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), doing: "create", source })?;
+        renewal::finish_renewal(&folder)?;
         let fatal = Fatal::new(fatal);
         let identity = IdentityV1 { cluster, node };
         let sealer = Arc::new(Sealer::new(&key, cluster, node));

@@ -21,7 +21,7 @@ use super::raft_types::{LogId, SnapshotMeta, StoredMembership};
 use super::seal::{Sealer, sync_folder_of};
 use super::stored::{LogIdV1, SnapshotChunkV1, SnapshotHeaderV1, SnapshotTrailerV1, StoredMembershipV1};
 use crate::random;
-use crate::state::Record;
+use crate::state::{Record, State};
 
 const FILE: &str = "snapshot";
 const MAGIC: &[u8; 8] = b"NRVNSNAP";
@@ -240,7 +240,7 @@ impl SnapshotWriter {
     }
 
     /// Adds one row in its envelope.
-    pub(super) fn row(&mut self, row: Vec<u8>) -> Result<(), Error> {
+    fn row(&mut self, row: Vec<u8>) -> Result<(), Error> {
         self.gathered_bytes += row.len();
         self.gathered.push(row.into());
         if self.gathered_bytes >= CHUNK_BYTES { self.flush() } else { Ok(()) }
@@ -254,6 +254,14 @@ impl SnapshotWriter {
             envelope::decode::<Record>(row).map_err(unreadable("row"))?;
         }
         self.append(plain, chunk.rows.len())
+    }
+
+    /// Adds every row of a state, and finishes.
+    pub(super) fn state(mut self, state: &State) -> Result<SnapshotFile, Error> {
+        for record in state.records() {
+            self.row(encode_row(&record)?)?;
+        }
+        self.finish()
     }
 
     /// Makes the file durable under its final name.
@@ -362,6 +370,10 @@ fn block_key(id: [u8; 16], number: u64) -> [u8; 24] {
     key[..16].copy_from_slice(&id);
     key[16..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+fn encode_row(record: &Record) -> Result<Vec<u8>, Error> {
+    envelope::encode(record).map_err(|source| Error::Encoding { what: "row", source })
 }
 
 fn encode<T: Stored>(value: &T) -> Result<Vec<u8>, Error> {

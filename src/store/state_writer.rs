@@ -165,7 +165,7 @@ fn read_row(database: &Database, row: Result<Row<'_>, redb::StorageError>) -> Re
 }
 
 /// The kinds of rows by the first byte of their keys, for messages about rows that cannot be read.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "cluster",
     "org",
     "membership",
@@ -183,6 +183,7 @@ const KINDS: [&str; 17] = [
     "join token",
     "admission",
     "absence",
+    "epoch",
 ];
 
 fn key_name(key: &[u8]) -> String {

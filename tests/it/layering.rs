@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["api"],
     &["rpc"],
     &["control", "agent", "build", "network"],
-    &["cluster"],
+    &["cluster", "backup"],
     &["consensus"],
     &["auth"],
     &["store"],

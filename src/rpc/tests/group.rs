@@ -82,6 +82,7 @@ impl Cluster {
             admit,
             node,
             tunnels: tunnels.clone(),
+            refused: tokio::sync::watch::Sender::new(None),
         };
         let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
@@ -126,6 +127,7 @@ impl Member {
             admit: everybody(),
             node: self.peer.node,
             tunnels: self.tunnels.clone(),
+            refused: tokio::sync::watch::Sender::new(None),
         };
         let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();

@@ -4,6 +4,7 @@ mod app;
 mod build;
 mod cluster;
 mod deployment;
+mod epoch;
 mod instance;
 mod limit;
 mod node;
@@ -16,6 +17,8 @@ use crate::model::Timestamp;
 
 use super::record::{Change, ChangeSet, Key, Record, RequestRecord};
 use super::{Command, LogEntry, Outcome, Rejection, Request, State};
+
+pub use epoch::{Beginning, Begun, begin_epoch};
 
 /// How long the answer to a request is remembered.
 const REQUEST_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);

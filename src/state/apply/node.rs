@@ -143,16 +143,18 @@ impl Draft {
         match self.member(facts.id) {
             Ok(admission) if admission.name == facts.name => {}
             Ok(admission) => self.put(Admission { name: facts.name.clone(), ..admission }),
-            Err(Rejection::NotFound(_)) if facts.id == NodeId::FOUNDER => self.put(Admission {
-                node: facts.id,
-                name: facts.name.clone(),
-                address: peer_address(&facts.address, facts.grpc_port),
-                role: NodeRole::VoterEligible,
-                token: None,
-                admitted_at: self.now,
-                removed_at: None,
-                fenced_at: None,
-            }),
+            Err(Rejection::NotFound(_)) if facts.id == NodeId::FOUNDER && self.state.epoch().is_none() => {
+                self.put(Admission {
+                    node: facts.id,
+                    name: facts.name.clone(),
+                    address: peer_address(&facts.address, facts.grpc_port),
+                    role: NodeRole::VoterEligible,
+                    token: None,
+                    admitted_at: self.now,
+                    removed_at: None,
+                    fenced_at: None,
+                })
+            }
             Err(Rejection::NotFound(_)) => {
                 return Err(Rejection::Precondition(format!("node {} was never let in", facts.id)));
             }

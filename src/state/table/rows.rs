@@ -27,6 +27,7 @@ impl State {
             Key::JoinToken(id) => self.join_tokens.get(&id).cloned().map(Record::JoinToken),
             Key::Admission(id) => self.admissions.get(&id).cloned().map(Record::Admission),
             Key::Absence(id) => self.absences.get(&id).cloned().map(Record::Absence),
+            Key::Epoch => self.epoch.clone().map(Record::Epoch),
         }
     }
 
@@ -52,6 +53,7 @@ impl State {
             .chain(self.join_tokens.values().cloned().map(Record::JoinToken))
             .chain(self.admissions.values().cloned().map(Record::Admission))
             .chain(self.absences.values().cloned().map(Record::Absence))
+            .chain(self.epoch.iter().cloned().map(Record::Epoch))
     }
 
     /// The state that has exactly these rows.

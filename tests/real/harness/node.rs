@@ -176,6 +176,15 @@ impl Node {
         node
     }
 
+    /// A new node with the cluster of a backup, on the same engine. The variable of the passphrase is set.
+    #[track_caller]
+    pub(crate) fn restored(&self, name: &str, backup: &Path, passphrase: &str) -> Self {
+        let mut node = self.newcomer(name, "");
+        node.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), passphrase.to_owned())];
+        node.start(&format!("backup restore {}", backup.display()));
+        node
+    }
+
     /// Joins, and says whether it became ready.
     pub(crate) fn try_join(&mut self) -> bool {
         self.try_start("join")
@@ -201,6 +210,14 @@ impl Node {
         self.token = user["token"].as_str().expect("a token").to_owned();
     }
 
+    /// The first user again.
+    #[track_caller]
+    pub(crate) fn log_in(&mut self) {
+        let body = json!({"email": "ada@example.org", "password": "correct horse"});
+        let user = self.post_as("", "/auth/login", &body).expect(200);
+        self.token = user["token"].as_str().expect("a token").to_owned();
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -216,11 +233,11 @@ impl Node {
         command.output().expect("the program runs")
     }
 
-    /// The program with this node's settings.
+    /// The program with this node's settings. The verb may have several words.
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
         command
-            .arg(verb)
+            .args(verb.split(' '))
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--name", &self.name, "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
@@ -231,7 +248,7 @@ impl Node {
         command
     }
 
-    fn start(&mut self, verb: &str) {
+    pub(crate) fn start(&mut self, verb: &str) {
         assert!(self.try_start(verb), "the node is not ready: {}", self.log());
     }
 
@@ -356,7 +373,7 @@ impl Node {
         }
         let url = format!("{}{path}", self.api);
         args.push(&url);
-        curl(&args)
+        self.curl(&args)
     }
 
     /// Sends a folder as a tar archive, made by tar.

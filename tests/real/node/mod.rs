@@ -11,6 +11,7 @@ mod leftovers;
 mod life;
 mod membership;
 mod partition;
+mod recovery;
 mod sickness;
 mod store;
 mod visitors;

@@ -1,0 +1,175 @@
+//! A node that goes on alone after the majority of the voters was lost for good: what `recover` finds, says and does.
+//!
+//! What the node knows is all that is left, so its log is kept to its last entry, also where nobody can tell whether that was
+//! agreed on. The others are removed in the very state that the node begins with: there is no moment in which they are heard.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::future::join_all;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::cluster::{DataDir, Identity};
+use crate::model::NodeId;
+use crate::state::{Beginning, Begun, begin_epoch};
+use crate::store::{self, SealKey, Seed, Store, Survey};
+
+use super::address;
+use super::restoring::Losses;
+
+/// Longest wait for a member that may answer after all.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// A recovery that is possible and not begun. Its folder is locked.
+pub struct Recovery {
+    dir: DataDir,
+    identity: Identity,
+    survey: Survey,
+    begun: Begun,
+    address: String,
+    answering: BTreeSet<NodeId>,
+}
+
+/// Why there is nothing to recover, or not here.
+#[derive(Debug, thiserror::Error)]
+pub enum Unrecoverable {
+    /// The node is the only voter.
+    #[error("this node is the only one that votes: it decides alone already; start it with `narvana run`")]
+    NotNeeded,
+    /// The majority is there.
+    #[error(
+        "{0} can be reached: with the majority of its voters the cluster needs no recovery, start this node with `narvana run`; \
+         if those are not to go on, stop them first"
+    )]
+    MajorityAnswers(String),
+    /// The node has nothing to go on with.
+    #[error("this node cannot be what the cluster goes on with: {0}; recover another one, or restore a backup")]
+    Unfit(String),
+}
+
+impl Recovery {
+    /// Looks at the node of a data folder whose program is stopped. Changes nothing.
+    pub async fn look(data_dir: &Path) -> anyhow::Result<Self> {
+        let (dir, identity) = DataDir::open(data_dir)?;
+        let options = options(&dir, identity)?;
+        let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
+        let survey = store.survey().await;
+        store.close().await?;
+        let survey = survey?;
+        let beginning = Beginning::Recovered(identity.node);
+        let begun = begin_epoch(&survey.state, survey.last, clock::now(), &beginning)
+            .map_err(|rejection| Unrecoverable::Unfit(rejection.to_string()))?;
+        let others = || survey.voters.iter().filter(|voter| **voter != identity.node);
+        if others().next().is_none() {
+            return Err(Unrecoverable::NotNeeded.into());
+        }
+        let answering = answering(&survey, others().copied()).await;
+        let own = usize::from(survey.voters.contains(&identity.node));
+        if answering.len() + own > survey.voters.len() / 2 {
+            let names: Vec<String> = answering.iter().map(|node| called(&survey, *node)).collect();
+            return Err(Unrecoverable::MajorityAnswers(names.join(" and ")).into());
+        }
+        let kept = address::kept(&dir)?;
+        let address = kept.or_else(|| survey.members.get(&identity.node).cloned());
+        let address = address.context("it is not known where other nodes reach this one")?;
+        Ok(Self { dir, identity, survey, begun, address, answering })
+    }
+
+    /// Everything that somebody has to know before they say yes.
+    pub fn statement(&self) -> String {
+        let Self { survey, identity, .. } = self;
+        let mut text = String::new();
+        let mut line = |words: String| writeln!(text, "{words}").expect("a string takes everything");
+        line(format!("{} goes on alone as cluster {}.", called(survey, identity.node), identity.cluster));
+        line("\nWhat it knows:".to_owned());
+        let at = survey.newest_command.map_or_else(String::new, |at| format!(", whose newest change is of {at}"));
+        line(format!("  its log ends with entry {} (term {}){at}", survey.last, survey.term));
+        match survey.last - survey.agreed {
+            0 => line("  all of that was agreed on by the majority".to_owned()),
+            open => line(format!(
+                "  the last {open} of these may not have been agreed on; they are kept: some of them may have been answered"
+            )),
+        }
+        line(match survey.leader {
+            Some(leader) => format!("  {} led", called(survey, leader)),
+            None => "  who led is not known".to_owned(),
+        });
+        for voter in survey.voters.iter().filter(|voter| **voter != identity.node) {
+            let state = if self.answering.contains(voter) { "SOMETHING ANSWERS THERE" } else { "does not answer" };
+            let place = survey.members.get(voter).map_or("", String::as_str);
+            line(format!("  {} votes, at {place}: {state}", called(survey, *voter)));
+        }
+        line("\nWhat may be lost:".to_owned());
+        line(format!("  every change that the others agreed on after entry {}", survey.last));
+        let is_left_behind = |node: NodeId| node != identity.node;
+        let losses = Losses::of(&survey.state, is_left_behind);
+        for name in &losses.with_volumes {
+            line(format!("  what the volumes of {name} held on the other nodes: it begins with empty ones"));
+        }
+        for name in &losses.built {
+            line(format!("  the image of {name}, if this node has no copy: deploy it again if it does not start"));
+        }
+        line("\nWhat happens:".to_owned());
+        let left: Vec<String> = self.left_behind().map(|node| called(survey, node)).collect();
+        line(format!("  removed for ever: {}; whatever of them comes back is refused and ends", left.join(", ")));
+        let moving = survey.state.live_instances().filter(|instance| is_left_behind(instance.placement.node)).count();
+        line(format!("  {moving} instances of theirs are lost and start where there is room"));
+        line("  join tokens are revoked; log-ins stay".to_owned());
+        text.push_str(&format!("  the old store is kept in {}", self.aside().display()));
+        text
+    }
+
+    fn left_behind(&self) -> impl Iterator<Item = NodeId> {
+        self.begun.state.epoch().into_iter().flat_map(|epoch| epoch.left_behind.keys().copied())
+    }
+
+    /// Where the old store will be.
+    pub fn aside(&self) -> PathBuf {
+        self.dir.path().join(self.aside_name())
+    }
+
+    fn aside_name(&self) -> String {
+        format!("before-epoch-{}", self.begun.state.epoch().map_or(0, |epoch| epoch.number))
+    }
+
+    /// Makes the node the only member of its cluster.
+    pub async fn carry_out(self) -> anyhow::Result<()> {
+        let aside = self.aside_name();
+        let Begun { state, index, .. } = self.begun;
+        let seed = Seed { state, index, term: self.survey.term + 1, address: self.address };
+        Store::renew(options(&self.dir, self.identity)?, &seed, &aside).await?;
+        Ok(())
+    }
+}
+
+fn options(dir: &DataDir, identity: Identity) -> anyhow::Result<store::Options> {
+    Ok(store::Options {
+        folder: dir.path().to_owned(),
+        cluster: identity.cluster,
+        node: identity.node,
+        key: SealKey::load(&dir.path().join(store::KEY_FILE))?,
+        fatal: CancellationToken::new(),
+    })
+}
+
+fn called(survey: &Survey, node: NodeId) -> String {
+    let name = survey.state.node(node).map(|known| known.name.clone());
+    let name = name.or_else(|| survey.state.admission(node).map(|known| known.name.clone()));
+    name.map_or_else(|| format!("node {node}"), |name| format!("{name} (node {node})"))
+}
+
+/// Who of these takes a connection. Whether it is that node is not known, so it only makes somebody look again.
+async fn answering(survey: &Survey, nodes: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
+    let asked = nodes.map(|node| async move {
+        let address = survey.members.get(&node)?;
+        let connected = timeout(ANSWER_MAX, TcpStream::connect(address)).await;
+        matches!(connected, Ok(Ok(_))).then_some(node)
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}

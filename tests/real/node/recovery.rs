@@ -1,0 +1,216 @@
+//! The worst days: everything is gone but a backup, or the majority is gone but one node.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use narvana::store::RENEWAL_FAILPOINTS;
+use serde_json::{Value, json};
+
+use super::cluster::three;
+use super::image_service;
+use crate::harness::node::Node;
+use crate::harness::{Harness, until};
+
+const PASSPHRASE: &str = "correct horse battery";
+
+/// A service that ends as soon as it is asked to, so that nobody waits for it.
+fn web() -> Value {
+    let mut service = image_service("web");
+    service["command"] = json!(["sh", "-c", "trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]);
+    service
+}
+
+/// The command line with the passphrase of the backup in the environment.
+fn backup(node: &Node, passphrase: &str, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_narvana"))
+        .arg("backup")
+        .args(args)
+        .env("NARVANA_API", &node.api)
+        .env("NARVANA_TOKEN", &node.token)
+        .env("NARVANA_BACKUP_PASSPHRASE", passphrase)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+fn words(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until a service's newest deployment has an instance that runs on this node.
+async fn runs_on(node: &Node, deployment: &str, name: &str) -> Value {
+    until("it runs there", || async {
+        let deployment = node.get(&format!("/v1/deployments/{deployment}")).expect(200);
+        let instances = deployment["instances"].as_array().expect("a list").clone();
+        instances.into_iter().find(|i| i["status"] == "running" && i["node_name"] == name)
+    })
+    .await
+}
+
+/// Starts it and waits until it has ended by itself, as a node does that is no member any more.
+fn ends_as_left_behind(node: &mut Node) {
+    node.try_run();
+    assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
+    let log = node.log();
+    assert!(log.contains("left behind") || log.contains("was removed from this cluster"), "{log}");
+}
+
+#[tokio::test]
+async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
+    let harness = Harness::podman().await;
+    let mut old = Node::registered(harness.address());
+    old.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    old.post("/v1/apps/shop/services", &web()).expect(201);
+    let secret = json!({"key": "SECRET", "value": "tulips-in-amsterdam"});
+    old.post("/v1/apps/shop/services/web/env", &secret).expect(201);
+    let deployment = old.deploy("shop", "web");
+    let id = deployment["id"].as_str().expect("an id").to_owned();
+    let container = deployment["instances"][0]["container_id"].as_str().expect("a container").to_owned();
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cluster.age");
+    let path = file.to_str().expect("UTF-8");
+    let refused = backup(&old, "short", &["create", path]);
+    assert!(refused.status.code() == Some(2) && words(&refused).contains("fewer than"), "{}", words(&refused));
+    let made = backup(&old, PASSPHRASE, &["create", path]);
+    assert!(made.status.success(), "{}", words(&made));
+    let again = backup(&old, PASSPHRASE, &["create", path]);
+    assert!(!again.status.success() && words(&again).contains("exists already"), "{}", words(&again));
+    let verified = backup(&old, PASSPHRASE, &["verify", path]);
+    assert!(verified.status.success() && words(&verified).contains(&old.cluster()), "{}", words(&verified));
+    let wrong = backup(&old, "another passphrase", &["verify", path]);
+    assert!(!wrong.status.success() && words(&wrong).contains("passphrase is wrong"), "{}", words(&wrong));
+    let sealed = std::fs::read(&file).expect("reads");
+    let canary = b"tulips-in-amsterdam";
+    assert!(!sealed.windows(canary.len()).any(|window| window == canary), "a secret is readable");
+    // What comes later is not in it.
+    old.post("/v1/apps", &json!({"name": "later"})).expect(201);
+    old.kill();
+
+    let mut new = old.restored("phoenix", &file, PASSPHRASE);
+    assert_eq!(new.get("/v1/apps").status, 401, "log-ins have ended");
+    new.log_in();
+    new.get("/v1/apps/later").expect(404);
+    let env = new.get("/v1/apps/shop/services/web/env").expect(200);
+    assert!(env.to_string().contains("SECRET"), "{env}");
+    assert_eq!(new.cluster(), old.cluster());
+    runs_on(&new, &id, "phoenix").await;
+    until("its page", || async { (new.fetch("web-shop.localhost", "/").status != 503).then_some(()) }).await;
+    let nodes = new.get("/v1/nodes").expect(200);
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
+    // Not twice, and not over something.
+    let mut over = new.command(&format!("backup restore {path}"));
+    let over = over.env("NARVANA_BACKUP_PASSPHRASE", PASSPHRASE).output().expect("it runs");
+    assert!(over.status.code() == Some(4) && words(&over).contains("holds a node already"), "{}", words(&over));
+
+    // The old node, which was its cluster's only voter and needs nobody, comes back.
+    ends_as_left_behind(&mut old);
+    let left = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
+    assert!(left.iter().all(|other| other.id != container), "its container is gone");
+    runs_on(&new, &id, "phoenix").await;
+    // Others join the new one.
+    let second = new.joined("second");
+    assert_eq!(second.get("/v1/nodes").expect(200).as_array().map(Vec::len), Some(2));
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.expect("cp runs").success());
+}
+
+/// `recover` in a data folder, with these further arguments and this place to die at.
+fn recover(data: &Path, args: &[&str], failpoint: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+    command.args(["recover", "--data-dir"]).arg(data).args(args).env("NARVANA_FAILPOINT", failpoint);
+    command.stdin(Stdio::null()).output().expect("the program runs")
+}
+
+#[tokio::test]
+async fn one_of_three_goes_on_alone_and_the_others_give_way() {
+    let harness = Harness::podman().await;
+    let [mut first, mut second, mut third] = three(harness.address());
+    until("three vote", || async {
+        let nodes = first.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
+    })
+    .await;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &web()).expect(201);
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    let deployment = first.deploy("shop", "web");
+    assert_eq!(deployment["instances"][0]["node_name"], "second");
+    let id = deployment["id"].as_str().expect("an id").to_owned();
+    assert!(first.cli(&["node", "uncordon", "third"]).status.success());
+
+    let running = recover(&third.data, &["--yes"], "");
+    assert!(!running.status.success() && words(&running).contains("in use"), "{}", words(&running));
+    third.kill();
+    let needless = recover(&third.data, &["--yes"], "");
+    assert!(words(&needless).contains("needs no recovery"), "{}", words(&needless));
+    second.kill();
+    first.kill();
+    let unasked = recover(&third.data, &[], "");
+    let said = words(&unasked);
+    assert_eq!(unasked.status.code(), Some(2), "{said}");
+    for expected in ["What may be lost", "test-node (node 1) votes", "does not answer", "removed for ever", "--yes"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+
+    // Whenever it dies, it has happened or not.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (place, pass) in RENEWAL_FAILPOINTS.into_iter().flat_map(|place| [(place, 1), (place, 4)]) {
+        if pass > 1 && place != "renewal.moved" {
+            continue;
+        }
+        let copy = folder.path().join(format!("{place}-{pass}"));
+        copy_all(&third.data, &copy);
+        let died = recover(&copy, &["--yes"], &format!("{place}:{pass}"));
+        let signal = std::os::unix::process::ExitStatusExt::signal(&died.status);
+        assert_eq!(signal, Some(9), "{place}: {}", words(&died));
+        let again = recover(&copy, &["--yes"], "");
+        match place {
+            "renewal.written" => assert!(again.status.success(), "{place}: {}", words(&again)),
+            _ => assert!(words(&again).contains("decides alone already"), "{place}: {}", words(&again)),
+        }
+    }
+
+    let recovered = recover(&third.data, &["--yes"], "");
+    assert!(recovered.status.success(), "{}", words(&recovered));
+    third.run();
+    third.post("/v1/apps", &json!({"name": "after"})).expect(201);
+    runs_on(&third, &id, "third").await;
+    let nodes = third.get("/v1/nodes").expect(200);
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
+
+    // The two that were the majority come back at the same time.
+    std::thread::scope(|scope| {
+        scope.spawn(|| ends_as_left_behind(&mut first));
+        scope.spawn(|| ends_as_left_behind(&mut second));
+    });
+    third.post("/v1/apps", &json!({"name": "still"})).expect(201);
+    runs_on(&third, &id, "third").await;
+
+    // One of their machines becomes a new node, whatever is left of the old one.
+    let token = folder.path().join("token");
+    std::fs::write(&token, third.join_token(&[])).expect("writes");
+    std::fs::write(second.data.join("raft.redb"), b"damaged").expect("writes");
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let token = token.to_str().expect("UTF-8");
+    second.env = vec![variable("NARVANA_JOIN_TOKEN_FILE", token), variable("NARVANA_API", &third.api)];
+    let stranger = second.command("node rebuild").output().expect("it runs");
+    assert!(!stranger.status.success() && words(&stranger).contains("nothing was changed"), "{}", words(&stranger));
+    second.env.push(variable("NARVANA_TOKEN", &third.token));
+    second.start("node rebuild");
+    until("it is a member", || async {
+        let nodes = third.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().any(|node| node["hostname"] == "second").then_some(())
+    })
+    .await;
+    let data = second.data.parent().expect("a folder");
+    let kept = std::fs::read_dir(data)
+        .expect("lists")
+        .filter(|entry| entry.as_ref().expect("an entry").file_name().to_string_lossy().starts_with("data.old-"));
+    assert_eq!(kept.count(), 1, "the old folder is kept");
+}
