@@ -1,6 +1,7 @@
 //! The Raft group: proposing commands, reading what is certain, watching the state.
 //!
-//! Runs here: openraft's own tasks, a task that serves read rounds, and one that keeps the log bounded. In: commands
+//! Runs here: openraft's own tasks, a task that serves read rounds, one that greets the voters, and one that keeps the
+//! log bounded. In: commands
 //! ([`Consensus::propose`]). Out: their answers, a [`View`] of the state after every applied batch, and a [`Status`].
 //! A failure of the store cancels the node's fatal token, stops openraft, and fails every waiting call.
 //!
@@ -14,6 +15,7 @@ mod network;
 mod propose;
 mod reads;
 mod receive;
+mod roll;
 mod status;
 mod transport;
 mod upkeep;
@@ -38,6 +40,7 @@ use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
 use network::{Addresses, Network};
 use reads::Reads;
+use roll::Roll;
 
 pub use crate::store::View;
 pub use error::{Error, ProposeError, ReadError};
@@ -45,6 +48,7 @@ pub use group::{Group, GroupMember};
 pub use members::MemberError;
 pub use propose::Committed;
 pub use receive::{ReceiveError, Receiver};
+pub use roll::{MissingVoter, Quorum};
 pub use status::{RaftRole, Status};
 pub use transport::{Asked, NoTransport, Peer, Replies, Transport, TransportError};
 pub use wire::Malformed;
@@ -79,7 +83,8 @@ impl Default for Options {
         Self {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(500), Duration::from_millis(1000)),
-            patience: Duration::from_secs(5),
+            // So that whoever asks has the answer within five.
+            patience: Duration::from_secs(4),
             snapshot_entries: 10_000,
             log_bytes: 32 * 1024 * 1024,
             keep_entries: 2_000,
@@ -95,6 +100,7 @@ pub struct Consensus {
     node: NodeId,
     view: watch::Receiver<View>,
     reads: Reads,
+    roll: Roll,
     patience: Duration,
     transport: Arc<dyn Transport>,
     space: Space,
@@ -121,6 +127,9 @@ impl Consensus {
         let (reads, rounds) = reads::channel();
         let rounds = rounds.run((node, raft.clone(), Arc::clone(&transport)), options.patience, supervisor.stopping());
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
+        let roll = Roll::default();
+        let call = roll.clone().call((node, raft.clone(), Arc::clone(&transport)), supervisor.stopping());
+        supervisor.spawn("roll call", OnError::StopNode, call);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
         let watch = watch_over(raft.clone(), store.clone(), addresses, supervisor.stopping());
@@ -128,7 +137,19 @@ impl Consensus {
         let view = store.machine().view();
         let stop = supervisor.stopping();
         let space = store.space();
-        Ok(Self { raft, store, node, view, reads, patience: options.patience, transport, space, supervisor, stop })
+        Ok(Self {
+            raft,
+            store,
+            node,
+            view,
+            reads,
+            roll,
+            patience: options.patience,
+            transport,
+            space,
+            supervisor,
+            stop,
+        })
     }
 
     /// Forms a new group with this node as its only member, and waits until it leads.

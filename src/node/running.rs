@@ -45,8 +45,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const LOOKING: &str = "this node has just started and is looking for its container engine";
 /// Longest wait for that look.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// How long a node that knows its cluster waits for a leader before it starts without one.
-const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a node that knows its cluster waits for a leader before it starts without one. An election takes a second or
+/// two, and until the wait is over this node's ingress does not serve.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// A node that runs.
 pub struct Running {
@@ -91,7 +92,7 @@ impl Running {
         peer_server.run(&peer_part);
         let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
         peer_part.spawn("node certificate", OnError::Log, fresh);
-        first_state(&consensus, &membership).await?;
+        let certain = first_state(&consensus, &membership).await?;
         if let Some(removed) = membership.ended() {
             let engine = engine_options(&config, &dir, scope(identity));
             removal::clean_up(engine, identity, STOP_GRACE).await;
@@ -128,7 +129,7 @@ impl Running {
         let engine_state = EngineState::new(LOOKING);
         let ports = (api_address.port(), peer_port.port());
         let facts = node_facts(&config, address.host, identity, incarnation, resources, ports, ingress.as_ref());
-        let registered = registration::register(&consensus, &facts).await?;
+        let registered = certain && registration::register(&consensus, &facts).await?;
         let keep =
             registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
@@ -293,12 +294,12 @@ async fn start_consensus(
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
-/// the moment keeps nobody from starting: what is known here is served, and the rest follows.
-async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<()> {
+/// the moment keeps nobody from starting: what is known here is served, and the rest follows. Says which of both it is.
+async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
-            (Ok(_), _) => return Ok(()),
+            (Ok(_), _) => return Ok(true),
             (Err(_), Some(damage)) => return Err(damage.into()),
             (Err(consensus::ReadError::Stopped), None) => {
                 anyhow::bail!(consensus.status().failure.unwrap_or_else(|| "consensus has stopped".to_owned()))
@@ -306,14 +307,17 @@ async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::
             (Err(error), None) => error,
         };
         if membership.ended().is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let knows_nothing = consensus.latest().state.cluster().is_none();
         if begun.elapsed() > LEADER_WAIT_MAX && !knows_nothing {
-            tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
-            return Ok(());
+            tracing::warn!(
+                voters = %consensus.quorum(),
+                "the cluster cannot decide at the moment; starting with what is known here"
+            );
+            return Ok(false);
         }
-        tracing::info!(reason = %refusal, "waiting for the cluster");
+        tracing::info!(reason = %refusal, voters = %consensus.quorum(), "waiting for the cluster");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What other members ask of the leader.
+//! What other members ask of the leader, and whether this node is there.
 
 use narvana_proto::v1;
 use narvana_proto::v1::forward_server::Forward;
@@ -26,5 +26,9 @@ impl Forward for ForwardService {
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexReply>, Status> {
         Ok(Response::new(self.receiver.read_index(member(&request)?).await))
+    }
+
+    async fn roll_call(&self, _: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
+        Ok(Response::new(v1::RollCallReply {}))
     }
 }
