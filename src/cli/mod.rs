@@ -90,6 +90,9 @@ pub struct Global {
     /// PEM file with the cluster's certificate authority
     #[arg(long, global = true, env = "NARVANA_CA_CERT", value_name = "FILE", help_heading = "Global options")]
     pub ca_cert: Option<PathBuf>,
+    /// Read what one node knew last, also while the cluster has no quorum; changes are not affected
+    #[arg(long, global = true, env = "NARVANA_STALE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global options")]
+    pub stale: bool,
     /// Write data and errors only
     #[arg(short, long, global = true, env = "NARVANA_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global options")]
     pub quiet: bool,

@@ -9,6 +9,7 @@ mod hostile;
 mod image;
 mod leftovers;
 mod life;
+mod quorum;
 mod sickness;
 mod store;
 mod visitors;
