@@ -13,18 +13,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::cluster::{Authority, DataDir, Identity, NodeCertificate};
+use crate::cluster::{Authority, DataDir, Identity, NodeCertificate, PEER_LIFE};
+use crate::config::test_setting;
 use crate::consensus::{Consensus, View};
-use crate::model::NodeRole;
+use crate::model::{NodeRole, Timestamp};
 use crate::rpc::{self, Admit, Tls};
 use crate::state::State;
 
 use super::address::Address;
 use super::founding::AUTHORITY_FILE;
 
-/// How often a certificate is made anew. It is valid for thirty days, so a renewal that fails, a clock that was wrong and a
-/// machine that slept are all made good by the next one.
-const RENEW_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked whether a certificate is due, by the clock on the wall: a machine that slept, and a clock that was
+/// set, are found out soon.
+const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+/// Pause before a renewal that failed is tried again.
+const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
 /// Who may talk to this node: every node with a certificate of the cluster that was not removed. One that is not on
 /// record here came later than what this node has applied: it may even be the leader that brings the rest.
@@ -44,7 +47,33 @@ pub(super) const KEPT_CERTIFICATE: &str = "peer.crt";
 /// See [`KEPT_CERTIFICATE`].
 pub(super) const KEPT_KEY: &str = "peer.key";
 
-/// What this node shows to others when it starts, and the authority that it trusts.
+/// When a certificate that was made just now is replaced: after two thirds of its life, so that there is a third of it to
+/// find out why that fails.
+struct Due {
+    made_at: Timestamp,
+    renew_at: Timestamp,
+}
+
+impl Due {
+    fn of(made_at: Timestamp, life: Duration) -> Self {
+        Self { made_at, renew_at: made_at.plus(life * 2 / 3) }
+    }
+
+    /// A clock that says that it was not made yet was wrong then or is now.
+    fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.renew_at || now < self.made_at
+    }
+}
+
+/// How long certificates between nodes are valid.
+fn life() -> Duration {
+    let seconds = test_setting("NARVANA_PEER_CERTIFICATE_SECONDS").and_then(|text| text.parse().ok());
+    seconds.map_or(PEER_LIFE, Duration::from_secs)
+}
+
+/// What this node shows to others when it starts, and the authority that it trusts. A node whose certificate expired while
+/// it was off makes a new one like any other: it has the state, and with it the authority's key. Whether it still is a
+/// member is for the others to say.
 pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDir) -> anyhow::Result<Arc<Tls>> {
     if state.cluster().is_some() {
         return certificates(state, identity);
@@ -54,6 +83,13 @@ pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDi
     let authority = authority(&read(AUTHORITY_FILE)?)?;
     let own = NodeCertificate::kept(read(KEPT_CERTIFICATE)?, authority.clone(), &read(KEPT_KEY)?)
         .context("the key of this node's admission cannot be read")?;
+    anyhow::ensure!(
+        !own.has_expired(clock::now()),
+        "the certificate with which node {} was let in has expired, and it never heard of the cluster since: on a member, \
+         `narvana node remove {0}`; then `narvana join` here with an empty data folder. If the clock of this machine is wrong, \
+         set it instead",
+        identity.node
+    );
     Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
 }
 
@@ -70,6 +106,7 @@ fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
         &cluster.ca_key,
         (identity.cluster, identity.node),
         clock::now(),
+        life(),
     )
     .context("cannot make this node's certificate")?;
     Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
@@ -102,15 +139,46 @@ pub(super) async fn keep_fresh(
     tls: watch::Sender<Arc<Tls>>,
     quit: CancellationToken,
 ) -> Result<(), Infallible> {
+    // It was made when the node started, a moment ago; or when it was let in, and then it is replaced by one of its own.
+    let mut due = match consensus.latest().state.cluster() {
+        Some(_) => Due::of(clock::now(), life()),
+        None => Due::of(clock::now(), Duration::ZERO),
+    };
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(RENEW_EVERY) => {}
+            () = tokio::time::sleep(due.renew_at.since(clock::now()).clamp(pause, LOOK_EVERY)) => {}
             () = quit.cancelled() => return Ok(()),
         }
-        let View { state, .. } = consensus.latest();
-        match certificates(&state, identity) {
-            Ok(renewed) => drop(tls.send_replace(renewed)),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "cannot renew this node's certificate"),
+        let (View { state, .. }, now) = (consensus.latest(), clock::now());
+        pause = Duration::ZERO;
+        if !due.is_over(now) {
+            continue;
         }
+        match certificates(&state, identity) {
+            Ok(renewed) => {
+                tls.send_replace(renewed);
+                due = Due::of(now, life());
+                tracing::debug!("this node has a new certificate");
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot renew this node's certificate; trying again");
+                pause = FAILED_PAUSE;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_due_after_two_thirds_of_its_life_and_when_the_clock_was_wrong() {
+        let made = Timestamp(1_000_000);
+        let due = Due::of(made, Duration::from_secs(30));
+        assert!(!due.is_over(made) && !due.is_over(made.plus(Duration::from_secs(19))));
+        assert!(due.is_over(made.plus(Duration::from_secs(20))));
+        assert!(due.is_over(Timestamp(0)), "it was made in the future");
     }
 }
