@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod access;
 mod app;
+mod authority;
 mod build;
 mod census;
 mod change;

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::consensus::{MissingVoter, Quorum, RaftRole};
 
+use super::authority::{self, RotationView};
 use super::extract::Glance;
 use super::gate::Gate;
 use super::node::{NodeView, view};
@@ -102,8 +103,10 @@ pub(super) struct StatusView {
     state_bytes: u64,
     /// Size at which changes that make the state grow are refused (setting `max_state_size`).
     state_limit_bytes: u64,
-    /// Certificate of the cluster's authority, PEM: with it a client trusts every node's API.
+    /// Certificates of the cluster's authority, PEM: with them a client trusts every node's API. Two while it is rotated.
     authority: String,
+    /// The rotation of the authority, while that goes on.
+    rotation: Option<RotationView>,
     /// Why consensus has stopped here, if it has.
     failure: Option<String>,
     nodes: Vec<NodeView>,
@@ -135,7 +138,8 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         committed_index: status.committed,
         state_bytes,
         state_limit_bytes,
-        authority: cluster.ca_certificate.clone(),
+        authority: cluster.trusted(),
+        rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
         nodes: caller.nodes().map(|node| view(node, &caller, &status)).collect(),
     }))

@@ -8,6 +8,7 @@
 mod account;
 mod app;
 mod build;
+mod ca;
 mod context;
 mod deploy;
 mod deployment;
@@ -186,6 +187,9 @@ Prints the address when it runs. Otherwise the cause, the last log lines and wha
     /// Join tokens: what lets a machine become a node
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The authority that signs the certificates of nodes
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Settings of the cluster
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -232,6 +236,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node(command) => nodes::run(session, command).await,
         Command::Simulate(command) => nodes::simulate(session, command).await,
         Command::Token(command) => token::run(session, command).await,
+        Command::Ca(command) => ca::run(session, command).await,
         Command::Settings(command) => settings::run(session, command).await,
         // Handled above.
         _ => Ok(()),

@@ -212,6 +212,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
         ("version", cluster.version.clone()),
         ("state", format!("{} of {} MiB", cluster.state_bytes.div_ceil(1 << 20), cluster.state_limit_bytes >> 20)),
+        ("authority", cluster.rotation.as_ref().map(super::ca::waiting).unwrap_or_default()),
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {

@@ -314,12 +314,43 @@ view! {
         state_bytes: u64,
         /// Size at which changes that make it grow are refused.
         state_limit_bytes: u64,
-        /// Certificate of the cluster's authority, PEM.
+        /// Certificates of the cluster's authority, PEM.
         authority: String,
+        /// Its replacement, while that goes on.
+        rotation: Option<Rotation>,
         /// Why consensus has stopped on the node that answered.
         failure: String,
         /// Nodes.
         nodes: Vec<Node>,
+    }
+    /// The authority that signs the certificates of nodes.
+    Authority {
+        /// SHA-256 of its key.
+        fingerprint: String,
+        /// Certificates of all authorities that are trusted, PEM.
+        certificates: String,
+        /// Its replacement, while that goes on.
+        rotation: Option<Rotation>,
+    }
+    /// Another authority on its way.
+    Rotation {
+        /// SHA-256 of the new key.
+        fingerprint: String,
+        /// What members have to do.
+        step: String,
+        /// When it was begun.
+        begun_at: Moment,
+        /// Members that have not done it.
+        waits_for: Vec<AwaitedMember>,
+    }
+    /// A member that a rotation waits for.
+    AwaitedMember {
+        /// Identity.
+        node_id: Id,
+        /// Its name.
+        name: String,
+        /// Since when it does not answer, if it does not.
+        absent_since: Moment,
     }
     /// The voters, as one node sees them.
     Quorum {

@@ -215,6 +215,12 @@ impl Consensus {
         }
     }
 
+    /// Brings to the disk how far the log is committed: all that is applied now is applied again at the next start, also when
+    /// nobody else is there then.
+    pub async fn note_committed(&self) -> Result<(), Error> {
+        Ok(self.store.log().note_committed().await?)
+    }
+
     /// What makes the data folder unusable, if that was found since the start.
     pub fn damage(&self) -> Option<store::Error> {
         self.store.fatal().damage()

@@ -5,6 +5,7 @@
 //! knows the whole.
 
 mod address;
+mod api_certificate;
 mod drain;
 mod endpoints;
 mod engine_search;

@@ -16,11 +16,12 @@ use crate::clock;
 use crate::cluster::{Authority, DataDir, Identity, NodeCertificate, PEER_LIFE};
 use crate::config::test_setting;
 use crate::consensus::{Consensus, View};
-use crate::model::{NodeRole, Timestamp};
+use crate::model::{Cluster, NodeRole, Timestamp};
 use crate::rpc::{self, Admit, Tls};
-use crate::state::State;
+use crate::state::{Actor, Command, LogEntry, State};
 
 use super::address::Address;
+use super::api_certificate::ApiCertificate;
 use super::founding::AUTHORITY_FILE;
 
 /// How often it is looked whether a certificate is due, by the clock on the wall: a machine that slept, and a clock that was
@@ -28,6 +29,8 @@ use super::founding::AUTHORITY_FILE;
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Pause before a renewal that failed is tried again.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
+/// Pause before the leader is told again that this node has taken a step of the authority's rotation.
+const TOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who may talk to this node: every node with a certificate of the cluster that was not removed. One that is not on
 /// record here came later than what this node has applied: it may even be the leader that brings the rest.
@@ -75,13 +78,15 @@ fn life() -> Duration {
 /// it was off makes a new one like any other: it has the state, and with it the authority's key. Whether it still is a
 /// member is for the others to say.
 pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDir) -> anyhow::Result<Arc<Tls>> {
-    if state.cluster().is_some() {
-        return certificates(state, identity);
+    if let Some(cluster) = state.cluster() {
+        return certificates(cluster, identity);
     }
     // It was let in and has not been told anything yet.
     let read = |name: &str| dir.read(name)?.with_context(|| format!("{name} is missing from the data folder"));
-    let authority = authority(&read(AUTHORITY_FILE)?)?;
-    let own = NodeCertificate::kept(read(KEPT_CERTIFICATE)?, authority.clone(), &read(KEPT_KEY)?)
+    let authorities = authorities(&read(AUTHORITY_FILE)?)?;
+    // That which signed comes first.
+    let signer = authorities.first().context("the file of the cluster's authority is empty")?.clone();
+    let own = NodeCertificate::kept(read(KEPT_CERTIFICATE)?, signer, &read(KEPT_KEY)?)
         .context("the key of this node's admission cannot be read")?;
     anyhow::ensure!(
         !own.has_expired(clock::now()),
@@ -90,26 +95,21 @@ pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDi
          set it instead",
         identity.node
     );
-    Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
+    Ok(Arc::new(Tls::new(identity.cluster, &authorities, &own)?))
 }
 
-fn authority(pem: &[u8]) -> anyhow::Result<CertificateDer<'static>> {
-    CertificateDer::from_pem_slice(pem).context("the certificate of the cluster's authority cannot be read")
+fn authorities(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    read.context("the certificate of the cluster's authority cannot be read")
 }
 
-/// A new certificate of this node, and the authority that it trusts.
-fn certificates(state: &State, identity: Identity) -> anyhow::Result<Arc<Tls>> {
-    let cluster = state.cluster().context("the state has no cluster yet")?;
-    let authority = authority(cluster.ca_certificate.as_bytes())?;
-    let own = Authority::peer_certificate(
-        &cluster.ca_certificate,
-        &cluster.ca_key,
-        (identity.cluster, identity.node),
-        clock::now(),
-        life(),
-    )
-    .context("cannot make this node's certificate")?;
-    Ok(Arc::new(Tls::new(identity.cluster, &[authority], &own)?))
+/// A new certificate of this node, and the authorities that it trusts.
+fn certificates(cluster: &Cluster, identity: Identity) -> anyhow::Result<Arc<Tls>> {
+    let authorities = authorities(cluster.trusted().as_bytes())?;
+    let (authority, key) = cluster.signer();
+    let own = Authority::peer_certificate(authority, key, (identity.cluster, identity.node), clock::now(), life())
+        .context("cannot make this node's certificate")?;
+    Ok(Arc::new(Tls::new(identity.cluster, &authorities, &own)?))
 }
 
 /// Listens for other nodes.
@@ -132,40 +132,106 @@ pub(super) async fn bind(
     Ok((server, address))
 }
 
-/// Renews the certificate until told to stop. Connections that exist go on; new ones show the new one.
-pub(super) async fn keep_fresh(
-    consensus: Consensus,
-    identity: Identity,
-    tls: watch::Sender<Arc<Tls>>,
-    quit: CancellationToken,
-) -> Result<(), Infallible> {
-    // It was made when the node started, a moment ago; or when it was let in, and then it is replaced by one of its own.
-    let mut due = match consensus.latest().state.cluster() {
-        Some(_) => Due::of(clock::now(), life()),
-        None => Due::of(clock::now(), Duration::ZERO),
-    };
-    let mut pause = Duration::ZERO;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(due.renew_at.since(clock::now()).clamp(pause, LOOK_EVERY)) => {}
-            () = quit.cancelled() => return Ok(()),
-        }
-        let (View { state, .. }, now) = (consensus.latest(), clock::now());
-        pause = Duration::ZERO;
-        if !due.is_over(now) {
-            continue;
-        }
-        match certificates(&state, identity) {
-            Ok(renewed) => {
-                tls.send_replace(renewed);
-                due = Due::of(now, life());
-                tracing::debug!("this node has a new certificate");
+/// Keeps what this node shows, and whom it trusts.
+pub(super) struct Fresh {
+    pub(super) consensus: Consensus,
+    pub(super) identity: Identity,
+    pub(super) dir: Arc<DataDir>,
+    /// To the port between nodes.
+    pub(super) tls: watch::Sender<Arc<Tls>>,
+    /// To the API.
+    pub(super) api: Arc<ApiCertificate>,
+}
+
+/// Whose certificates a node shows, and which it trusts.
+#[derive(PartialEq, Eq)]
+struct Authorities {
+    signer: String,
+    trusted: String,
+}
+
+impl Authorities {
+    fn of(cluster: &Cluster) -> Self {
+        Self { signer: cluster.signer().0.to_owned(), trusted: cluster.trusted() }
+    }
+}
+
+impl Fresh {
+    /// Makes certificates anew when they are due or the authority changes, until told to stop. Connections that exist go on; new
+    /// ones show the new one.
+    pub(super) async fn keep(self, quit: CancellationToken) -> Result<(), Infallible> {
+        let mut views = self.consensus.watch();
+        // What was shown so far was made when the node was let in, or of what its state was at the last checkpoint.
+        let mut due = Due::of(clock::now(), life());
+        let mut made_from = None;
+        loop {
+            let cluster = views.borrow_and_update().state.cluster().cloned();
+            let mut pause = None;
+            if let Some(cluster) = &cluster {
+                let now = clock::now();
+                let wanted = Authorities::of(cluster);
+                if due.is_over(now) || made_from.as_ref() != Some(&wanted) {
+                    match self.make(cluster) {
+                        Ok(()) => (due, made_from) = (Due::of(now, life()), Some(wanted)),
+                        Err(error) => {
+                            tracing::warn!(
+                                error = format!("{error:#}"),
+                                "cannot renew this node's certificates; trying again"
+                            );
+                            pause = Some(FAILED_PAUSE);
+                        }
+                    }
+                }
+                if pause.is_none() && !self.tell(cluster).await {
+                    pause = Some(TOLD_PAUSE);
+                }
             }
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "cannot renew this node's certificate; trying again");
-                pause = FAILED_PAUSE;
+            let wait = pause.unwrap_or_else(|| due.renew_at.since(clock::now()).min(LOOK_EVERY));
+            let differs = |view: &View| !is_same(view.state.cluster(), cluster.as_ref());
+            tokio::select! {
+                () = quit.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+                changed = views.wait_for(differs) => if changed.is_err() { return Ok(()) },
             }
         }
+    }
+
+    fn make(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let made = certificates(cluster, self.identity)?;
+        self.api.make(cluster)?;
+        self.dir.write(AUTHORITY_FILE, cluster.trusted().as_bytes())?;
+        self.tls.send_replace(made);
+        tracing::debug!("this node has new certificates");
+        Ok(())
+    }
+
+    /// Says that this node has taken the step of a rotation that it is asked for. False when nobody heard it. First it makes sure
+    /// that it knows of the step after a power cut too: the others may go on at once, and it has to find them then.
+    async fn tell(&self, cluster: &Cluster) -> bool {
+        let node = self.identity.node;
+        let Some(rotation) = cluster.rotation.as_ref().filter(|rotation| !rotation.done.contains(&node)) else {
+            return true;
+        };
+        if let Err(error) = self.consensus.note_committed().await {
+            tracing::warn!(%error, "cannot keep how far the authority's rotation is");
+            return false;
+        }
+        let command = Command::NoteAuthority { node, step: rotation.step, begun_at: rotation.begun_at };
+        let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(node), request: None, command };
+        let told = self.consensus.propose(entry).await;
+        if let Err(error) = &told {
+            tracing::info!(%error, "cannot say that this node is ready for the next step of the authority's rotation");
+        }
+        told.is_ok()
+    }
+}
+
+/// Cheap, and wrong only in that two that are equal may not be the same.
+fn is_same(one: Option<&Arc<Cluster>>, other: Option<&Arc<Cluster>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::agent::{self, Agent, EngineState};
 use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::build::{self, Builder};
-use crate::cluster::{Authority, DataDir, Identity};
+use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig, test_setting};
 use crate::consensus::{self, Consensus, View};
 use crate::control::{self, Control};
@@ -27,9 +27,10 @@ use crate::state::NodeFacts;
 use crate::store::{self, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 use crate::telemetry::Metrics;
-use crate::{api, clock, random};
+use crate::{api, random};
 
 use super::address::Address;
+use super::api_certificate::ApiCertificate;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
@@ -51,7 +52,7 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// A node that runs.
 pub struct Running {
-    dir: DataDir,
+    dir: Arc<DataDir>,
     endpoints: Endpoints,
     setup_token: String,
     membership: Membership,
@@ -66,6 +67,7 @@ impl Running {
     /// Starts the node of the data folder and returns when it serves.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let (dir, identity) = DataDir::open(&config.data_dir)?;
+        let dir = Arc::new(dir);
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
@@ -90,8 +92,15 @@ impl Running {
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
-        let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
-        peer_part.spawn("node certificate", OnError::Log, fresh);
+        let api_certificate = Arc::new(ApiCertificate::new(identity, [config.name.clone(), address.host.clone()]));
+        let fresh = peer_port::Fresh {
+            consensus: consensus.clone(),
+            identity,
+            dir: Arc::clone(&dir),
+            tls,
+            api: Arc::clone(&api_certificate),
+        };
+        peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
         let certain = first_state(&consensus, &membership).await?;
         if let Some(removed) = membership.ended() {
             let engine = engine_options(&config, &dir, scope(identity));
@@ -115,7 +124,7 @@ impl Running {
         let ingress = start_ingress(&config, identity.node, &consensus, traffic, &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
-            api_options(&config, &address.host, &consensus, identity, &setup_token, ingress.as_ref())?,
+            api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?,
             api::Parts {
                 consensus: consensus.clone(),
                 logs: logs.clone(),
@@ -356,27 +365,19 @@ async fn start_ingress(
 
 fn api_options(
     config: &NodeConfig,
-    host: &str,
     consensus: &Consensus,
-    identity: Identity,
+    certificate: Arc<ApiCertificate>,
     setup_token: &str,
     ingress: Option<&IngressHandle>,
 ) -> anyhow::Result<api::Options> {
     let state = consensus.latest().state;
     let cluster = state.cluster().context("the state has no cluster: the data folder is incomplete")?;
-    let certificate = Authority::server_certificate(
-        &cluster.ca_certificate,
-        &cluster.ca_key,
-        (identity.cluster, identity.node),
-        &[&config.name, host],
-        clock::now(),
-    )
-    .context("cannot make the certificate of the API; --name and --advertise must be host names or addresses")?;
+    certificate.make(cluster)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(certificate.chain, certificate.key)?;
+        .with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(api::Options {
         bind: config.api.0,

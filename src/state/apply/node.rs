@@ -159,6 +159,7 @@ impl Draft {
         self.delete(Key::Node(id));
         self.delete(Key::Absence(id));
         self.put(Admission { removed_at: Some(self.now), ..Admission::clone(&admission) });
+        self.advance_rotation();
         Ok(Outcome::Done)
     }
 

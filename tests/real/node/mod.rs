@@ -1,5 +1,6 @@
 //! Whole nodes: the program as a process, a real engine, real containers.
 
+mod authority;
 mod certificates;
 mod cluster;
 mod daily;
