@@ -100,6 +100,7 @@ mod tests {
             token: None,
             admitted_at: clock::now(),
             removed_at: None,
+            fenced_at: None,
         };
         State::from_records((1..=nodes).map(|node| member(node).into()))
     }

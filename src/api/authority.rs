@@ -68,7 +68,7 @@ fn view(cluster: &Cluster, caller: &Caller) -> AuthorityView {
 /// What a rotation waits for, if there is one.
 pub(super) fn rotation(cluster: &Cluster, caller: &Caller) -> Option<RotationView> {
     let rotation = cluster.rotation.as_ref()?;
-    let awaited = caller.members().filter(|member| !rotation.done.contains(&member.node));
+    let awaited = caller.members().map(|(member, _)| member).filter(|member| !rotation.done.contains(&member.node));
     let awaited = awaited.map(|member| AwaitedView {
         node_id: member.node.0,
         name: member.name.clone(),

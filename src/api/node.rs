@@ -1,15 +1,17 @@
 //! Nodes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::consensus::Status;
-use crate::model::{Node, NodeId};
+use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -61,6 +63,49 @@ pub(super) struct NodeResourcesView {
     disk_total: String,
 }
 
+/// A member, whether it has come up or not.
+pub(super) fn member_view(
+    (admission, node): (&Arc<Admission>, Option<&Arc<Node>>),
+    caller: &Caller,
+    status: &Status,
+) -> NodeView {
+    match node {
+        Some(node) => view(node, caller, status),
+        None => silent(admission, caller, status),
+    }
+}
+
+/// A member that has said nothing of itself.
+fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
+    let why = match admission.removed_at {
+        None => format!(
+            "was let in at {} and has not come up yet: start it with `narvana run`; the others have to reach it at {}",
+            admission.admitted_at, admission.address
+        ),
+        Some(at) => {
+            format!("was removed at {at}, and the Raft group needs it until another node that may vote has caught up")
+        }
+    };
+    let nothing = Node {
+        id: admission.node,
+        name: admission.name.clone(),
+        address: admission.address.clone(),
+        api_port: 0,
+        grpc_port: 0,
+        ingress_http_port: 0,
+        arch: String::new(),
+        version: String::new(),
+        engine: Err(why),
+        resources: NodeResources::default(),
+        labels: BTreeMap::new(),
+        cordoned: false,
+        incarnation: Incarnation(Uuid::nil()),
+        joined_at: admission.admitted_at,
+        started_at: admission.admitted_at,
+    };
+    view(&nothing, caller, status)
+}
+
 pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
     let voter = status.voters.contains(&node.id);
     let load = caller.load_of(node.id);
@@ -104,7 +149,12 @@ pub(super) async fn list(
     Search(page): Search<PageQuery>,
 ) -> Result<Page<NodeView>, Error> {
     let status = gate.status();
-    page.cut(Order::OldestFirst, caller.nodes(), |node| node.id, |node| view(node, &caller, &status))
+    page.cut(
+        Order::OldestFirst,
+        caller.members(),
+        |member| member.0.node,
+        |member| member_view(member, &caller, &status),
+    )
 }
 
 /// A node
@@ -115,5 +165,7 @@ pub(super) async fn show(
     Reader(caller): Reader,
     At(id): At<NodeId>,
 ) -> Result<Json<NodeView>, Error> {
-    Ok(Json(view(&*caller.node(id)?, &caller, &gate.status())))
+    let found = caller.members().find(|member| member.0.node == id);
+    let member = found.ok_or_else(|| Error::NotFound(format!("node {id} does not exist")))?;
+    Ok(Json(member_view(member, &caller, &gate.status())))
 }

@@ -13,7 +13,7 @@ use crate::consensus::{MissingVoter, Quorum, RaftRole};
 use super::authority::{self, RotationView};
 use super::extract::Glance;
 use super::gate::Gate;
-use super::node::{NodeView, view};
+use super::node::{NodeView, member_view};
 use super::{Error, health};
 
 /// Longest wait for a majority, so that the answer comes soon when there is none.
@@ -141,7 +141,7 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         authority: cluster.trusted(),
         rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
-        nodes: caller.nodes().map(|node| view(node, &caller, &status)).collect(),
+        nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
     }))
 }
 

@@ -49,11 +49,6 @@ impl Caller {
         Ok(here.into_iter().chain(away).map(|node| node.peer_address()).collect())
     }
 
-    /// The members of the cluster, those that never registered too.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Admission>> {
-        self.0.state.members()
-    }
-
     /// Since when a node has not answered, if it does not.
     pub fn absent_since(&self, node: NodeId) -> Option<Timestamp> {
         self.0.state.absence(node).map(|absence| absence.since)
@@ -95,6 +90,13 @@ impl Caller {
     /// All nodes by id; every user may see them.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.0.state.nodes()
+    }
+
+    /// All that were let in and are not refused, oldest first, with what they said of themselves: nothing until they first came
+    /// up, and after their removal.
+    pub fn members(&self) -> impl Iterator<Item = (&Arc<Admission>, Option<&Arc<Node>>)> {
+        let members = self.0.state.admissions().filter(|admission| admission.fenced_at.is_none());
+        members.map(|admission| (admission, self.0.state.node(admission.node)))
     }
 
     fn memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {

@@ -6,6 +6,7 @@
 //! | `initialising` | `init` has begun and not ended; the next `init` starts over |
 //! | `identity.json` | which node of which cluster this is; written last by `init` |
 //! | `address` | where other nodes reach this one: host and port, as it was last |
+//! | `doors` | the members that let this node in, and may be asked who leads: a line for each, with node id, host and port |
 //! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
 //! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
 //! | `endpoints.json` | where the running node listens; gone while it does not run |
@@ -26,6 +27,8 @@ const INITIALISING: &str = "initialising";
 const IDENTITY: &str = "identity.json";
 const ENDPOINTS: &str = "endpoints.json";
 const JOINING: &str = "joining";
+/// In the root of every ext4 file system; a volume of its own is a good data folder.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A data folder that cannot be used. Each says which folder and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +137,7 @@ impl DataDir {
         };
         let dir = Self::lock(path)?;
         dir.remove(INITIALISING)?;
+        dir.remove(JOINING)?;
         dir.remove(ENDPOINTS)?;
         Ok((dir, identity))
     }
@@ -144,8 +148,13 @@ impl DataDir {
     }
 
     /// The request that a `join` in this folder began with, if it did not end.
-    pub fn joining(&self) -> Option<String> {
-        fs::read_to_string(self.path.join(JOINING)).ok()
+    pub fn joining(&self) -> Result<Option<String>, Error> {
+        Ok(self.read(JOINING)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Forgets it: it was refused, or the node was removed that it led to.
+    pub fn forget_joining(&self) -> Result<(), Error> {
+        self.remove(JOINING)
     }
 
     /// Keeps the request that a `join` begins with: whoever does not know whether it was let in asks again with it.
@@ -237,7 +246,8 @@ impl DataDir {
     fn clear_unfinished(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.path).map_err(io_error("read", &self.path))? {
             let path = entry.map_err(io_error("read", &self.path))?.path();
-            if path.file_name().is_some_and(|name| name == LOCK || name == INITIALISING || name == JOINING) {
+            let kept = [LOCK, INITIALISING, JOINING, LOST_AND_FOUND];
+            if path.file_name().is_some_and(|name| kept.iter().any(|kept| name == *kept)) {
                 continue;
             }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -282,8 +292,7 @@ fn refuse_foreign(path: &Path) -> Result<(), Error> {
     }
     for entry in entries {
         let name = entry.map_err(io_error("read", path))?.file_name();
-        // `lost+found` is in the root of every ext4 file system, and a volume of its own is a good data folder.
-        if name != LOCK && name != "lost+found" {
+        if name != LOCK && name != LOST_AND_FOUND {
             return Err(Error::NotOurs { path: path.to_owned(), found: name.to_string_lossy().into_owned() });
         }
     }
@@ -345,12 +354,15 @@ mod tests {
     #[test]
     fn an_init_that_was_cut_off_starts_over() {
         let folder = tempfile::tempdir().expect("a folder");
+        let found = folder.path().join(LOST_AND_FOUND);
+        fs::create_dir(&found).expect("a folder");
         let Occupied::No(dir) = DataDir::begin_init(folder.path()).expect("begins") else { panic!("it was empty") };
         dir.write("node.key", b"half").expect("writes");
         drop(dir);
         assert!(matches!(DataDir::open(folder.path()), Err(Error::NotInitialised { .. })));
         drop(initialised(folder.path()));
         assert!(!folder.path().join("node.key").exists(), "what the first one left is gone");
+        assert!(found.exists(), "what the file system keeps there is not ours");
     }
 
     #[test]

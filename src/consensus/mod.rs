@@ -1,7 +1,7 @@
 //! The Raft group: proposing commands, reading what is certain, watching the state.
 //!
-//! Runs here: openraft's own tasks, a task that serves read rounds, one that greets the voters, and one that keeps the
-//! log bounded. In: commands
+//! Runs here: openraft's own tasks, a task that serves read rounds, one that greets the voters, one that keeps the log
+//! bounded, and one that asks who leads when the leader is silent. In: commands
 //! ([`Consensus::propose`]). Out: their answers, a [`View`] of the state after every applied batch, and a [`Status`].
 //! A failure of the store cancels the node's fatal token, stops openraft, and fails every waiting call.
 //!
@@ -10,6 +10,7 @@
 
 mod error;
 mod group;
+mod hearsay;
 mod members;
 mod network;
 mod propose;
@@ -38,6 +39,7 @@ use crate::model::NodeId;
 use crate::space::Space;
 use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
+use hearsay::Hearsay;
 use network::{Addresses, Network};
 use reads::Reads;
 use roll::Roll;
@@ -76,6 +78,8 @@ pub struct Options {
     pub log_bytes: u64,
     /// Entries that stay in the log after a snapshot, so that a member that was away shortly needs none.
     pub keep_entries: u64,
+    /// Whom to ask who leads while no member of the group is known: those that let this node in.
+    pub doors: Vec<Peer>,
 }
 
 impl Default for Options {
@@ -88,6 +92,7 @@ impl Default for Options {
             snapshot_entries: 10_000,
             log_bytes: 32 * 1024 * 1024,
             keep_entries: 2_000,
+            doors: Vec::new(),
         }
     }
 }
@@ -101,6 +106,7 @@ pub struct Consensus {
     view: watch::Receiver<View>,
     reads: Reads,
     roll: Roll,
+    hearsay: Hearsay,
     patience: Duration,
     transport: Arc<dyn Transport>,
     space: Space,
@@ -125,11 +131,18 @@ impl Consensus {
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
         let (reads, rounds) = reads::channel();
-        let rounds = rounds.run((node, raft.clone(), Arc::clone(&transport)), options.patience, supervisor.stopping());
+        let hearsay = Hearsay::new();
+        let rounds = rounds.run(
+            (node, raft.clone(), Arc::clone(&transport), hearsay.clone()),
+            options.patience,
+            supervisor.stopping(),
+        );
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
         let roll = Roll::default();
         let call = roll.clone().call((node, raft.clone(), Arc::clone(&transport)), supervisor.stopping());
         supervisor.spawn("roll call", OnError::StopNode, call);
+        let ask = hearsay.clone().run(raft.clone(), Arc::clone(&transport), options.doors, supervisor.stopping());
+        supervisor.spawn("hearsay", OnError::StopNode, ask);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
         let watch = watch_over(raft.clone(), store.clone(), addresses, supervisor.stopping());
@@ -144,6 +157,7 @@ impl Consensus {
             view,
             reads,
             roll,
+            hearsay,
             patience: options.patience,
             transport,
             space,

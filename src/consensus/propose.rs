@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use narvana_proto::v1::{self, propose_reply};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -38,7 +39,8 @@ impl Consensus {
                 Err(ProposeError::NoLeader { leader, address }) => (leader, address),
                 answered => return sure(answered, doubtful),
             };
-            if let Some(peer) = self.elsewhere(leader, address.as_ref()) {
+            let told = self.hearsay.leader();
+            if let Some(peer) = told.or_else(|| self.elsewhere(leader, address.as_ref())) {
                 match self.propose_there(&peer, &proposal, deadline).await {
                     Err(ProposeError::NoLeader { .. }) => {}
                     // Its repetition gets the same answer, so asking again is safe.
@@ -56,6 +58,11 @@ impl Consensus {
             }
             sleep(LEADER_PAUSE).await;
         }
+    }
+
+    /// The same while this node leads, and not through another one: for what follows from how the group is now.
+    pub async fn propose_leading(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
+        self.propose_here(proposal(entry)?, Instant::now() + self.patience).await
     }
 
     /// An answer from elsewhere, once this node has it too: whoever asked goes on to read here.
@@ -90,10 +97,22 @@ impl Consensus {
             }),
             Err(ProposeError::OutcomeUnknown) => propose_reply::Result::Unknown(v1::OutcomeUnknown {}),
             Err(ProposeError::NoLeader { .. } | ProposeError::Stopped | ProposeError::TooLarge { .. }) => {
-                propose_reply::Result::NotLeading(v1::NotLeading {})
+                propose_reply::Result::NotLeading(self.not_leading())
             }
         };
         Ok(v1::ProposeReply { result: Some(result) })
+    }
+
+    /// Who leads, for whoever took this node for it.
+    pub(super) fn not_leading(&self) -> v1::NotLeading {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|node| {
+            let address = members.get_node(&node)?.address.clone();
+            Some(v1::Leader { node, address })
+        });
+        v1::NotLeading { leader }
     }
 
     /// The node that leads, if it is another one and its address is known.
@@ -154,9 +173,7 @@ impl Consensus {
                 free: full.free,
                 needed: full.needed,
             })),
-            Some(propose_reply::Result::NotLeading(v1::NotLeading {})) => {
-                Err(ProposeError::NoLeader { leader: None, address: None })
-            }
+            Some(propose_reply::Result::NotLeading(_)) => Err(ProposeError::NoLeader { leader: None, address: None }),
             Some(propose_reply::Result::Unknown(v1::OutcomeUnknown {})) | None => Err(ProposeError::OutcomeUnknown),
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::hearsay::Hearsay;
 use super::{Peer, Raft, ReadError, Transport, leader_of};
 use crate::model::NodeId;
 use crate::store::TypeConfig;
@@ -53,7 +54,7 @@ impl Rounds {
     /// Runs until it is stopped.
     pub(super) async fn run(
         mut self,
-        (node, raft, transport): (NodeId, Raft, Arc<dyn Transport>),
+        (node, raft, transport, hearsay): (NodeId, Raft, Arc<dyn Transport>, Hearsay),
         patience: Duration,
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
@@ -69,7 +70,7 @@ impl Rounds {
             // A leader without a quorum gets no answer; the next readers must not wait behind this round for ever.
             let asked = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                asked = timeout(patience, ask(node, &raft, &*transport)) => asked,
+                asked = timeout(patience, ask(node, &raft, &*transport, &hearsay)) => asked,
             };
             for reader in round.drain(..) {
                 // A reader that gave up is not an error.
@@ -83,14 +84,19 @@ impl Rounds {
 }
 
 /// Here when this node leads, else of the node that does.
-async fn ask(node: NodeId, raft: &Raft, transport: &dyn Transport) -> Answer {
-    let refused = match index_here(raft).await {
-        Err(ReadError::NoLeader { leader: Some(leader), address: Some(address) }) if leader != node => {
-            Peer { node: leader, address }
-        }
+async fn ask(node: NodeId, raft: &Raft, transport: &dyn Transport, hearsay: &Hearsay) -> Answer {
+    let refusal = match index_here(raft).await {
+        Err(refusal @ ReadError::NoLeader { .. }) => refusal,
         answered => return answered,
     };
-    let reply = transport.read_index(&refused).await.map(|reply| reply.result);
+    let leader = match (hearsay.leader(), &refusal) {
+        (Some(told), _) => told,
+        (None, ReadError::NoLeader { leader: Some(leader), address: Some(address) }) if *leader != node => {
+            Peer { node: *leader, address: address.clone() }
+        }
+        _ => return Err(refusal),
+    };
+    let reply = transport.read_index(&leader).await.map(|reply| reply.result);
     match reply {
         Ok(Some(read_index_reply::Result::Index(index))) => Ok(index),
         Ok(Some(read_index_reply::Result::Unknown(_))) => Err(ReadError::TimedOut),
@@ -99,7 +105,7 @@ async fn ask(node: NodeId, raft: &Raft, transport: &dyn Transport) -> Answer {
         }
         Err(error) => {
             tracing::debug!(%error, "a read was not answered");
-            Err(ReadError::NoLeader { leader: Some(refused.node), address: Some(refused.address) })
+            Err(ReadError::NoLeader { leader: Some(leader.node), address: Some(leader.address) })
         }
     }
 }

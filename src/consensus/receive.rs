@@ -56,16 +56,18 @@ impl Receiver {
         requests: impl Stream<Item = v1::AppendRequest> + Send + 'static,
     ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
         let (report, malformed) = mpsc::channel(1);
-        let requests = requests.map(wire::append_entries).scan(report, |report, request| {
-            std::future::ready(match request {
-                Ok(request) => Some(request),
-                Err(error) => {
-                    // There is room for the only one.
-                    let _ = report.try_send(ReceiveError::from(error));
-                    None
-                }
-            })
-        });
+        let hearsay = self.0.hearsay.clone();
+        let requests =
+            requests.inspect(move |_| hearsay.heard()).map(wire::append_entries).scan(report, |report, request| {
+                std::future::ready(match request {
+                    Ok(request) => Some(request),
+                    Err(error) => {
+                        // There is room for the only one.
+                        let _ = report.try_send(ReceiveError::from(error));
+                        None
+                    }
+                })
+            });
         let replies = self.0.raft.stream_append(requests).map(|result| match result {
             Ok(result) => Ok(wire::append_reply(result)),
             Err(fatal) => Err(ReceiveError::Stopped(fatal.to_string())),
@@ -127,14 +129,14 @@ impl Receiver {
         let group = self.0.group();
         let heard = group.and_then(|group| group.members.get(&asking)?.silent_for);
         if heard.is_none_or(|silent_for| silent_for >= ASSURED_IF_HEARD_WITHIN) {
-            return v1::ReadIndexReply { result: Some(read_index_reply::Result::NotLeading(v1::NotLeading {})) };
+            return v1::ReadIndexReply { result: Some(read_index_reply::Result::NotLeading(self.0.not_leading())) };
         }
         let asked = timeout(self.0.patience, reads::index_here(&self.0.raft)).await.unwrap_or(Err(ReadError::TimedOut));
         let result = match asked {
             Ok(index) => read_index_reply::Result::Index(index),
             Err(ReadError::TimedOut) => read_index_reply::Result::Unknown(v1::OutcomeUnknown {}),
             Err(ReadError::NoLeader { .. } | ReadError::Stopped) => {
-                read_index_reply::Result::NotLeading(v1::NotLeading {})
+                read_index_reply::Result::NotLeading(self.0.not_leading())
             }
         };
         v1::ReadIndexReply { result: Some(result) }

@@ -9,8 +9,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::changed_or;
+use crate::clock;
 use crate::consensus::{self, Consensus, MemberError, Peer, View};
 use crate::decide::members::{Group, Step, next_step};
+use crate::model::NodeId;
+use crate::state::{Actor, Command, LogEntry};
 
 /// How often a group of several is looked at although the state did not change: somebody may have caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -37,6 +40,7 @@ pub(super) async fn keep(consensus: &Consensus, term: u64) {
 async fn take(consensus: &Consensus, step: &Step, views: &mut watch::Receiver<View>) {
     tracing::info!(?step, "changing the members of the Raft group");
     let taken = match step {
+        Step::Fence(node) => return fence(consensus, *node, views).await,
         Step::Remove(nodes) => consensus.remove_learners(nodes).await,
         Step::Add(node, address) | Step::Readdress(node, address) => {
             consensus.add_learner(&Peer { node: *node, address: address.clone() }).await
@@ -51,6 +55,15 @@ async fn take(consensus: &Consensus, step: &Step, views: &mut watch::Receiver<Vi
             tracing::warn!(?step, %error, "the members of the Raft group were not changed; trying again");
             changed_or(views, FAILED_PAUSE).await;
         }
+    }
+}
+
+async fn fence(consensus: &Consensus, node: NodeId, views: &mut watch::Receiver<View>) {
+    let command = Command::FenceNode(node);
+    let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+    if let Err(error) = consensus.propose_leading(entry).await {
+        tracing::warn!(%node, %error, "a removed node was not put on record as refused; trying again");
+        changed_or(views, FAILED_PAUSE).await;
     }
 }
 

@@ -130,6 +130,7 @@ impl World {
                     token: None,
                     admitted_at: self.now,
                     removed_at: None,
+                    fenced_at: None,
                 }
                 .into(),
             );

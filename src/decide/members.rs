@@ -7,7 +7,7 @@ mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::NodeId;
+use crate::model::{Admission, NodeId, NodeRole};
 use crate::state::State;
 
 pub use voters::Seat;
@@ -30,7 +30,9 @@ pub struct Group {
 /// One change of the group. Each is safe on its own; the next one is decided from what it led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make nodes no members that the cluster has removed. None of them votes.
+    /// Put on record that a removed node is not needed any more, so that every member refuses it. It neither votes nor leads.
+    Fence(NodeId),
+    /// Make nodes no members that are refused.
     Remove(BTreeSet<NodeId>),
     /// Note where a member is reached now.
     Readdress(NodeId, String),
@@ -45,22 +47,27 @@ pub enum Step {
 /// What brings the group nearer to what the state says; nothing when it is there, or has to wait for somebody to
 /// catch up. Members that the state does not know are left alone: a group is founded before its state is.
 pub fn next_step(state: &State, group: &Group) -> Option<Step> {
-    let removed = |node: &NodeId| state.admission(*node).is_some_and(|admission| admission.removed_at.is_some());
+    // While the voters change, the group may still have to go back to the old ones.
+    let dispensable = |node: NodeId| node != group.leader && !group.voters.contains(&node) && !group.changing;
+    let leaving = |admission: &Admission| admission.removed_at.is_some() && admission.fenced_at.is_none();
+    let next = state.admissions().find(|admission| leaving(admission) && dispensable(admission.node));
+    if let Some(admission) = next {
+        return Some(Step::Fence(admission.node));
+    }
+    let fenced = |node: NodeId| state.admission(node).is_some_and(|admission| admission.fenced_at.is_some());
     let gone: BTreeSet<NodeId> =
-        group.members.keys().filter(|node| removed(node) && !group.voters.contains(node)).copied().collect();
+        group.members.keys().copied().filter(|node| fenced(*node) && dispensable(*node)).collect();
     if !gone.is_empty() {
         return Some(Step::Remove(gone));
     }
     for admission in state.members() {
         let node = admission.node;
         let registered = state.node(node).map(|node| node.peer_address());
-        match (group.members.get(&node), registered) {
-            // Until it has registered, the group knows as much as the state.
-            (Some(known), Some(address)) if *known != address => return Some(Step::Readdress(node, address)),
-            (Some(_), _) => {}
-            (None, registered) => {
-                return Some(Step::Add(node, registered.unwrap_or_else(|| admission.address.clone())));
-            }
+        let address = registered.unwrap_or_else(|| admission.address.clone());
+        match group.members.get(&node) {
+            Some(known) if *known == address => {}
+            Some(_) => return Some(Step::Readdress(node, address)),
+            None => return Some(Step::Add(node, address)),
         }
     }
     change_of_voters(group, &voters::choose(&seats(state, group), group.leader))
@@ -89,9 +96,7 @@ fn seats(state: &State, group: &Group) -> BTreeMap<NodeId, Seat> {
     for &node in group.members.keys() {
         let votes = group.voters.contains(&node);
         let may_vote = match state.admission(node) {
-            Some(admission) => {
-                admission.removed_at.is_none() && admission.role == crate::model::NodeRole::VoterEligible
-            }
+            Some(admission) => admission.removed_at.is_none() && admission.role == NodeRole::VoterEligible,
             None => votes,
         };
         if may_vote {

@@ -81,7 +81,7 @@ pub struct Admission {
     pub node: NodeId,
     /// Its name when it came; no two members have the same.
     pub name: String,
-    /// Host and port between nodes when it came. Once it has registered, its own record says where it is.
+    /// Host and port between nodes when it came, or as it said since. Once it has registered, its own record says where it is.
     pub address: String,
     /// What it may become.
     pub role: NodeRole,
@@ -89,8 +89,10 @@ pub struct Admission {
     pub token: Option<JoinTokenId>,
     /// When it was let in.
     pub admitted_at: Timestamp,
-    /// When it was removed, if it was.
+    /// When it was removed, if it was: from then on it gets no work, and others take what it had.
     pub removed_at: Option<Timestamp>,
+    /// From when every member refuses it, after its removal: as soon as the Raft group can do without it.
+    pub fenced_at: Option<Timestamp>,
 }
 
 /// A member that does not answer, as the leader found. There is no such record of one that does.

@@ -6,11 +6,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
-use crate::cluster::{DataDir, Identity, SigningRequest, TokenText};
+use crate::cluster::{DataDir, Identity, NodeCertificate, SigningRequest, TokenText, key_pin};
 use crate::config::NodeConfig;
-use crate::model::RequestId;
-use crate::rpc::{Admitted, Door, JoinError, Newcomer, Request};
+use crate::consensus::Peer;
+use crate::model::{NodeId, RequestId};
+use crate::rpc::{Admitted, Door, JoinError, Newcomer, Request, Tls};
 use crate::store::{self, SealKey, Store};
 use crate::{clock, random};
 
@@ -24,6 +27,20 @@ use super::running::engine_options;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before all members are asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The members that let a node in.
+const DOORS: &str = "doors";
+
+/// Who let this node in, and can say who leads. Nobody for the founder.
+pub(super) fn doors(dir: &DataDir) -> anyhow::Result<Vec<Peer>> {
+    let text = dir.read(DOORS)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let door = |line: &str| {
+        let (node, address) = line.split_once(' ')?;
+        Some(Peer { node: NodeId(node.parse().ok()?), address: address.to_owned() })
+    };
+    Ok(text.lines().filter_map(door).collect())
+}
 
 /// Makes the folder a node of the cluster that the token is for.
 pub(super) async fn join(
@@ -57,7 +74,13 @@ pub(super) async fn join(
                 tracing::warn!("{error}; asking again");
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // Nothing came of this request, or only a node that was removed since: the next one is another one.
+                if matches!(error, JoinError::Refused { .. }) {
+                    dir.forget_joining()?;
+                }
+                return Err(error.into());
+            }
         }
         door = find_door(&newcomer, token).await;
     };
@@ -90,7 +113,7 @@ async fn find_door(newcomer: &Newcomer, token: &TokenText) -> Result<Door, JoinE
             Err(error) => {
                 tracing::warn!("{error}");
                 // A stranger in a member's place is what people have to hear of.
-                if first.is_none() || matches!(error, JoinError::Stranger { .. }) {
+                if first.is_none() || matches!(error, JoinError::Stranger { .. } | JoinError::Clock { .. }) {
                     first = Some(error);
                 }
             }
@@ -101,7 +124,7 @@ async fn find_door(newcomer: &Newcomer, token: &TokenText) -> Result<Door, JoinE
 
 /// The identity of this folder's request to be let in with this token.
 fn kept_request(dir: &DataDir, token: &TokenText) -> anyhow::Result<RequestId> {
-    let kept = dir.joining();
+    let kept = dir.joining()?;
     let known = kept.as_deref().and_then(|text| text.trim().split_once(' '));
     if let Some((id, request)) = known
         && id == token.id.to_string()
@@ -123,7 +146,17 @@ async fn settle_in(
     address: &Address,
 ) -> anyhow::Result<()> {
     let identity = Identity::joined(token.cluster, admitted.node);
+    let authority = CertificateDer::from_pem_slice(admitted.authority.as_bytes());
+    let authority = authority.context("the member sent an authority that cannot be read")?;
+    anyhow::ensure!(
+        key_pin(&authority) == Some(token.pin),
+        "the member that let this node in sent another authority than the one that the join token names"
+    );
+    let certificate = NodeCertificate::kept(admitted.certificate.clone(), authority.clone(), own.key.expose())
+        .context("the certificate of this node cannot be used")?;
+    Tls::new(token.cluster, &[authority], &certificate).context("the certificate of this node cannot be used")?;
     address.keep(dir)?;
+    dir.write(DOORS, format!("{} {}\n", admitted.by.node, admitted.by.address).as_bytes())?;
     dir.write(AUTHORITY_FILE, admitted.authority.as_bytes())?;
     dir.write(KEPT_CERTIFICATE, &admitted.certificate)?;
     dir.write(KEPT_KEY, own.key.expose())?;

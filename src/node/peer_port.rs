@@ -16,7 +16,7 @@ use crate::clock;
 use crate::cluster::{Authority, DataDir, Identity, NodeCertificate, PEER_LIFE};
 use crate::config::test_setting;
 use crate::consensus::{Consensus, View};
-use crate::model::{Cluster, NodeRole, Timestamp};
+use crate::model::{Admission, Cluster, NodeId, NodeRole, Timestamp};
 use crate::rpc::{self, Admit, Tls};
 use crate::state::{Actor, Command, LogEntry, State};
 
@@ -32,17 +32,30 @@ const FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// Pause before the leader is told again that this node has taken a step of the authority's rotation.
 const TOLD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who may talk to this node: every node with a certificate of the cluster that was not removed. One that is not on
-/// record here came later than what this node has applied: it may even be the leader that brings the rest.
+/// Who may talk to this node: every node with a certificate of the cluster that was not removed, and while the Raft group
+/// still needs one that was, that one. One that is not on record here came later than what this node has applied: it may
+/// even be the leader that brings the rest. Its id is the index of the entry that let it in, so a lower one is of nobody.
 pub(super) fn admit(view: watch::Receiver<View>) -> Admit {
-    Arc::new(move |node| match view.borrow().state.admission(node) {
-        Some(admission) if admission.removed_at.is_some() => Err(format!(
+    Arc::new(move |node| {
+        let view = view.borrow();
+        may_talk(node, view.state.admission(node).map(|admission| &**admission), view.index)
+    })
+}
+
+fn may_talk(node: NodeId, admission: Option<&Admission>, applied: u64) -> Result<NodeRole, String> {
+    match admission {
+        Some(admission) if admission.fenced_at.is_some() => Err(format!(
             "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
              `narvana join`"
         )),
         Some(admission) => Ok(admission.role),
-        None => Ok(NodeRole::VoterEligible),
-    })
+        // The founder is on record from its first word on.
+        None if node.0 > applied || node == NodeId::FOUNDER => Ok(NodeRole::VoterEligible),
+        None => Err(format!(
+            "this cluster never let node {node} in; its machine can come as a new node, in an empty data folder, with \
+             `narvana join`"
+        )),
+    }
 }
 
 /// Certificate and key of this node from its admission, DER and PEM.
@@ -246,5 +259,35 @@ mod tests {
         assert!(!due.is_over(made) && !due.is_over(made.plus(Duration::from_secs(19))));
         assert!(due.is_over(made.plus(Duration::from_secs(20))));
         assert!(due.is_over(Timestamp(0)), "it was made in the future");
+    }
+
+    #[test]
+    fn who_may_talk() {
+        let at = |millis: Option<i64>| millis.map(Timestamp);
+        let admission = |removed: Option<i64>, fenced: Option<i64>| Admission {
+            node: NodeId(7),
+            name: "seven".to_owned(),
+            address: "10.0.0.7:9090".to_owned(),
+            role: NodeRole::Worker,
+            token: None,
+            admitted_at: Timestamp(1),
+            removed_at: at(removed),
+            fenced_at: at(fenced),
+        };
+        for (node, admission, applied, may) in [
+            (7, Some(admission(None, None)), 100, Ok(NodeRole::Worker)),
+            (7, Some(admission(Some(2), None)), 100, Ok(NodeRole::Worker)),
+            (7, Some(admission(Some(2), Some(3))), 100, Err("was removed")),
+            (101, None, 100, Ok(NodeRole::VoterEligible)),
+            (100, None, 100, Err("never let")),
+            (1, None, 100, Ok(NodeRole::VoterEligible)),
+        ] {
+            let found = may_talk(NodeId(node), admission.as_ref(), applied);
+            match (&found, may) {
+                (Ok(role), Ok(wanted)) => assert_eq!(*role, wanted),
+                (Err(reason), Err(words)) if reason.contains(words) => {}
+                _ => panic!("node {node} with {admission:?}: {found:?}, not {may:?}"),
+            }
+        }
     }
 }

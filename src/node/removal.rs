@@ -3,19 +3,27 @@
 //! A removed node may not hear of it through the log, which it is not sent any more. But every member that it calls says so,
 //! and it calls one now and then for this reason alone.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 use crate::cluster::Identity;
 use crate::consensus::{Consensus, RaftRole, View};
 use crate::engine::{self, Engine};
+use crate::model::ClusterId;
 use crate::task::Supervisor;
 
 /// How often a node that does not lead asks whether it still belongs. Removal takes effect within five seconds.
 const ASK_EVERY: Duration = Duration::from_secs(3);
+
+/// How long the end of its containers is tried; the next start goes on with it.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
+/// Pause before an engine that failed is asked again.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The node is no member any more.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,16 +37,18 @@ pub(super) struct Membership {
     consensus: Consensus,
     /// What members say that refuse it.
     refused: watch::Receiver<Option<String>>,
+    /// Why containers of this node may still run after its end.
+    left_running: Arc<OnceLock<String>>,
 }
 
 impl Membership {
     pub(super) fn new(identity: Identity, consensus: Consensus, refused: watch::Receiver<Option<String>>) -> Self {
-        Self { identity, consensus, refused }
+        Self { identity, consensus, refused, left_running: Arc::default() }
     }
 
     /// Whether it has ended, as far as is known here.
     pub(super) fn ended(&self) -> Option<Removed> {
-        let own = |view: &View| view.state.admission(self.identity.node).is_some_and(|own| own.removed_at.is_some());
+        let own = |view: &View| view.state.admission(self.identity.node).is_some_and(|own| own.fenced_at.is_some());
         if let Some(words) = &*self.refused.borrow() {
             return Some(Removed(words.clone()));
         }
@@ -51,8 +61,43 @@ impl Membership {
         })
     }
 
+    /// What to say at the end of a node that was removed. While its containers may run that is no [`Removed`]: starting it
+    /// again helps.
+    pub(super) fn farewell(&self) -> Option<anyhow::Error> {
+        let removed = self.ended()?;
+        let Some(why) = self.left_running.get() else { return Some(removed.into()) };
+        let ClusterId(cluster) = self.identity.cluster;
+        Some(anyhow::anyhow!(
+            "{removed}; its containers could not be ended: {why}; start this node again when its engine works, or remove those \
+             labelled narvana.cluster={cluster} and narvana.node={}",
+            self.identity.node
+        ))
+    }
+
+    /// Ends what runs here, as soon as there is an engine.
+    async fn clean_up(&self, mut engine: watch::Receiver<Option<Arc<dyn Engine>>>, grace: Duration) {
+        let deadline = Instant::now() + CLEAN_UP_MAX;
+        let found = timeout_at(deadline, engine.wait_for(Option::is_some)).await;
+        let Some(engine) = found.ok().and_then(Result::ok).and_then(|found| found.clone()) else {
+            return self.gave_up("no container engine was found".to_owned());
+        };
+        while let Err(error) = agent::remove_all(&*engine, self.identity.cluster, self.identity.node, grace).await {
+            tracing::warn!(%error, "cannot end the containers of this node");
+            if Instant::now() + AGAIN_AFTER >= deadline {
+                return self.gave_up(error.to_string());
+            }
+            sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    fn gave_up(&self, why: String) {
+        // The first reason is as good as a later one.
+        let _known = self.left_running.set(why);
+    }
+
     /// Returns when it has ended.
-    pub(super) async fn wait(mut self) -> Removed {
+    pub(super) async fn wait(&self) -> Removed {
+        let mut refused = self.refused.clone();
         let mut views = self.consensus.watch();
         loop {
             if let Some(removed) = self.ended() {
@@ -60,8 +105,8 @@ impl Membership {
             }
             tokio::select! {
                 _ = views.changed() => {}
-                _ = self.refused.changed() => {}
-                () = tokio::time::sleep(ASK_EVERY) => {
+                _ = refused.changed() => {}
+                () = sleep(ASK_EVERY) => {
                     if self.consensus.status().role != RaftRole::Leader {
                         // The answer does not matter: who refuses this node says why, which is noted where calls are made.
                         let _answer = self.consensus.linearizable().await;
@@ -76,28 +121,24 @@ impl Membership {
 pub(super) async fn watch(
     membership: Membership,
     agent: Supervisor,
-    engine: watch::Receiver<Option<std::sync::Arc<dyn Engine>>>,
+    engine: watch::Receiver<Option<Arc<dyn Engine>>>,
     grace: Duration,
     quit: CancellationToken,
 ) -> Result<(), Removed> {
-    let identity = membership.identity;
     let Some(removed) = quit.run_until_cancelled(membership.wait()).await else { return Ok(()) };
     tracing::error!("{removed}; stopping what runs here");
     // It would start and report what is no longer this node's.
     agent.stop(grace).await;
-    let engine = engine.borrow().clone();
-    if let Some(engine) = engine {
-        agent::remove_all(&*engine, identity.cluster, identity.node, grace).await;
-    }
+    membership.clean_up(engine, grace).await;
     Err(removed)
 }
 
 /// The same for a node that starts and is none any more.
-pub(super) async fn clean_up(options: engine::Options, identity: Identity, grace: Duration) {
+pub(super) async fn clean_up(membership: &Membership, options: engine::Options, grace: Duration) {
     let supervisor = Supervisor::new("clean up", CancellationToken::new());
     match engine::find(&options, &supervisor).await {
-        Ok(found) => agent::remove_all(&*found.engine, identity.cluster, identity.node, grace).await,
-        Err(error) => tracing::warn!(%error, "cannot look for containers of this node"),
+        Ok(found) => membership.clean_up(watch::channel(Some(found.engine)).1, grace).await,
+        Err(error) => membership.gave_up(error.to_string()),
     }
     supervisor.stop(Duration::ZERO).await;
 }

@@ -23,11 +23,11 @@ use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResou
 use crate::network::{self, Ingress, IngressHandle};
 use crate::rpc::{self, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
 use crate::space::Space;
-use crate::state::NodeFacts;
+use crate::state::{Actor, Command, LogEntry, NodeFacts};
 use crate::store::{self, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 use crate::telemetry::Metrics;
-use crate::{api, random};
+use crate::{api, clock, random};
 
 use super::address::Address;
 use super::api_certificate::ApiCertificate;
@@ -35,7 +35,7 @@ use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
-use super::{engine_search, machine, peer_port, registration, registry, removal, room, routes, tidy};
+use super::{engine_search, joining, machine, peer_port, registration, registry, removal, room, routes, tidy};
 
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -101,11 +101,13 @@ impl Running {
             api: Arc::clone(&api_certificate),
         };
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
-        let certain = first_state(&consensus, &membership).await?;
-        if let Some(removed) = membership.ended() {
+        let certain = first_state(&consensus, &membership, identity.node, &address).await?;
+        if membership.ended().is_some() {
             let engine = engine_options(&config, &dir, scope(identity));
-            removal::clean_up(engine, identity, STOP_GRACE).await;
-            return Err(removed.into());
+            removal::clean_up(&membership, engine, STOP_GRACE).await;
+        }
+        if let Some(error) = membership.farewell() {
+            return Err(error);
         }
 
         let part = |name| Supervisor::new(name, fatal.clone());
@@ -265,8 +267,8 @@ impl Running {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
         closed.context("cannot close the store properly")?;
-        if let Some(removed) = self.membership.ended().filter(|_| failed) {
-            return Err(removed.into());
+        if let Some(error) = self.membership.farewell().filter(|_| failed) {
+            return Err(error);
         }
         if failed {
             let reason = self.consensus.status().failure;
@@ -297,14 +299,21 @@ async fn start_consensus(
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let peers = Peers::new(tls.subscribe());
-    let consensus =
-        Consensus::start(identity.node, consensus_options(), store, Arc::new(peers.clone()), supervisor).await?;
+    let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options() };
+    let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;
     Ok((consensus, tls, peers))
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
 /// the moment keeps nobody from starting: what is known here is served, and the rest follows. Says which of both it is.
-async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::Result<bool> {
+///
+/// A node that was never told anything says where it is: it may be elsewhere than it said when it was let in.
+async fn first_state(
+    consensus: &Consensus,
+    membership: &Membership,
+    node: NodeId,
+    address: &Address,
+) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
@@ -326,7 +335,18 @@ async fn first_state(consensus: &Consensus, membership: &Membership) -> anyhow::
             );
             return Ok(false);
         }
-        tracing::info!(reason = %refusal, voters = %consensus.quorum(), "waiting for the cluster");
+        tracing::info!(
+            reason = %refusal,
+            voters = %consensus.quorum(),
+            %address,
+            "waiting for the cluster, which has to reach this node at its address"
+        );
+        if knows_nothing {
+            let command = Command::ReaddressNode { node, address: address.to_string() };
+            let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(node), request: None, command };
+            // It counts when the state comes.
+            let _said = consensus.propose(entry).await;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use narvana_proto::v1;
 use narvana_proto::v1::join_server::Join;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
 use super::stream::Caller;
@@ -19,7 +19,8 @@ use crate::auth::{Pace, RateLimiter};
 use crate::clock;
 use crate::cluster::{Authority, JoinSecret, RequestedKey};
 use crate::consensus::{Consensus, ProposeError};
-use crate::model::{Cluster, JoinTokenId, NodeId, RequestId};
+use crate::model::{Admission, Cluster, JoinTokenId, NodeId, RequestId};
+use crate::network::customer;
 use crate::state::{self, Actor, Command, LogEntry, Outcome};
 
 /// Wrong tokens from one address. A secret has 256 bits; this keeps the log quiet.
@@ -56,8 +57,8 @@ impl JoinService {
     }
 
     async fn propose(&self, asked: &v1::AdmitRequest, token: JoinTokenId, id: RequestId) -> Result<NodeId, Status> {
-        // Whoever asks again after a lost answer may have moved to another port meanwhile.
-        let fingerprint = Sha256::new().chain_update(&asked.token).chain_update(&asked.name).finalize().into();
+        // Whoever asks again after a lost answer may have another port and name meanwhile, and says so when it registers.
+        let fingerprint = Sha256::digest(&asked.token).into();
         let entry = LogEntry {
             proposed_at: clock::now(),
             actor: Actor::Anonymous,
@@ -96,14 +97,26 @@ impl Join for JoinService {
         let Some(Caller { from, .. }) = request.extensions().get().copied() else {
             return Err(Status::internal("the caller is unknown"));
         };
-        self.guesses.take(&from, Instant::now()).map_err(|slow| Status::resource_exhausted(slow.to_string()))?;
+        let customer = customer(from);
+        self.guesses.take(&customer, Instant::now()).map_err(|slow| Status::resource_exhausted(slow.to_string()))?;
         let asked = request.into_inner();
         let checked = self.check(&asked).await.inspect_err(|refused| {
             tracing::warn!(%from, reason = refused.message(), "somebody who wanted to join was refused");
         });
+        // Only a wrong secret is a guess.
+        if !matches!(&checked, Err(refused) if refused.code() == Code::Unauthenticated) {
+            self.guesses.give_back(&customer);
+        }
         let (token, request, key) = checked?;
-        self.guesses.give_back(&from);
         let node = self.propose(&asked, token, request).await?;
+        // The answer may be an old one.
+        let removed = |admission: &Admission| admission.removed_at.is_some();
+        if self.consensus.latest().state.admission(node).is_none_or(|admission| removed(admission)) {
+            return Err(Status::failed_precondition(format!(
+                "this request was answered before with node {node}, which was removed since; ask again with a token that can be \
+                 used"
+            )));
+        }
         let cluster = self.cluster()?;
         let identity = (cluster.id, node);
         let (authority, authority_key) = cluster.signer();

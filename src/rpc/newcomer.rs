@@ -27,7 +27,9 @@ use tonic::{Code, Status};
 use super::TlsError;
 use super::peers::reason;
 use super::tls::{name_of, node_of};
+use crate::clock;
 use crate::cluster::{JoinSecret, key_pin};
+use crate::consensus::Peer;
 use crate::model::{ClusterId, JoinTokenId, NodeId, RequestId, Timestamp};
 
 /// Longest wait for a connection and its handshake.
@@ -51,6 +53,19 @@ pub enum JoinError {
     Stranger {
         /// Host and port between nodes.
         address: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// Its certificate, or this machine's clock, is not of this time.
+    #[error(
+        "{address} shows a certificate that is not valid at the time of this machine's clock, {now}: {reason}; set the clock of \
+         this machine, or of that one"
+    )]
+    Clock {
+        /// Host and port between nodes.
+        address: String,
+        /// What this machine's clock says.
+        now: Timestamp,
         /// What was seen.
         reason: String,
     },
@@ -111,6 +126,8 @@ pub struct Request {
 pub struct Admitted {
     /// Its identity from now on.
     pub node: NodeId,
+    /// Who let it in.
+    pub by: Peer,
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
     /// The authority's, PEM.
@@ -169,6 +186,12 @@ impl Newcomer {
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(|error| {
             let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             match tls {
+                Some(rustls::Error::InvalidCertificate(
+                    CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+                    | CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. },
+                )) => JoinError::Clock { address: address.to_owned(), now: clock::now(), reason: error.to_string() },
                 Some(rustls::Error::InvalidCertificate(why)) => {
                     let reason = match why {
                         // Our own verifier's words.
@@ -196,7 +219,8 @@ impl Door {
         };
         let reply = self.client.admit(asked).await.map_err(|status| failure(&self.address, &status))?.into_inner();
         let node = NodeId(reply.node);
-        Ok(Admitted { node, certificate: reply.certificate.to_vec(), authority: reply.authority })
+        let by = Peer { node: self.node, address: self.address };
+        Ok(Admitted { node, by, certificate: reply.certificate.to_vec(), authority: reply.authority })
     }
 }
 

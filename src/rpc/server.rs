@@ -11,7 +11,7 @@ use narvana_proto::v1::join_server::JoinServer;
 use narvana_proto::v1::raft_server::RaftServer;
 use narvana_proto::v1::tunnel_server::TunnelServer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,7 +24,7 @@ use super::entrance::{Entrance, OpenTunnels};
 use super::forward::ForwardService;
 use super::join::JoinService;
 use super::raft::RaftService;
-use super::stream::{Caller, Link};
+use super::stream::{Caller, Link, Stay};
 use super::tls::node_of;
 use super::{Admit, MESSAGE_BYTES_MAX, Tls};
 use crate::artifact::ArtifactStore;
@@ -33,8 +33,16 @@ use crate::model::NodeId;
 use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
 
-/// Connections from one address. A node has one; several nodes may share an address.
+/// Connections of members from one address. A node has one or two; several nodes may share an address.
 const CONNECTIONS_EACH: usize = 32;
+/// Connections from one address that are being made.
+const HANDSHAKES_EACH: usize = 32;
+/// Connections from one address whose other end showed no certificate. A node that joins has one.
+const STRANGERS_EACH: usize = 8;
+/// All of these.
+const STRANGERS_MAX: usize = 64;
+/// How long such a connection may last: asking to be let in takes seconds.
+const STRANGER_STAYS_MAX: Duration = Duration::from_secs(60);
 /// Connections that wait for the server to take them.
 const LINKS_WAITING: usize = 16;
 /// Pause after a connection could not be accepted, mostly for lack of open files.
@@ -151,7 +159,12 @@ async fn accept(
     links: mpsc::Sender<std::io::Result<Link>>,
     supervisor: Supervisor,
 ) -> Result<(), Infallible> {
-    let crowd = Crowd::new(CONNECTIONS_EACH);
+    let arriving = Crowd::new(HANDSHAKES_EACH);
+    let house = House {
+        members: Crowd::new(CONNECTIONS_EACH),
+        strangers: Crowd::new(STRANGERS_EACH),
+        all_strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+    };
     let stop = supervisor.stopping();
     loop {
         let accepted = tokio::select! {
@@ -166,19 +179,45 @@ async fn accept(
                 continue;
             }
         };
-        let Some(place) = crowd.enter(from.ip()) else {
-            tracing::debug!(%from, "this address has too many connections");
+        let Some(arrival) = arriving.enter(from.ip()) else {
+            tracing::debug!(%from, "this address makes too many connections");
             continue;
         };
-        let (tls, links) = (Arc::clone(&tls.borrow()), links.clone());
+        let (tls, links, house) = (Arc::clone(&tls.borrow()), links.clone(), house.clone());
         supervisor.spawn("node handshake", OnError::Log, async move {
-            match handshake(stream, from.ip(), &tls).await {
+            let shaken = handshake(stream, from.ip(), &tls).await;
+            drop(arrival);
+            match shaken.and_then(|(stream, caller)| house.enter(stream, caller)) {
                 // Nobody takes it when the server stops.
-                Ok((stream, caller)) => drop(links.send(Ok(Link { stream, caller, _place: place })).await),
+                Ok(link) => drop(links.send(Ok(link)).await),
                 Err(reason) => tracing::debug!(%from, %reason, "a connection to the port between nodes was refused"),
             }
             Ok::<(), Infallible>(())
         });
+    }
+}
+
+/// The places there are for connections: those of strangers take none from members, and are few.
+#[derive(Clone)]
+struct House {
+    members: Arc<Crowd>,
+    strangers: Arc<Crowd>,
+    all_strangers: Arc<Semaphore>,
+}
+
+impl House {
+    fn enter(&self, stream: TlsStream<TcpStream>, caller: Caller) -> Result<Link, String> {
+        let crowd = if caller.node.is_some() { &self.members } else { &self.strangers };
+        let place = crowd.enter(caller.from).ok_or("this address has too many connections")?;
+        let stay = match caller.node {
+            Some(_) => None,
+            None => {
+                let permit = Arc::clone(&self.all_strangers).try_acquire_owned();
+                let permit = permit.map_err(|_| "too many connect without a certificate")?;
+                Some(Stay::new(permit, STRANGER_STAYS_MAX))
+            }
+        };
+        Ok(Link { stream, caller, place, stay })
     }
 }
 

@@ -4,9 +4,12 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -27,7 +30,23 @@ pub(super) struct Link {
     pub(super) stream: TlsStream<TcpStream>,
     pub(super) caller: Caller,
     /// Counts it among those of its address.
-    pub(super) _place: Entered,
+    #[expect(dead_code, reason = "it counts as long as it lives")]
+    pub(super) place: Entered,
+    /// How long it may last, when that is limited.
+    pub(super) stay: Option<Stay>,
+}
+
+/// A connection that ends by itself, and is one of few.
+pub(super) struct Stay {
+    over: Pin<Box<Sleep>>,
+    #[expect(dead_code, reason = "it counts as long as it lives")]
+    permit: OwnedSemaphorePermit,
+}
+
+impl Stay {
+    pub(super) fn new(permit: OwnedSemaphorePermit, longest: Duration) -> Self {
+        Self { over: Box::pin(sleep(longest)), permit }
+    }
 }
 
 impl Connected for Link {
@@ -40,6 +59,9 @@ impl Connected for Link {
 
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stay.as_mut().is_some_and(|stay| stay.over.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -234,7 +234,8 @@ pub enum Command {
         /// Where others reach it: host and port between nodes.
         address: String,
     },
-    /// Ends a node's membership for ever. Its instances and builds are lost.
+    /// Ends a node's membership for ever. Its instances and builds are lost. It is refused as soon as the Raft group can do
+    /// without it, which is when the leader says so with [`Command::FenceNode`].
     RemoveNode(NodeId),
     /// Lets a node take no new instances and builds, or lets it again.
     CordonNode {
@@ -256,6 +257,15 @@ pub enum Command {
         instances: Vec<InstanceId>,
         /// Why.
         reason: String,
+    },
+    /// The leader found that the Raft group can do without a removed node: every member refuses it from then on.
+    FenceNode(NodeId),
+    /// A member that has not registered yet is reached elsewhere than it said when it was let in.
+    ReaddressNode {
+        /// Which.
+        node: NodeId,
+        /// Host and port between nodes.
+        address: String,
     },
     /// Begins to replace the cluster's authority; join tokens that name the old one are of no use from then on.
     RotateAuthority {
@@ -316,6 +326,8 @@ impl Command {
             | Self::CordonNode { .. }
             | Self::NoteAbsence { .. }
             | Self::LoseInstances { .. }
+            | Self::FenceNode(_)
+            | Self::ReaddressNode { .. }
             | Self::RotateAuthority { .. }
             | Self::NoteAuthority { .. } => false,
         }
@@ -334,7 +346,8 @@ impl Command {
             | Self::CancelBuild(_)
             | Self::Sweep { .. }
             | Self::RevokeJoinToken(_)
-            | Self::RemoveNode(_) => true,
+            | Self::RemoveNode(_)
+            | Self::FenceNode(_) => true,
             Self::InitCluster(_)
             | Self::RegisterNode(_)
             | Self::RegisterFirstUser { .. }
@@ -361,6 +374,7 @@ impl Command {
             | Self::CordonNode { .. }
             | Self::NoteAbsence { .. }
             | Self::LoseInstances { .. }
+            | Self::ReaddressNode { .. }
             | Self::RotateAuthority { .. }
             | Self::NoteAuthority { .. } => false,
         }
@@ -401,6 +415,8 @@ impl Command {
             Self::RevokeJoinToken(_) => "revoke_join_token",
             Self::AdmitNode { .. } => "admit_node",
             Self::RemoveNode(_) => "remove_node",
+            Self::FenceNode(_) => "fence_node",
+            Self::ReaddressNode { .. } => "readdress_node",
             Self::CordonNode { .. } => "cordon_node",
             Self::NoteAbsence { .. } => "note_absence",
             Self::LoseInstances { .. } => "lose_instances",

@@ -87,6 +87,9 @@ fn check_nodes(state: &State, wrong: &mut Vec<String>) {
             wrong.push(format!("two nodes that joined are named {}", member.name));
         }
     }
+    for admission in state.admissions().filter(|other| other.fenced_at.is_some() && other.removed_at.is_none()) {
+        wrong.push(format!("node {} is refused and was not removed", admission.node));
+    }
     let is_member = |node| state.admission(node).is_some_and(|admission| admission.removed_at.is_none());
     for node in state.nodes().filter(|node| !is_member(node.id)) {
         wrong.push(format!("node {} is described and no member", node.id));

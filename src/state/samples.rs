@@ -263,6 +263,8 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::NoteAbsence { node: NodeId::FOUNDER, absent: true },
         Command::LoseInstances { instances: vec![instance], reason: "node one does not answer".to_owned() },
         Command::RemoveNode(NodeId::FOUNDER),
+        Command::FenceNode(NodeId::FOUNDER),
+        Command::ReaddressNode { node: NodeId::FOUNDER, address: "10.0.0.3:9090".to_owned() },
         Command::RotateAuthority { certificate: "-----BEGIN CERTIFICATE-----".to_owned(), key: Secret::new([9; 32]) },
         Command::NoteAuthority { node: NodeId::FOUNDER, step: RotationStep::Show, begun_at: AT },
     ];
@@ -410,6 +412,7 @@ pub fn sample_records() -> Vec<Record> {
             token: Some(id(14)),
             admitted_at: AT,
             removed_at: None,
+            fenced_at: None,
         }
         .into(),
         Absence { node: NodeId::FOUNDER, since: AT }.into(),
@@ -426,7 +429,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 37, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 39, "add a sample for a new command, then raise this number");
     }
 
     #[test]

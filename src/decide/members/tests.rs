@@ -55,6 +55,11 @@ impl Cluster {
     /// What the group is like after a step.
     fn take(&mut self, step: &Step) {
         match step {
+            Step::Fence(node) => {
+                assert!(*node != self.group.leader && !self.group.voters.contains(node), "the group needs it");
+                let now = self.world.now;
+                self.change(node.0, |admission| admission.fenced_at = Some(now));
+            }
             Step::Remove(nodes) => self.group.members.retain(|node, _| !nodes.contains(node)),
             Step::Readdress(node, address) => {
                 assert!(self.group.members.insert(*node, address.clone()).is_some(), "it was a member");
@@ -188,6 +193,7 @@ fn a_removed_leader_hands_over_and_goes() {
             Step::SetVoters(ids(&[1, 2, 3, 4])),
             Step::HandOver(NodeId(2)),
             Step::SetVoters(ids(&[2, 3, 4])),
+            Step::Fence(NodeId(1)),
             Step::Remove(ids(&[1])),
         ]
     );
@@ -203,6 +209,22 @@ fn a_removed_leader_of_two_makes_the_other_one_a_voter_first() {
     cluster.settle();
     assert_eq!((cluster.group.leader, &cluster.group.voters), (NodeId(2), &ids(&[2])));
     assert_eq!(cluster.group.members.len(), 1);
+}
+
+#[test]
+fn a_removed_voter_is_refused_only_when_the_group_can_do_without_it() {
+    let mut cluster = Cluster::settled(3);
+    cluster.removed(3);
+    assert_eq!(cluster.next(), Some(Step::SetVoters(ids(&[1]))));
+    cluster.group.changing = true;
+    assert!(matches!(cluster.next(), Some(Step::SetVoters(_))), "it may have to go back");
+    cluster.group.changing = false;
+    assert_eq!(cluster.settle(), [Step::SetVoters(ids(&[1])), Step::Fence(NodeId(3)), Step::Remove(ids(&[3]))]);
+    // One that was never in the group is refused as well.
+    let mut cluster = Cluster::settled(2);
+    cluster.removed(2);
+    cluster.group.members.remove(&NodeId(2));
+    assert_eq!(cluster.settle(), [Step::Fence(NodeId(2))]);
 }
 
 #[test]

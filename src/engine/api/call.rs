@@ -69,7 +69,8 @@ impl Call {
         }
     }
 
-    /// What a refusal means. Podman answers 500 where Docker answers 409, so its words decide.
+    /// What a refusal means. Podman answers 500 where Docker answers 409, so its words decide; and 500 with these words where
+    /// a container goes away between two steps of one call.
     fn refusal(&self, status: u16, message: String) -> Error {
         let conflict = [
             "already in use",
@@ -83,6 +84,9 @@ impl Call {
         ];
         match status {
             404 => Error::NotFound { what: self.object() },
+            500 if message.contains("does not exist in database: no such container") => {
+                Error::NotFound { what: self.object() }
+            }
             409 => Error::Conflict { action: self.action.clone(), reason: message },
             _ if conflict.iter().any(|words| message.contains(words)) => {
                 Error::Conflict { action: self.action.clone(), reason: message }
@@ -123,7 +127,10 @@ mod tests {
 
     #[test]
     fn refusals_of_both_engines_mean_the_same() {
-        assert_eq!(meaning(404, "no such"), Error::NotFound { what: "container web".into() });
+        let gone = "container 6d does not exist in database: no such container";
+        for (status, message) in [(404, "no such"), (500, gone)] {
+            assert_eq!(meaning(status, message), Error::NotFound { what: "container web".into() });
+        }
         for (status, message) in [
             (409, "Conflict. The container name \"/one\" is already in use by container \"2\"."),
             (500, "container create: creating container storage: the container name \"one\" is already in use by 6"),

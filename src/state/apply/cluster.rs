@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Cluster, Invalid, JoinToken, NodeId, Rotation, RotationStep, Secret, Setting, SettingKey, Timestamp,
+    Admission, Cluster, Invalid, JoinToken, NodeId, Rotation, RotationStep, Secret, Setting, SettingKey, Timestamp,
 };
 use crate::state::{Outcome, Rejection};
 
@@ -58,7 +58,7 @@ impl Draft {
 
     pub(super) fn note_authority(&mut self, node: NodeId, step: RotationStep, begun_at: Timestamp) -> Answer {
         let cluster = self.cluster()?;
-        if !self.state.members().any(|member| member.node == node) {
+        if self.state.admission(node).is_none_or(|admission| admission.fenced_at.is_some()) {
             return Err(not_found("node", node));
         }
         // A late word about a step that everybody has taken changes nothing.
@@ -76,7 +76,9 @@ impl Draft {
     pub(super) fn advance_rotation(&mut self) {
         let Some(cluster) = self.state.cluster().cloned() else { return };
         let Some(rotation) = &cluster.rotation else { return };
-        if !self.state.members().all(|member| rotation.done.contains(&member.node)) {
+        // One that was removed and is still needed by the Raft group is heard, and so it has to be believed.
+        let waits = |member: &Admission| member.fenced_at.is_none() && !rotation.done.contains(&member.node);
+        if self.state.admissions().any(|member| waits(member)) {
             return;
         }
         let next = match rotation.step {
@@ -102,7 +104,7 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Admission, NodeRole};
+    use crate::model::NodeRole;
     use crate::state::{Actor, Command, LogEntry, State, apply, sample_records};
 
     struct Log(State, u64);
@@ -124,9 +126,13 @@ mod tests {
                 token: None,
                 admitted_at: Timestamp(0),
                 removed_at: None,
+                fenced_at: None,
             };
-            let removed =
-                state.admissions().map(|other| Admission { removed_at: Some(Timestamp(0)), ..Admission::clone(other) });
+            let removed = state.admissions().map(|other| Admission {
+                removed_at: Some(Timestamp(0)),
+                fenced_at: Some(Timestamp(0)),
+                ..Admission::clone(other)
+            });
             let records = state.records().chain(removed.map(Into::into));
             let records = records.chain([token.into(), member(101).into(), member(102).into()]);
             Self(State::from_records(records), 200)
@@ -187,7 +193,12 @@ mod tests {
         let stranger =
             Command::NoteAuthority { node: NodeId(7), step: RotationStep::Trust, begun_at: Timestamp(1_000) };
         assert!(log.apply(stranger).is_err());
-        log.apply(Command::RemoveNode(NodeId(102))).expect("removed");
+        let gone = Admission {
+            removed_at: Some(Timestamp(0)),
+            ..Admission::clone(log.0.admission(NodeId(102)).expect("a member"))
+        };
+        log.0 = State::from_records(log.0.records().chain([gone.into()]));
+        log.apply(Command::FenceNode(NodeId(102))).expect("removed, and not needed any more");
         assert_eq!(log.step(), Some(RotationStep::Show));
     }
 }

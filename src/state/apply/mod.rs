@@ -152,6 +152,8 @@ impl Draft {
             Command::RevokeJoinToken(token) => self.revoke_join_token(*token),
             Command::AdmitNode { token, digest, name, address } => self.admit_node(*token, digest, name, address),
             Command::RemoveNode(node) => self.remove_node(*node),
+            Command::FenceNode(node) => self.fence_node(*node),
+            Command::ReaddressNode { node, address } => self.readdress_node(*node, address),
             Command::CordonNode { node, cordoned } => self.cordon_node(*node, *cordoned),
             Command::NoteAbsence { node, absent } => self.note_absence(*node, *absent),
             Command::LoseInstances { instances, reason } => self.lose_instances(instances, reason),

@@ -84,12 +84,24 @@ impl Draft {
             token: Some(id),
             admitted_at: self.now,
             removed_at: None,
+            fenced_at: None,
         });
         Ok(Outcome::Node(node))
     }
 
+    pub(super) fn readdress_node(&mut self, id: NodeId, address: &str) -> Answer {
+        let mut invalid = Invalid::default();
+        invalid.check("address", check_node_address(address));
+        invalid.into_result()?;
+        let admission = self.member(id)?;
+        if admission.address != address && self.state.node(id).is_none() {
+            self.put(Admission { address: address.to_owned(), ..admission });
+        }
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn register_node(&mut self, facts: &NodeFacts) -> Answer {
-        self.check_member(facts)?;
+        self.check_facts(facts)?;
         let known = self.state.node(facts.id).cloned();
         let facts = facts.clone();
         self.put(Node {
@@ -115,28 +127,49 @@ impl Draft {
         Ok(Outcome::Done)
     }
 
-    /// Only a member describes itself. The founder was let in by nobody, so its first word is what is kept of that.
-    fn check_member(&mut self, facts: &NodeFacts) -> Result<(), Rejection> {
-        match self.state.admission(facts.id) {
-            Some(admission) if admission.removed_at.is_none() => Ok(()),
-            Some(_) => Err(Rejection::Precondition(format!(
-                "node {} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
-                 `narvana join`",
-                facts.id
-            ))),
-            None if facts.id == NodeId::FOUNDER => {
-                self.put(Admission {
-                    node: facts.id,
-                    name: facts.name.clone(),
-                    address: peer_address(&facts.address, facts.grpc_port),
-                    role: NodeRole::VoterEligible,
-                    token: None,
-                    admitted_at: self.now,
-                    removed_at: None,
-                });
-                Ok(())
+    /// Only a member describes itself, under a name that no other one has. The founder was let in by nobody, so its first
+    /// word is what is kept of that.
+    fn check_facts(&mut self, facts: &NodeFacts) -> Result<(), Rejection> {
+        let mut invalid = Invalid::default();
+        invalid.check("name", check_node_name(&facts.name));
+        invalid.check("address", check_node_address(&peer_address(&facts.address, facts.grpc_port)));
+        invalid.into_result()?;
+        if self.state.members().any(|member| member.node != facts.id && member.name == facts.name) {
+            return Err(Rejection::Conflict(format!(
+                "the cluster has a node named {}; choose another name with --name",
+                facts.name
+            )));
+        }
+        match self.member(facts.id) {
+            Ok(admission) if admission.name == facts.name => {}
+            Ok(admission) => self.put(Admission { name: facts.name.clone(), ..admission }),
+            Err(Rejection::NotFound(_)) if facts.id == NodeId::FOUNDER => self.put(Admission {
+                node: facts.id,
+                name: facts.name.clone(),
+                address: peer_address(&facts.address, facts.grpc_port),
+                role: NodeRole::VoterEligible,
+                token: None,
+                admitted_at: self.now,
+                removed_at: None,
+                fenced_at: None,
+            }),
+            Err(Rejection::NotFound(_)) => {
+                return Err(Rejection::Precondition(format!("node {} was never let in", facts.id)));
             }
-            None => Err(Rejection::Precondition(format!("node {} was never let in", facts.id))),
+            Err(rejection) => return Err(rejection),
+        }
+        Ok(())
+    }
+
+    /// The record of a node that belongs to the cluster.
+    fn member(&self, id: NodeId) -> Result<Admission, Rejection> {
+        let admission = self.state.admission(id).ok_or_else(|| not_found("node", id))?;
+        match admission.removed_at {
+            None => Ok(Admission::clone(admission)),
+            Some(_) => Err(Rejection::Precondition(format!(
+                "node {id} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
+                 `narvana join`"
+            ))),
         }
     }
 
@@ -145,10 +178,14 @@ impl Draft {
         if admission.removed_at.is_some() {
             return Ok(Outcome::Done);
         }
-        let may_vote = |member: &Admission| member.role == NodeRole::VoterEligible && member.node != id;
-        if !self.state.members().any(|member| may_vote(member)) {
+        let may_vote =
+            |member: &Admission| member.role == NodeRole::VoterEligible && self.state.node(member.node).is_some();
+        let could_lead =
+            |member: &Admission| member.node != id && may_vote(member) && self.state.absence(member.node).is_none();
+        if may_vote(&admission) && !self.state.members().any(|member| could_lead(member)) {
             return Err(Rejection::Precondition(format!(
-                "node {} is the only one that may vote; let another one join first, with a token of role {}",
+                "node {} is the only one that answers and may vote; bring another one back, or let one join first with a \
+                 token of role {}",
                 admission.name,
                 NodeRole::VoterEligible
             )));
@@ -159,7 +196,18 @@ impl Draft {
         self.delete(Key::Node(id));
         self.delete(Key::Absence(id));
         self.put(Admission { removed_at: Some(self.now), ..Admission::clone(&admission) });
-        self.advance_rotation();
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn fence_node(&mut self, id: NodeId) -> Answer {
+        let admission = self.state.admission(id).ok_or_else(|| not_found("node", id))?;
+        if admission.removed_at.is_none() {
+            return Err(Rejection::Precondition(format!("node {} was not removed", admission.name)));
+        }
+        if admission.fenced_at.is_none() {
+            self.put(Admission { fenced_at: Some(self.now), ..Admission::clone(admission) });
+            self.advance_rotation();
+        }
         Ok(Outcome::Done)
     }
 
@@ -240,6 +288,14 @@ mod tests {
         }
     }
 
+    fn facts() -> NodeFacts {
+        let facts = crate::state::sample_entries().into_iter().find_map(|entry| match entry.command {
+            Command::RegisterNode(facts) => Some(facts),
+            _ => None,
+        });
+        facts.expect("a sample")
+    }
+
     fn words(answer: Answer) -> String {
         answer.expect_err("refused").to_string()
     }
@@ -282,10 +338,17 @@ mod tests {
     #[test]
     fn a_removed_node_loses_what_it_ran_and_never_comes_back() {
         let mut log = Log::new();
-        assert!(words(log.apply(Command::RemoveNode(NodeId::FOUNDER))).contains("only one that may vote"));
+        assert!(words(log.apply(Command::RemoveNode(NodeId::FOUNDER))).contains("only one that answers"));
         let token = JoinToken { role: NodeRole::VoterEligible, ..log.token() };
         log.state = State::from_records(log.state.records().chain([token.into()]));
-        log.join("two").expect("joins");
+        let Ok(Outcome::Node(two)) = log.join("two") else { panic!("it joins") };
+        let only = "only one that answers and may vote";
+        assert!(words(log.apply(Command::RemoveNode(NodeId::FOUNDER))).contains(only), "the other one never came up");
+        log.apply(Command::RegisterNode(NodeFacts { id: two, name: "two".to_owned(), ..facts() })).expect("registers");
+        log.apply(Command::NoteAbsence { node: two, absent: true }).expect("noted");
+        assert!(words(log.apply(Command::RemoveNode(NodeId::FOUNDER))).contains(only), "the other one does not answer");
+        log.apply(Command::NoteAbsence { node: two, absent: false }).expect("noted");
+        assert!(words(log.apply(Command::FenceNode(NodeId::FOUNDER))).contains("was not removed"));
         let mut running = Instance::clone(log.state.instances().next().expect("a sample"));
         running.status.state = InstanceState::Running;
         log.state = State::from_records(log.state.records().chain([running.clone().into()]));
@@ -293,14 +356,34 @@ mod tests {
         assert_eq!(log.state.instance(running.id).map(|instance| instance.status.state), Some(InstanceState::Lost));
         assert!(log.state.node(NodeId::FOUNDER).is_none() && log.state.absence(NodeId::FOUNDER).is_none());
         log.apply(Command::RemoveNode(NodeId::FOUNDER)).expect("is removed already");
-        let facts = crate::state::sample_entries().into_iter().find_map(|entry| match entry.command {
-            Command::RegisterNode(facts) => Some(facts),
-            _ => None,
-        });
-        let facts = facts.expect("a sample");
-        assert!(words(log.apply(Command::RegisterNode(facts.clone()))).contains("was removed"));
-        let stranger = NodeFacts { id: NodeId(7), ..facts };
+        assert!(words(log.apply(Command::RegisterNode(facts()))).contains("was removed"));
+        let stranger = NodeFacts { id: NodeId(7), ..facts() };
         assert!(words(log.apply(Command::RegisterNode(stranger))).contains("never let in"));
+        log.apply(Command::FenceNode(NodeId::FOUNDER)).expect("the group can do without it");
+        let fenced_at = log.state.admission(NodeId::FOUNDER).expect("a tombstone").fenced_at;
+        log.now = AT.plus(Duration::from_secs(60));
+        log.apply(Command::FenceNode(NodeId::FOUNDER)).expect("it is already");
+        assert_eq!(log.state.admission(NodeId::FOUNDER).expect("a tombstone").fenced_at, fenced_at);
+    }
+
+    #[test]
+    fn until_it_registers_a_node_says_where_it_is() {
+        let mut log = Log::new();
+        let Ok(Outcome::Node(two)) = log.join("two") else { panic!("it joins") };
+        let readdress = |node, address: &str| Command::ReaddressNode { node, address: address.to_owned() };
+        log.apply(readdress(two, "10.0.0.9:9090")).expect("it moved");
+        assert_eq!(log.state.admission(two).expect("a member").address, "10.0.0.9:9090");
+        assert!(words(log.apply(readdress(two, "10.0.0.9"))).contains("address"));
+        assert!(matches!(log.apply(readdress(NodeId(7), "10.0.0.9:9090")), Err(Rejection::NotFound(_))));
+        let taken = NodeFacts { id: two, ..facts() };
+        assert!(words(log.apply(Command::RegisterNode(taken))).contains("a node named one"));
+        log.apply(Command::RegisterNode(NodeFacts { id: two, name: "deux".to_owned(), ..facts() })).expect("registers");
+        assert_eq!(log.state.admission(two).expect("a member").name, "deux");
+        log.apply(readdress(two, "10.0.0.10:9090")).expect("late, and changes nothing");
+        assert_eq!(log.state.admission(two).expect("a member").address, "10.0.0.9:9090");
+        log.apply(Command::NoteAbsence { node: NodeId::FOUNDER, absent: false }).expect("noted");
+        log.apply(Command::RemoveNode(two)).expect("removed");
+        assert!(words(log.apply(readdress(two, "10.0.0.11:9090"))).contains("was removed"));
     }
 
     #[test]

@@ -195,6 +195,15 @@ impl Node {
 
     /// Whether it became ready; else it has ended.
     fn try_start(&mut self, verb: &str) -> bool {
+        self.begin(verb);
+        let Some(endpoints) = self.wait_ready() else { return false };
+        self.api = endpoints["api"].as_str().expect("an address").to_owned();
+        self.ingress = endpoints["ingress_http"].as_str().expect("an address").to_owned();
+        true
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn begin(&mut self, verb: &str) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("a log file");
         let child = self
             .command(verb)
@@ -203,10 +212,6 @@ impl Node {
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
-        let Some(endpoints) = self.wait_ready() else { return false };
-        self.api = endpoints["api"].as_str().expect("an address").to_owned();
-        self.ingress = endpoints["ingress_http"].as_str().expect("an address").to_owned();
-        true
     }
 
     fn wait_ready(&mut self) -> Option<Value> {

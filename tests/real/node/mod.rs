@@ -11,6 +11,7 @@ mod hostile;
 mod image;
 mod leftovers;
 mod life;
+mod membership;
 mod quorum;
 mod sickness;
 mod store;

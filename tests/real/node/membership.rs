@@ -1,0 +1,107 @@
+//! Who belongs to a cluster: nodes that are removed, and nodes that the others cannot find.
+
+use serde_json::{Value, json};
+
+use super::cluster::{names, three};
+use super::image_service;
+use crate::harness::node::Node;
+use crate::harness::{Harness, until};
+
+#[tokio::test]
+async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
+    let harness = Harness::podman().await;
+    let [first, mut second, third] = three(harness.address());
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    // On the second node, since nobody else takes work.
+    assert!(first.cli(&["node", "cordon", "test-node"]).status.success());
+    assert!(first.cli(&["node", "cordon", "third"]).status.success());
+    let deployment = first.deploy("shop", "web");
+    assert_eq!(deployment["instances"][0]["node_name"], "second");
+    let container = deployment["instances"][0]["container_id"].as_str().expect("a container").to_owned();
+    assert!(first.cli(&["node", "uncordon", "third"]).status.success());
+    let asked = first.cli(&["node", "remove", "second", "--dry-run"]);
+    assert!(String::from_utf8_lossy(&asked.stdout).contains("third"), "{asked:?}");
+
+    let removed_at = std::time::Instant::now();
+    let removed = first.cli(&["node", "remove", "second"]);
+    assert!(removed.status.success(), "{removed:?}");
+    let ended = second.wait_end();
+    assert_eq!(ended.code(), Some(78), "{}", second.log());
+    assert!(removed_at.elapsed().as_secs() < 20, "{:?}", removed_at.elapsed());
+    assert!(second.log().contains("was removed from this cluster"), "{}", second.log());
+    let left = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
+    assert!(left.iter().all(|other| other.id != container), "its container is gone");
+    let id = deployment["id"].as_str().expect("an id");
+    until("the other node has it", || async {
+        let deployment = first.get(&format!("/v1/deployments/{id}")).expect(200);
+        let instances = deployment["instances"].as_array().expect("a list").clone();
+        instances.iter().any(|i| i["status"] == "running" && i["node_name"] == "third").then_some(())
+    })
+    .await;
+    assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["test-node", "third"]);
+    // Its folder is of no use any more, and says so.
+    assert!(!second.try_run());
+    assert!(second.log().contains("narvana join"), "{}", second.log());
+}
+
+/// The founder is the only one of two that votes, so the other one has to take over before it may go.
+#[tokio::test]
+async fn the_leader_of_two_is_removed_and_the_other_one_goes_on() {
+    let harness = Harness::podman().await;
+    let mut first = Node::registered(harness.address());
+    let second = first.joined("second");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let removed = second.cli(&["node", "remove", "test-node"]);
+    assert!(removed.status.success(), "{removed:?}");
+    assert_eq!(first.wait_end().code(), Some(78), "{}", first.log());
+    until("the other one decides", || async {
+        (second.post("/v1/apps", &json!({"name": "after"})).status == 201).then_some(())
+    })
+    .await;
+    second.get("/v1/apps/shop").expect(200);
+    assert_eq!(names(&second.get("/v1/nodes").expect(200)), ["second"]);
+    let last = second.cli(&["node", "remove", "second"]);
+    let words = String::from_utf8_lossy(&last.stderr).into_owned();
+    assert!(!last.status.success() && words.contains("only one that answers and may vote"), "{words}");
+    assert!(!first.try_run());
+}
+
+/// Nodes that said an address at which nobody is: one says another one, and one is removed.
+#[tokio::test]
+async fn nodes_that_were_never_reached_can_still_come_and_go() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let nowhere = ("NARVANA_ADVERTISE".to_owned(), "255.255.255.255".to_owned());
+    let mut nodes = ["lost", "unwanted"].map(|name| {
+        let mut node = first.newcomer(name, &first.join_token(&[]));
+        node.env.push(nowhere.clone());
+        node.begin("join");
+        node
+    });
+    let seen = |name: &str| {
+        let nodes = first.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().find(|node| node["hostname"] == name).cloned()
+    };
+    for node in &nodes {
+        until("it waits for somebody who finds it", || async {
+            node.log().contains("has to reach this node at its address").then_some(())
+        })
+        .await;
+        let found: Value = seen(node.name()).expect("it is on record");
+        assert_eq!(found["healthy"], false, "{found:#}");
+        assert!(found["unhealthy_reason"].to_string().contains("has not come up yet"), "{found:#}");
+    }
+    let [lost, unwanted] = &mut nodes;
+    lost.kill();
+    *lost.env.last_mut().expect("its address") = ("NARVANA_ADVERTISE".to_owned(), "127.0.0.1".to_owned());
+    lost.run();
+    until("it is a node like any other", || async {
+        seen("lost").is_some_and(|node| node["healthy"] == true).then_some(())
+    })
+    .await;
+    let removed = first.cli(&["node", "remove", "unwanted"]);
+    assert!(removed.status.success(), "{removed:?}");
+    assert_eq!(unwanted.wait_end().code(), Some(78), "{}", unwanted.log());
+    assert!(unwanted.log().contains("was removed"), "{}", unwanted.log());
+}
