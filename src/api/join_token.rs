@@ -126,7 +126,7 @@ pub(super) async fn create(
     let (_, caller) = change
         .commit(|caller| {
             caller.require_admin()?;
-            check_settled(&*cluster)?;
+            check_settled(&cluster)?;
             Ok(Command::CreateJoinToken(wanted(caller.user().id)))
         })
         .await?;
