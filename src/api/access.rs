@@ -67,6 +67,8 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/config", LogIn, none.clone(), 200),
         ("get", "/v1/dashboard/stats", LogIn, none.clone(), 200),
         ("get", "/v1/status", LogIn, none.clone(), 200),
+        ("get", "/v1/authority", LogIn, none.clone(), 200),
+        ("post", "/v1/authority/rotate", Admin, nothing.clone(), 202),
         ("get", "/v1/nodes", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}/moves", Admin, none.clone(), 200),

@@ -233,8 +233,7 @@ impl From<ProposeError> for Error {
 
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
-        let hint = "; add ?consistency=stale for this node's last known state";
-        Self::NoQuorum(format!("{error}{hint}"))
+        Self::NoQuorum(error.to_string())
     }
 }
 

@@ -58,6 +58,27 @@ impl FromRequestParts<Gate> for Reader {
     }
 }
 
+/// Somebody who is logged in and looks at what this node knows, whether or not the cluster confirms it.
+pub(super) struct Glance(pub(super) Caller);
+
+impl FromRequestParts<Gate> for Glance {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, gate: &Gate) -> Result<Self, Error> {
+        let fresh = common(&parts.uri)?.freshness()?;
+        let token = bearer(&parts.headers)?.ok_or_else(no_token)?;
+        let known = gate.caller(token, Freshness { stale: true, ..fresh }, &context(parts)).await;
+        match known {
+            // Perhaps only this node has not heard of the session yet.
+            Err(unknown @ Error::Unauthorized(_)) if !fresh.stale => {
+                let caller = gate.caller(token, fresh, &context(parts)).await;
+                caller.map(Self).map_err(|error| if matches!(error, Error::NoQuorum(_)) { unknown } else { error })
+            }
+            known => known.map(Self),
+        }
+    }
+}
+
 /// Somebody who is logged in and follows a stream. Browsers cannot send headers then, so the token may be in the query.
 pub(super) struct Listener(pub(super) Caller);
 

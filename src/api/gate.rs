@@ -4,16 +4,18 @@
 //! commands. What may be known without logging in is listed here, function by function.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::ArtifactStore;
 use crate::auth::{Caller, Passwords, RateLimiter};
 use crate::clock;
-use crate::consensus::{Committed, Status, View};
+use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
 use crate::logs::LogStore;
 use crate::model::{Cluster, NodeId, Timestamp, User};
 use crate::state::{Actor, Command, LogEntry, Outcome, Request};
@@ -24,8 +26,8 @@ use super::context::Context;
 use super::replica::Replica;
 use super::{Error, Options, Parts};
 
-/// Longest wait for the index a client asked for (`min_index`).
-const MIN_INDEX_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for the index a client asked for (`min_index`): with it, the answer is there within five seconds.
+const MIN_INDEX_WAIT: Duration = Duration::from_secs(4);
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,22 +159,41 @@ impl Gate {
     }
 
     async fn view(&self, fresh: Freshness) -> Result<View, Error> {
-        let view = if fresh.stale { self.0.replica.latest() } else { self.0.replica.linearizable().await? };
+        let view = if fresh.stale { self.0.replica.latest() } else { self.confirmed().await? };
         match fresh.min_index {
             // Whatever index a client has seen is part of a confirmed state.
             Some(min) if view.index < min && !fresh.stale => Err(unwritten(min, view.index)),
-            Some(min) if view.index < min => {
-                let deadline = tokio::time::Instant::now() + MIN_INDEX_WAIT;
-                let lagging = match self.0.replica.wait_index(min, deadline).await {
-                    Ok(view) => return Ok(view),
-                    Err(error) => error,
-                };
-                match self.0.replica.linearizable().await {
-                    Ok(confirmed) if confirmed.index < min => Err(unwritten(min, confirmed.index)),
-                    _ => Err(lagging.into()),
-                }
-            }
+            Some(min) if view.index < min => self.view_at(min).await,
             _ => Ok(view),
+        }
+    }
+
+    async fn confirmed(&self) -> Result<View, Error> {
+        self.0.replica.linearizable().await.map_err(|error| self.unread(error))
+    }
+
+    /// The state once it has this index, without asking anybody for it. Whether there is such an index at all is asked
+    /// meanwhile.
+    async fn view_at(&self, min: u64) -> Result<View, Error> {
+        let deadline = tokio::time::Instant::now() + MIN_INDEX_WAIT;
+        let reached = pin!(self.0.replica.wait_index(min, deadline));
+        let confirmed = pin!(self.0.replica.linearizable());
+        let reached = match select(reached, confirmed).await {
+            Either::Left((reached, _)) => reached,
+            Either::Right((Ok(confirmed), _)) if confirmed.index < min => return Err(unwritten(min, confirmed.index)),
+            Either::Right((_, reached)) => reached.await,
+        };
+        reached.map_err(|error| self.unread(error))
+    }
+
+    /// Says who is missing when nobody could confirm a read.
+    fn unread(&self, error: ReadError) -> Error {
+        match error {
+            ReadError::Stopped => error.into(),
+            ReadError::NoLeader { .. } | ReadError::TimedOut => Error::NoQuorum(format!(
+                "the cluster does not confirm this read: {}. ?consistency=stale reads what this node knew last",
+                self.quorum()
+            )),
         }
     }
 
@@ -187,7 +208,12 @@ impl Gate {
     pub(super) async fn submit(&self, actor: Actor, request: Request, command: Command) -> Result<Committed, Error> {
         self.0.metrics.proposed(command.name());
         let entry = LogEntry { proposed_at: clock::now(), actor, request: Some(request), command };
-        Ok(self.0.replica.propose(entry).await?)
+        self.0.replica.propose(entry).await.map_err(|error| match error {
+            ProposeError::NoLeader { .. } => {
+                Error::NoQuorum(format!("nothing was changed, since the cluster cannot decide: {}", self.quorum()))
+            }
+            error => error.into(),
+        })
     }
 
     /// The same person in the newest state of this node.
@@ -220,7 +246,12 @@ impl Gate {
 
     /// Whether the cluster confirms reads, and so writes.
     pub(super) async fn has_quorum(&self) -> Result<u64, Error> {
-        Ok(self.0.replica.linearizable().await?.index)
+        Ok(self.confirmed().await?.index)
+    }
+
+    /// Which voters do not answer this node.
+    pub(super) fn quorum(&self) -> Quorum {
+        self.0.replica.quorum()
     }
 
     /// How many bytes the state has, and how many it may have.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::cluster::{JoinSecret, TokenText, pin_of};
-use crate::model::{JoinToken, JoinTokenId, NodeRole, Timestamp, format_duration, parse_duration};
+use crate::model::{
+    Cluster, JoinToken, JoinTokenId, NodeRole, RotationStep, Timestamp, format_duration, parse_duration,
+};
 use crate::state::Command;
 use crate::{clock, random};
 
@@ -120,9 +122,11 @@ pub(super) async fn create(
         created_by,
         created_at,
     };
+    let cluster = change.gate().cluster()?;
     let (_, caller) = change
         .commit(|caller| {
             caller.require_admin()?;
+            check_settled(&cluster)?;
             Ok(Command::CreateJoinToken(wanted(caller.user().id)))
         })
         .await?;
@@ -133,10 +137,23 @@ pub(super) async fn create(
         ));
     };
     let cluster = change.gate().cluster()?;
-    let pin = pin_of(&cluster.ca_certificate).ok_or_else(|| Error::internal("the authority cannot be read"))?;
+    check_settled(&cluster)?;
+    let pin = pin_of(cluster.signer().0).ok_or_else(|| Error::internal("the authority cannot be read"))?;
     let text = TokenText { id, secret, cluster: cluster.id, pin, addresses: caller.member_addresses()? };
     let shown = JoinTokenView { token: Some(text.to_string()), addresses: text.addresses, ..view(&made) };
     Ok((StatusCode::CREATED, Json(shown)))
+}
+
+/// A token names the authority that members show; while they learn of another one, it would name the one that goes.
+fn check_settled(cluster: &Cluster) -> Result<(), Error> {
+    match &cluster.rotation {
+        Some(rotation) if rotation.step == RotationStep::Trust => Err(Error::Conflict(
+            "the authority is being rotated, and not every member trusts the new one yet: make the token when `narvana ca \
+             show` says that they do"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Revoke a join token

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod access;
 mod app;
+mod authority;
 mod backup;
 mod build;
 mod census;

@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::consensus::{Committed, Consensus, ProposeError, ReadError, Status, View};
+use crate::consensus::{Committed, Consensus, ProposeError, Quorum, ReadError, Status, View};
 use crate::state::LogEntry;
 
 /// The replicated state. Clones share it.
@@ -72,6 +72,15 @@ impl Replica {
             Self::Memory(_) if self.latest().index >= index => Ok(self.latest()),
             #[cfg(test)]
             Self::Memory(_) => Err(ReadError::TimedOut),
+        }
+    }
+
+    /// Which voters do not answer this node.
+    pub(super) fn quorum(&self) -> Quorum {
+        match self {
+            Self::Group(group) => group.quorum(),
+            #[cfg(test)]
+            Self::Memory(_) => Quorum { voters: 1, needed: 1, missing: Vec::new() },
         }
     }
 

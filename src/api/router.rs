@@ -13,9 +13,9 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, backup, build, config, deploy, deployment, docs, env, explain, health, instance, join_token,
-    log, log_stream, node, node_action, openapi, org, service, service_action, session, setting, source, status, user,
-    watch,
+    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, env, explain, health, instance,
+    join_token, log, log_stream, node, node_action, openapi, org, service, service_action, session, setting, source,
+    status, user, watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -61,6 +61,8 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(node_action::uncordon))
         .routes(routes!(join_token::list, join_token::create))
         .routes(routes!(join_token::revoke))
+        .routes(routes!(authority::show))
+        .routes(routes!(authority::rotate))
         .routes(routes!(setting::show, setting::update))
         .routes(routes!(backup::download))
 }

@@ -8,15 +8,69 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::consensus::RaftRole;
+use crate::consensus::{MissingVoter, Quorum, RaftRole};
 
-use super::extract::Reader;
+use super::authority::{self, RotationView};
+use super::extract::Glance;
 use super::gate::Gate;
 use super::node::{NodeView, member_view};
 use super::{Error, health};
 
 /// Longest wait for a majority, so that the answer comes soon when there is none.
 const QUORUM_WAIT: Duration = Duration::from_secs(1);
+
+/// What goes on without a quorum.
+const GOES_ON: &[&str] = &[
+    "applications that run",
+    "the ingress of every node, to what it knew last",
+    "reads with ?consistency=stale",
+    "logs of what runs on the node that is asked",
+];
+/// What does not.
+const WAITS: &[&str] = &[
+    "every change, log-ins included",
+    "new instances and builds",
+    "moving instances away from nodes that do not answer",
+    "reads of what is certain",
+];
+
+/// The voters, as one node sees them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Quorum)]
+pub(super) struct QuorumView {
+    /// Voters that have to agree.
+    needed: usize,
+    /// Voters that answer this node, itself included.
+    answering: usize,
+    /// Those that do not answer this node.
+    missing: Vec<MissingVoterView>,
+}
+
+/// A voter that does not answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MissingVoter)]
+pub(super) struct MissingVoterView {
+    node_id: u64,
+    name: String,
+    /// Host and port between nodes.
+    address: String,
+    /// When it was heard last, or may have been.
+    since: String,
+}
+
+fn quorum(quorum: Quorum) -> QuorumView {
+    let missing = |voter: &MissingVoter| MissingVoterView {
+        node_id: voter.node.0,
+        name: voter.name.clone(),
+        address: voter.address.clone(),
+        since: voter.since.to_string(),
+    };
+    QuorumView {
+        needed: quorum.needed,
+        answering: quorum.answering(),
+        missing: quorum.missing.iter().map(missing).collect(),
+    }
+}
 
 /// The cluster, as this node sees it.
 #[derive(Serialize, ToSchema)]
@@ -31,6 +85,12 @@ pub(super) struct StatusView {
     role: &'static str,
     /// Whether a majority answers, so that changes can be made.
     has_quorum: bool,
+    /// The voters, as this node sees them.
+    quorum: QuorumView,
+    /// What goes on although there is no quorum; nothing when there is one.
+    goes_on: &'static [&'static str],
+    /// What waits for a quorum; nothing when there is one.
+    waits: &'static [&'static str],
     /// The node that leads.
     leader: Option<u64>,
     term: u64,
@@ -43,6 +103,10 @@ pub(super) struct StatusView {
     state_bytes: u64,
     /// Size at which changes that make the state grow are refused (setting `max_state_size`).
     state_limit_bytes: u64,
+    /// Certificates of the cluster's authority, PEM: with them a client trusts every node's API. Two while it is rotated.
+    authority: String,
+    /// The rotation of the authority, while that goes on.
+    rotation: Option<RotationView>,
     /// Why consensus has stopped here, if it has.
     failure: Option<String>,
     nodes: Vec<NodeView>,
@@ -50,17 +114,22 @@ pub(super) struct StatusView {
 
 /// The cluster at a glance
 ///
-/// With `?consistency=stale` it works without a majority too.
+/// As the node that answers knows it, so that it works without a majority too; `has_quorum` says whether a majority confirms
+/// that this is the newest.
 #[utoipa::path(get, path = "/v1/status", tag = "cluster", responses((status = 200, body = StatusView)))]
-pub(super) async fn show(State(gate): State<Gate>, Reader(caller): Reader) -> Result<Json<StatusView>, Error> {
-    let status = gate.status();
+pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Result<Json<StatusView>, Error> {
+    let has_quorum = matches!(timeout(QUORUM_WAIT, gate.has_quorum()).await, Ok(Ok(_)));
+    let (status, cluster) = (gate.status(), gate.cluster()?);
     let (state_bytes, state_limit_bytes) = gate.state_size();
     Ok(Json(StatusView {
-        cluster_id: gate.cluster()?.id.to_string(),
+        cluster_id: cluster.id.to_string(),
         version: health::VERSION,
         node_id: status.node.0,
         role: role(status.role),
-        has_quorum: matches!(timeout(QUORUM_WAIT, gate.has_quorum()).await, Ok(Ok(_))),
+        has_quorum,
+        quorum: quorum(gate.quorum()),
+        goes_on: if has_quorum { &[] } else { GOES_ON },
+        waits: if has_quorum { &[] } else { WAITS },
         leader: status.leader.map(|node| node.0),
         term: status.term,
         voters: status.voters.iter().map(|node| node.0).collect(),
@@ -69,6 +138,8 @@ pub(super) async fn show(State(gate): State<Gate>, Reader(caller): Reader) -> Re
         committed_index: status.committed,
         state_bytes,
         state_limit_bytes,
+        authority: cluster.trusted(),
+        rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
         nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
     }))

@@ -114,6 +114,7 @@ mod tests {
             token_key: Secret::new([7; 32]),
             ca_certificate: String::new(),
             ca_key: Secret::new([]),
+            rotation: None,
             cluster_version: 1,
             created_at: NOW,
         }

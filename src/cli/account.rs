@@ -15,7 +15,7 @@ use super::output::{Table, yes_no};
 use super::session::{self, Session};
 use crate::client::view::SignedIn;
 use crate::client::{Answer, Client, Options};
-use crate::model::check_password;
+use crate::model::{Secret, check_password};
 
 /// How a user says who they are. The password comes from a prompt, standard input or NARVANA_PASSWORD.
 #[derive(Args, Debug)]
@@ -44,7 +44,7 @@ pub(super) async fn register(global: &Global, args: RegisterArgs) -> anyhow::Res
     let password = password(args.credentials.password_stdin, true)?;
     let setup_token = args.setup_token.filter(|token| !token.is_empty());
     let answer = login.client.register(&email, &password, setup_token.as_deref()).await?;
-    login.keep(global, &email, answer)
+    login.keep(global, &email, answer).await
 }
 
 /// Logs a user in.
@@ -53,7 +53,7 @@ pub(super) async fn login(global: &Global, credentials: Credentials) -> anyhow::
     let email = login.email(&credentials)?;
     let password = password(credentials.password_stdin, false)?;
     let answer = login.client.login(&email, &password).await?;
-    login.keep(global, &email, answer)
+    login.keep(global, &email, answer).await
 }
 
 /// A log-in in the making: a client without token, and where the token will be kept.
@@ -89,13 +89,21 @@ impl Login {
         Ok(line.trim().to_owned())
     }
 
-    fn keep(&mut self, global: &Global, email: &str, answer: Answer<SignedIn>) -> anyhow::Result<()> {
-        let context = Context {
-            api: self.options.addresses.clone(),
+    async fn keep(&mut self, global: &Global, email: &str, answer: Answer<SignedIn>) -> anyhow::Result<()> {
+        let known = self.contexts.contexts.get(&self.name);
+        let known = known.filter(|known| self.options.addresses.iter().all(|address| known.knows(address)));
+        let mut context = Context {
+            api: known.map_or_else(|| self.options.addresses.clone(), |known| known.api.clone()),
             email: Some(email.to_owned()),
             token: Some(answer.view.token),
             ca_cert: self.options.ca_cert.clone(),
+            ..known.cloned().unwrap_or_default()
         };
+        let options = Options { token: context.token.clone().map(Secret::new), ..self.options.clone() };
+        // Nobody has to be told where the other nodes are for a log-in to be good.
+        if let Ok(cluster) = Client::new(&options)?.status().await {
+            context.learn(&self.client.address(), &cluster.view);
+        }
         self.contexts.contexts.insert(self.name.clone(), context);
         self.contexts.current = Some(self.name.clone());
         self.contexts.save().context("logged in, but the log-in cannot be kept")?;

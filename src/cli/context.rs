@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,8 @@ use serde_json::json;
 use super::environment;
 use super::outcome::{Exit, failure};
 use super::output::{Output, Table};
+use crate::client::view::Cluster;
+use crate::model::peer_address;
 
 /// Name of the first context.
 const DEFAULT: &str = "default";
@@ -48,8 +51,14 @@ pub(super) struct Contexts {
 #[derive(Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Context {
-    /// Addresses of nodes.
+    /// Addresses of nodes, as the user gave them.
     pub(super) api: Vec<String>,
+    /// Addresses of all nodes, as the cluster gave them: asked when those above do not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) nodes: Vec<String>,
+    /// The cluster's authority, PEM, by which those are recognised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) authority: Option<String>,
     /// Whose log-in it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) email: Option<String>,
@@ -59,6 +68,60 @@ pub(super) struct Context {
     /// File with the cluster's certificate authority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ca_cert: Option<PathBuf>,
+}
+
+impl Context {
+    /// All addresses, those of the user first.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let learnt = self.nodes.iter().filter(|address| !is_one_of(address, &self.api));
+        self.api.iter().chain(learnt).cloned().collect()
+    }
+
+    /// Whether an address is one of this cluster.
+    pub(super) fn knows(&self, address: &str) -> bool {
+        is_one_of(address, &self.api) || is_one_of(address, &self.nodes)
+    }
+
+    /// Takes over where the nodes are, from an answer that came from this address. Says whether that is new.
+    ///
+    /// The token will be shown there, so that it has to be certain who answers: on this machine, or under the cluster's
+    /// authority, of which nobody else could have told.
+    pub(super) fn learn(&mut self, from: &str, cluster: &Cluster) -> bool {
+        let (local, secret) = (is_local(from), from.starts_with("https://"));
+        if !local && !secret {
+            return false;
+        }
+        let authority = Some(cluster.authority.clone()).filter(|authority| !authority.is_empty());
+        let nodes = cluster.nodes.iter().filter(|node| node.api_port != 0 && !node.address.is_empty());
+        let nodes = nodes.filter_map(|node| {
+            let place = peer_address(&node.address, node.api_port);
+            match is_local(&format!("http://{place}")) {
+                // The loopback address of a machine means nothing on another one.
+                true => local.then(|| format!("http://{place}")),
+                false => authority.as_ref().map(|_| format!("https://{place}")),
+            }
+        });
+        let mut nodes: Vec<String> = nodes.filter(|address| !is_one_of(address, &self.api)).collect();
+        nodes.sort();
+        let known = (std::mem::replace(&mut self.nodes, nodes), std::mem::replace(&mut self.authority, authority));
+        known != (self.nodes.clone(), self.authority.clone())
+    }
+}
+
+fn is_one_of(address: &str, known: &[String]) -> bool {
+    known.iter().any(|known| known.trim_end_matches('/') == address.trim_end_matches('/'))
+}
+
+/// Whether an address is on this machine alone.
+fn is_local(address: &str) -> bool {
+    let Some(authority) = address.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default()) else {
+        return false;
+    };
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback())
 }
 
 impl Contexts {
@@ -108,8 +171,7 @@ impl Contexts {
     /// nobody's, else one named after the host. A log-in elsewhere must not overwrite the current one.
     pub(super) fn name_for(&self, wanted: Option<&str>, api: &[String]) -> String {
         let name = self.name(wanted);
-        let fits =
-            |context: &Context| context.api.is_empty() || context.api.iter().any(|address| api.contains(address));
+        let fits = |context: &Context| context.api.is_empty() || api.iter().any(|address| context.knows(address));
         if wanted.is_some() || self.contexts.get(&name).is_none_or(fits) {
             return name;
         }
@@ -153,7 +215,7 @@ fn list(contexts: &Contexts, output: &Output) -> anyhow::Result<()> {
     let rows = contexts.contexts.iter();
     // No token, neither here nor there.
     let data = rows.clone().map(|(name, context)| {
-        json!({ "name": name, "current": *name == current, "api": context.api, "email": context.email, "ca_cert": context.ca_cert })
+        json!({ "name": name, "current": *name == current, "api": context.api, "nodes": context.nodes, "email": context.email, "ca_cert": context.ca_cert })
     });
     let data = data.collect::<Vec<_>>().into();
     if contexts.contexts.is_empty() && !output.for_programs() {
@@ -161,13 +223,14 @@ fn list(contexts: &Contexts, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     output.show_as(&data, || {
-        let mut table = Table::new(["CURRENT", "NAME", "API", "USER", "+CA"]);
+        let mut table = Table::new(["CURRENT", "NAME", "API", "USER", "+NODES", "+CA"]);
         for (name, context) in rows {
             table.row([
                 if *name == current { "*" } else { "" }.to_owned(),
                 name.clone(),
                 context.api.join(","),
                 context.email.clone().unwrap_or_default(),
+                context.nodes.join(","),
                 context.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             ]);
         }
@@ -196,6 +259,32 @@ mod tests {
         std::fs::write(&path, "current = [").expect("written");
         let error = Contexts::load_from(&path).err().expect("refused");
         assert!(error.to_string().contains("is not valid"), "{error}");
+    }
+
+    fn cluster() -> Cluster {
+        let node = |address: &str, port: u16| serde_json::json!({"address": address, "api_port": port});
+        let nodes = [node("127.0.0.1", 1), node("10.0.0.2", 8080), node("2001:db8::3", 8080), node("127.0.0.1", 2)];
+        serde_json::from_value(serde_json::json!({"authority": "PEM", "nodes": nodes})).expect("valid")
+    }
+
+    #[test]
+    fn addresses_are_learnt_where_it_is_certain_who_answers() {
+        let mut context = Context { api: vec!["http://127.0.0.1:1/".into()], ..Context::default() };
+        assert!(context.learn("http://127.0.0.1:1", &cluster()));
+        assert!(!context.learn("http://127.0.0.1:1", &cluster()), "nothing new");
+        let others = ["http://127.0.0.1:2", "https://10.0.0.2:8080", "https://[2001:db8::3]:8080"];
+        assert_eq!(context.nodes, others);
+        assert_eq!(context.addresses(), ["http://127.0.0.1:1/", others[0], others[1], others[2]]);
+        assert!(context.knows("https://10.0.0.2:8080/") && !context.knows("http://10.0.0.2:8080"));
+
+        let far = "https://n1.example.org:8080".to_owned();
+        let mut context = Context { api: vec![far.clone()], ..Context::default() };
+        assert!(context.learn(&far, &cluster()));
+        assert_eq!(context.nodes, others[1..], "loopback of another machine is not ours");
+        let mut context = Context::default();
+        assert!(!context.learn("http://10.0.0.2:8080", &cluster()), "anybody could have answered");
+        let without = Cluster { authority: String::new(), ..cluster() };
+        assert!(!context.learn(&far, &without), "nobody could be recognised");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use super::wait::WaitArgs;
 use crate::client::view::{Build, Deployment, LogLine};
 use crate::client::{Answer, Client, Error, Event, Events};
 
+/// How long a cluster without a quorum is waited for: an election takes a second or two, a machine that starts again a
+/// minute.
+const QUORUM_WAIT: Duration = Duration::from_secs(60);
 /// How often the deployment is looked at when nothing is heard.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the last lines of a build's log are waited for once the outcome is known.
@@ -128,12 +131,16 @@ async fn watch(session: &Session, latest: &mut Answer<Deployment>, deadline: Ins
     }
 }
 
-/// Reads the deployment. A node that is away for a moment is no reason to give up.
+/// Reads the deployment. A node that is away for a moment is no reason to give up, nor is an election.
 async fn look(client: &Client, id: &str, deadline: Instant, screen: &Screen) -> Result<Answer<Deployment>, Error> {
     let mut told = false;
+    let patient_until = deadline.min(Instant::now() + QUORUM_WAIT);
     loop {
         match client.deployment(id).await {
-            Err(error @ (Error::Unreachable { .. } | Error::Broken { .. })) if Instant::now() < deadline => {
+            Err(error)
+                if error.is_passing()
+                    && Instant::now() < if error.code() == "no_quorum" { patient_until } else { deadline } =>
+            {
                 if !told {
                     screen.note(&format!("{error}; trying again"));
                 }

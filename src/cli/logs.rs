@@ -104,7 +104,7 @@ async fn print_events(session: &Session, app: &str, filter: &LogFilter, timestam
                         events = again;
                         break;
                     }
-                    Err(Error::Unreachable { .. } | Error::Broken { .. }) => {}
+                    Err(error) if error.is_passing() => {}
                     Err(error) => return Err(error.into()),
                 }
             },

@@ -9,6 +9,7 @@ mod account;
 mod app;
 mod backup;
 mod build;
+mod ca;
 mod context;
 mod deploy;
 mod deployment;
@@ -92,6 +93,9 @@ pub struct Global {
     /// PEM file with the cluster's certificate authority
     #[arg(long, global = true, env = "NARVANA_CA_CERT", value_name = "FILE", help_heading = "Global options")]
     pub ca_cert: Option<PathBuf>,
+    /// Read what one node knew last, also while the cluster has no quorum; changes are not affected
+    #[arg(long, global = true, env = "NARVANA_STALE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global options")]
+    pub stale: bool,
     /// Write data and errors only
     #[arg(short, long, global = true, env = "NARVANA_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global options")]
     pub quiet: bool,
@@ -193,6 +197,9 @@ Prints the address when it runs. Otherwise the cause, the last log lines and wha
     /// Join tokens: what lets a machine become a node
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The authority that signs the certificates of nodes
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Settings of the cluster
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -241,6 +248,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node(command) => nodes::run(session, command).await,
         Command::Simulate(command) => nodes::simulate(session, command).await,
         Command::Token(command) => token::run(session, command).await,
+        Command::Ca(command) => ca::run(session, command).await,
         Command::Settings(command) => settings::run(session, command).await,
         // Handled above.
         _ => Ok(()),

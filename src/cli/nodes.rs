@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
-use super::output::{Table, yes_no};
+use super::output::{Table, time, yes_no};
 use super::session::Session;
 use crate::client::view::{Cluster, Move, Node};
 
@@ -123,6 +123,9 @@ async fn id_of(session: &Session, node: &str) -> anyhow::Result<String> {
 /// Shows the cluster at a glance.
 pub(super) async fn status(session: &Session) -> anyhow::Result<()> {
     let answer = session.client.status().await?;
+    if let Err(error) = session.learn(&answer.view) {
+        session.output.note(&format!("the addresses of the nodes cannot be kept: {error:#}"));
+    }
     let api = session.client.address();
     session.output.show(&answer, |cluster| summary(cluster, &api))
 }
@@ -191,16 +194,34 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
     let decides = match (cluster.has_quorum, cluster.leader.0.as_str()) {
         (true, "") => "yes".to_owned(),
         (true, id) => format!("yes, led by node {id}"),
-        (false, _) => "no quorum: what runs goes on, nothing can be changed".to_owned(),
+        (false, _) => format!(
+            "no quorum: {} of {} voters answer this node, {} are needed",
+            cluster.quorum.answering,
+            cluster.voters.len(),
+            cluster.quorum.needed
+        ),
     };
     let voters: Vec<&str> = cluster.voters.iter().map(|id| id.0.as_str()).collect();
+    let missing = cluster.quorum.missing.iter().map(|voter| {
+        format!("node {} {} ({}), not heard since {}", voter.node_id, voter.name, voter.address, time(voter.since))
+    });
+    let missing: Vec<String> = missing.collect();
+    let known = match cluster.has_quorum {
+        true => String::new(),
+        false => format!("what follows is what node {} knew last, at index {}", cluster.node_id, cluster.applied_index),
+    };
     let mut table = Table::of_fields([
         ("cluster", cluster.cluster_id.to_string()),
         ("can decide", decides),
+        ("missing voters", missing.join("; ")),
+        ("goes on", cluster.goes_on.join("; ")),
+        ("waits", cluster.waits.join("; ")),
+        ("how new", known),
         ("voters", voters.join(", ")),
         ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
         ("version", cluster.version.clone()),
         ("state", format!("{} of {} MiB", cluster.state_bytes.div_ceil(1 << 20), cluster.state_limit_bytes >> 20)),
+        ("authority", cluster.rotation.as_ref().map(super::ca::waiting).unwrap_or_default()),
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {

@@ -93,7 +93,7 @@ fn next_step(error: &client::Error) -> Option<&'static str> {
             Some("`narvana whoami` shows who you are; an owner of the organisation can raise your role")
         }
         ("no_quorum", _) => Some("`narvana status` shows which nodes are missing"),
-        ("outcome_unknown", _) => Some("look whether it was done before you repeat it"),
+        ("outcome_unknown" | "gateway", _) => Some("look whether it was done before you repeat it"),
         ("rate_limited", _) => Some("wait a moment, then repeat it"),
         (_, client::Error::Unreachable { .. }) => {
             Some("start a node with `narvana init` or `narvana run`, or name another one with --api")

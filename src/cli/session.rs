@@ -4,9 +4,10 @@ use anyhow::bail;
 use clap::Args;
 
 use super::Global;
-use super::context::Contexts;
+use super::context::{Context, Contexts};
 use super::outcome::{Exit, failure};
 use super::output::Output;
+use crate::client::view::Cluster;
 use crate::client::{Client, Options};
 use crate::model::Secret;
 
@@ -35,6 +36,8 @@ pub(super) struct ServiceArg {
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) output: Output,
+    /// The context that the session is of, if its addresses are.
+    context: Option<String>,
 }
 
 /// What a session is opened with: the flags, completed from the user's contexts.
@@ -52,24 +55,36 @@ pub(super) fn options(global: &Global, contexts: &Contexts) -> anyhow::Result<Op
     let context = context.unwrap_or_default();
     let addresses = match (given.is_empty(), context.api.is_empty()) {
         (false, _) => given,
-        (true, false) => context.api.clone(),
+        (true, false) => context.addresses(),
         (true, true) => vec![DEFAULT_API.to_owned()],
     };
     // A log-in is shown to the cluster it belongs to, and to no other.
-    let same =
-        |address: &String| context.api.iter().any(|known| known.trim_end_matches('/') == address.trim_end_matches('/'));
-    let belongs = addresses.iter().all(same);
+    let belongs = addresses.iter().all(|address| context.knows(address));
     let token = global.token.clone().filter(|token| !token.is_empty());
-    let token = token.or_else(|| context.token.filter(|_| belongs)).map(Secret::new);
+    let token = token.or_else(|| context.token.clone().filter(|_| belongs)).map(Secret::new);
     let ca_cert = global.ca_cert.clone().filter(|path| !path.as_os_str().is_empty());
-    let ca_cert = ca_cert.or_else(|| context.ca_cert.filter(|_| belongs));
-    Ok(Options { addresses, token, ca_cert })
+    let ca_cert = ca_cert.or_else(|| context.ca_cert.clone().filter(|_| belongs));
+    let authority = context.authority.filter(|_| belongs);
+    Ok(Options { addresses, token, ca_cert, authority, stale: global.stale })
 }
 
 impl Session {
     pub(super) fn open(global: &Global) -> anyhow::Result<Self> {
-        let client = Client::new(&options(global, &Contexts::load()?)?)?;
-        Ok(Self { client, output: global.printer() })
+        let contexts = Contexts::load()?;
+        let options = options(global, &contexts)?;
+        let name = contexts.name(global.context.as_deref().filter(|name| !name.is_empty()));
+        let own = |context: &Context| options.addresses.iter().all(|address| context.knows(address));
+        let context = contexts.contexts.get(&name).is_some_and(own).then_some(name);
+        Ok(Self { client: Client::new(&options)?, output: global.printer(), context })
+    }
+
+    /// Keeps where the nodes are, to be asked when those that are known do not answer.
+    pub(super) fn learn(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let Some(name) = &self.context else { return Ok(()) };
+        let mut contexts = Contexts::load()?;
+        let learnt =
+            contexts.contexts.get_mut(name).is_some_and(|context| context.learn(&self.client.address(), cluster));
+        if learnt { contexts.save() } else { Ok(()) }
     }
 
     /// The app that is meant.
@@ -109,7 +124,6 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::Context;
     use super::*;
 
     fn contexts() -> Contexts {

@@ -10,8 +10,8 @@ use tokio::io::AsyncRead;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move, Node, Profile,
-    RemovedNode, Service, SignedIn, UploadedSource,
+    App, Authority, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move,
+    Node, Profile, RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download};
 
@@ -348,6 +348,16 @@ impl Client {
     /// Ends the membership of a node.
     pub async fn remove_node(&self, node: &str) -> Reply<RemovedNode> {
         self.call(Method::DELETE, &["v1", "nodes", node], Body::Empty).await
+    }
+
+    /// The authority that signs the certificates of nodes.
+    pub async fn authority(&self) -> Reply<Authority> {
+        self.get(&["v1", "authority"], &[]).await
+    }
+
+    /// Begins to replace it.
+    pub async fn rotate_authority(&self) -> Reply<Authority> {
+        self.post(&["v1", "authority", "rotate"], None).await
     }
 
     /// All join tokens, without their secrets.

@@ -19,7 +19,9 @@ use crate::model::Secret;
 use crate::random;
 
 /// Longest time to reach a node before the next one is tried.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same when there is no other one.
+const CONNECT_TIMEOUT_ALONE: Duration = Duration::from_secs(5);
 /// Longest time for an ordinary request: longer than the node's own limit, so that its answer is seen.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -32,6 +34,10 @@ pub struct Options {
     pub token: Option<Secret>,
     /// PEM file with the only certificate authorities to trust; the machine's when absent.
     pub ca_cert: Option<PathBuf>,
+    /// Certificate of the cluster's own authority (PEM), to be trusted besides.
+    pub authority: Option<String>,
+    /// Read what a node knows, without asking whether it is the newest.
+    pub stale: bool,
 }
 
 /// Told the bytes sent so far of an upload.
@@ -65,6 +71,7 @@ pub(super) struct Connection {
     nodes: Vec<Url>,
     current: AtomicUsize,
     authorization: Option<HeaderValue>,
+    stale: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -82,7 +89,7 @@ impl Connection {
         let authorization = options.token.as_ref().map(bearer).transpose()?;
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("narvana/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(if nodes.len() > 1 { CONNECT_TIMEOUT } else { CONNECT_TIMEOUT_ALONE })
             .redirect(reqwest::redirect::Policy::none());
         if let Some(path) = &options.ca_cert {
             let failed = |source| Error::CertificateFile { path: path.clone(), source };
@@ -92,8 +99,12 @@ impl Connection {
             // A fresh machine has no certificates, which must not matter to plain HTTP.
             builder = builder.tls_certs_only([]);
         }
+        if let Some(authority) = &options.authority {
+            let trusted = Certificate::from_pem_bundle(authority.as_bytes()).map_err(Error::Tls)?;
+            builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+        }
         let http = builder.build().map_err(Error::Tls)?;
-        Ok(Self { http, nodes, current: AtomicUsize::new(0), authorization })
+        Ok(Self { http, nodes, current: AtomicUsize::new(0), authorization, stale: options.stale })
     }
 
     /// The address that answered last, or the first one.
@@ -107,15 +118,24 @@ impl Connection {
         // One key for all tries: a node that has done it already answers with what it did.
         let key: Uuid = random::id();
         let first = self.current.load(Ordering::Relaxed);
-        let mut outcome = self.attempt(first, request, key).await;
-        for step in 1..self.nodes.len() {
-            let read = request.method == Method::GET && matches!(outcome, Err(Error::Broken { .. }));
-            if !matches!(&outcome, Err(error) if read || error.another_node_may_help()) {
-                break;
+        // Log-ins have no key: each makes a session of its own.
+        let repeatable = request.method == Method::GET || request.path.first() != Some(&"auth");
+        let mut failed: Option<Error> = None;
+        for step in 0..self.nodes.len() {
+            match self.attempt((first + step) % self.nodes.len(), request, key).await {
+                Err(error) if error.another_node_may_help(repeatable) => {
+                    // What says most is told: that it may have been done, then who is missing, then that nobody was there.
+                    let says_more = |before: &Error| {
+                        error.weight(request.method == Method::GET) >= before.weight(request.method == Method::GET)
+                    };
+                    if failed.as_ref().is_none_or(says_more) {
+                        failed = Some(error);
+                    }
+                }
+                answered => return answered,
             }
-            outcome = self.attempt((first + step) % self.nodes.len(), request, key).await;
         }
-        outcome
+        Err(failed.expect("there is at least one node"))
     }
 
     async fn attempt(&self, node: usize, request: &Request<'_>, key: Uuid) -> Result<Response, Error> {
@@ -131,6 +151,10 @@ impl Connection {
             Some(after) => builder.header(ACCEPT, "text/event-stream").header("Last-Event-ID", after),
             None => builder.header(ACCEPT, "application/json"),
         };
+        if self.stale && request.method == Method::GET && !request.query.iter().any(|(name, _)| *name == "consistency")
+        {
+            builder = builder.query(&[("consistency", "stale")]);
+        }
         if let Some(authorization) = &self.authorization {
             builder = builder.header(AUTHORIZATION, authorization);
         }

@@ -135,9 +135,34 @@ impl Error {
         self.code() == "not_found"
     }
 
-    /// Whether nothing was done and another node may do it.
-    pub(super) fn another_node_may_help(&self) -> bool {
-        matches!(self, Self::Unreachable { .. }) || self.code() == "no_quorum"
+    /// Whether it may pass by itself: a node or a connection is away, or the cluster elects a leader.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Broken { .. } | Self::Silent { .. })
+            || matches!(self.code(), "no_quorum" | "outcome_unknown" | "gateway")
+    }
+
+    /// Whether another node may do it: nothing was done, or doing it twice has the effect of once.
+    pub(super) fn another_node_may_help(&self, repeatable: bool) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Broken { .. } => repeatable,
+            Self::Refused(refusal) => match refusal.code.as_str() {
+                "no_quorum" | "disk_full" => true,
+                "outcome_unknown" | "gateway" => repeatable,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// How much it says when every node failed.
+    pub(super) fn weight(&self, is_read: bool) -> u8 {
+        match (self, self.code()) {
+            (Self::Broken { .. }, _) | (_, "outcome_unknown" | "gateway") if !is_read => 3,
+            (_, "no_quorum" | "disk_full") => 2,
+            (Self::Refused(_), _) => 1,
+            _ => 0,
+        }
     }
 
     /// Reads the body of an answer whose status is not a success.
@@ -153,6 +178,8 @@ impl Error {
                 409 => "conflict",
                 413 => "too_large",
                 429 => "rate_limited",
+                // Its node did not answer it.
+                502..=504 => "gateway",
                 _ => "internal_error",
             }
             .to_owned();
@@ -181,6 +208,7 @@ mod tests {
         let error = Error::from_body(404, b"<html>");
         assert!(error.is_not_found());
         assert_eq!(error.to_string(), "the node answered with HTTP status 404");
-        assert_eq!(Error::from_body(502, b"").code(), "internal_error");
+        assert_eq!(Error::from_body(502, b"").code(), "gateway");
+        assert_eq!(Error::from_body(500, b"").code(), "internal_error");
     }
 }

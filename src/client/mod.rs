@@ -2,8 +2,8 @@
 //!
 //! Runs nothing by itself. In: addresses of nodes, a token, calls. Out: answers, each as the JSON that the server sent and
 //! as a [`view`] with the fields the command line shows; streams of server-sent events. A client knows several nodes
-//! and goes on with the next one when one cannot be reached or has no quorum. Caching, and retries of anything that may
-//! have been done already, are absent on purpose.
+//! and goes on with the next one when one cannot be reached or has no quorum; also when a change may have been made, under the
+//! same idempotency key, with which it is made once. Caching is absent on purpose.
 
 mod answer;
 mod api;

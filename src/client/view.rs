@@ -298,6 +298,14 @@ view! {
         version: String,
         /// Whether a majority can decide.
         has_quorum: bool,
+        /// The voters, as the node that answered sees them.
+        quorum: Quorum,
+        /// What goes on without a quorum.
+        goes_on: Vec<String>,
+        /// What waits for one.
+        waits: Vec<String>,
+        /// Index of the last change that it knows.
+        applied_index: u64,
         /// The node that leads.
         leader: Id,
         /// The nodes that vote.
@@ -306,10 +314,63 @@ view! {
         state_bytes: u64,
         /// Size at which changes that make it grow are refused.
         state_limit_bytes: u64,
+        /// Certificates of the cluster's authority, PEM.
+        authority: String,
+        /// Its replacement, while that goes on.
+        rotation: Option<Rotation>,
         /// Why consensus has stopped on the node that answered.
         failure: String,
         /// Nodes.
         nodes: Vec<Node>,
+    }
+    /// The authority that signs the certificates of nodes.
+    Authority {
+        /// SHA-256 of its key.
+        fingerprint: String,
+        /// Certificates of all authorities that are trusted, PEM.
+        certificates: String,
+        /// Its replacement, while that goes on.
+        rotation: Option<Rotation>,
+    }
+    /// Another authority on its way.
+    Rotation {
+        /// SHA-256 of the new key.
+        fingerprint: String,
+        /// What members have to do.
+        step: String,
+        /// When it was begun.
+        begun_at: Moment,
+        /// Members that have not done it.
+        waits_for: Vec<AwaitedMember>,
+    }
+    /// A member that a rotation waits for.
+    AwaitedMember {
+        /// Identity.
+        node_id: Id,
+        /// Its name.
+        name: String,
+        /// Since when it does not answer, if it does not.
+        absent_since: Moment,
+    }
+    /// The voters, as one node sees them.
+    Quorum {
+        /// Voters that have to agree.
+        needed: usize,
+        /// Voters that answer.
+        answering: usize,
+        /// Those that do not.
+        missing: Vec<MissingVoter>,
+    }
+    /// A voter that does not answer.
+    MissingVoter {
+        /// Identity.
+        node_id: Id,
+        /// Its name.
+        name: String,
+        /// Host and port between nodes.
+        address: String,
+        /// When it was heard last.
+        since: Moment,
     }
     /// Where an instance would go.
     Move {
@@ -360,6 +421,8 @@ view! {
         hostname: String,
         /// Address.
         address: String,
+        /// Port of its API.
+        api_port: u16,
         /// Role.
         role: String,
         /// Whether it votes.

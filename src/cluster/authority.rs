@@ -4,6 +4,7 @@
 //! of its API port anew at every start, so that nothing has to be renewed on disk.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -11,20 +12,19 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::model::{ClusterId, NodeId, Secret, Timestamp};
 
-/// Days a server certificate is valid. Longer than any node runs without a restart for an upgrade.
-const SERVER_DAYS: i64 = 397;
-/// Days a certificate between nodes is valid; a new one is made after two thirds of them.
-const PEER_DAYS: i64 = 30;
+/// How long a certificate between nodes is valid; a new one is made after two thirds of it.
+pub const PEER_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long a server certificate is valid. Longer than any node runs without a restart for an upgrade.
+const SERVER_LIFE: Duration = Duration::from_secs(397 * 24 * 60 * 60);
 /// Ending of the names of the port between nodes.
 const PEER_NAMES: &str = ".narvana";
-/// Days the authority is valid.
-const AUTHORITY_DAYS: i64 = 20 * 365;
-const DAY_MS: i64 = 86_400_000;
+/// How long the authority is valid.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 /// Certificates count from an hour ago, since clocks differ.
 const BACKDATED_MS: i64 = 3_600_000;
 
@@ -87,10 +87,10 @@ pub struct NodeCertificate {
     pub key: PrivateKeyDer<'static>,
 }
 
-fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
+fn validity(params: &mut CertificateParams, now: Timestamp, life: Duration) {
     let at = |ms: i64| time_of(ms / 1_000);
     params.not_before = at(now.0 - BACKDATED_MS);
-    params.not_after = at(now.0 + days * DAY_MS);
+    params.not_after = at(now.plus(life).0);
 }
 
 fn time_of(seconds: i64) -> time::OffsetDateTime {
@@ -106,7 +106,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, format!("narvana cluster {cluster}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        validity(&mut params, now, AUTHORITY_DAYS);
+        validity(&mut params, now, AUTHORITY_LIFE);
         let certificate = params.self_signed(&key)?.pem();
         Ok(Self { certificate, key: Secret::new(key.serialize_pem()) })
     }
@@ -132,7 +132,7 @@ impl Authority {
             });
         }
         params.distinguished_name = common_name(node);
-        validity(&mut params, now, SERVER_DAYS);
+        validity(&mut params, now, SERVER_LIFE);
         sign(certificate, key, params)
     }
 
@@ -145,19 +145,21 @@ impl Authority {
         requested: &RequestedKey,
         now: Timestamp,
     ) -> Result<Vec<u8>, SigningError> {
-        let params = peer_params((cluster, node), now)?;
+        let params = peer_params((cluster, node), now, PEER_LIFE)?;
         let signed = params.signed_by(&requested.0.public_key, &issuer(certificate, key)?)?;
         Ok(signed.der().to_vec())
     }
 
-    /// A certificate for the port between nodes: it says which node this is, to those it calls and to those that call it.
+    /// A certificate for the port between nodes, valid for `life`: it says which node this is, to those it calls and to those
+    /// that call it.
     pub fn peer_certificate(
         certificate: &str,
         key: &Secret,
         (cluster, node): (ClusterId, NodeId),
         now: Timestamp,
+        life: Duration,
     ) -> Result<NodeCertificate, rcgen::Error> {
-        sign(certificate, key, peer_params((cluster, node), now)?)
+        sign(certificate, key, peer_params((cluster, node), now, life)?)
     }
 }
 
@@ -165,6 +167,19 @@ impl NodeCertificate {
     /// From what a node kept of its admission: its certificate, the authority's (DER) and its own key (PEM).
     pub fn kept(own: Vec<u8>, authority: CertificateDer<'static>, key: &[u8]) -> Result<Self, pem::Error> {
         Ok(Self { chain: vec![own.into(), authority], key: PrivateKeyDer::from_pem_slice(key)? })
+    }
+
+    /// Whether its time is over.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        let since_epoch = Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
+        let [own, authority, ..] = &self.chain[..] else { return false };
+        let Ok(own) = webpki::EndEntityCert::try_from(own) else { return false };
+        let Ok(authority) = webpki::anchor_from_trusted_cert(authority) else { return false };
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+        let (time, authorities) = (UnixTime::since_unix_epoch(since_epoch), [authority]);
+        let usage = webpki::KeyUsage::client_auth();
+        let verified = own.verify_for_usage(algorithms, &authorities, &[], time, usage, None, None);
+        matches!(verified, Err(webpki::Error::CertExpired { .. }))
     }
 }
 
@@ -179,12 +194,16 @@ pub fn key_pin(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     Some(Sha256::digest(&key).into())
 }
 
-fn peer_params((cluster, node): (ClusterId, NodeId), now: Timestamp) -> Result<CertificateParams, rcgen::Error> {
+fn peer_params(
+    (cluster, node): (ClusterId, NodeId),
+    now: Timestamp,
+    life: Duration,
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(node);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(peer_name(cluster, node))?));
-    validity(&mut params, now, PEER_DAYS);
+    validity(&mut params, now, life);
     Ok(params)
 }
 
@@ -222,10 +241,22 @@ mod tests {
 
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier;
-    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::pki_types::ServerName;
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_certificate_between_nodes_is_valid_for_its_life() {
+        let now = crate::clock::now();
+        let cluster = ClusterId(Uuid::from_u128(1));
+        let authority = Authority::new(cluster, now).expect("makes an authority");
+        let identity = (cluster, NodeId::FOUNDER);
+        let own = Authority::peer_certificate(&authority.certificate, &authority.key, identity, now, PEER_LIFE);
+        let own = own.expect("signs");
+        assert!(!own.has_expired(now) && !own.has_expired(now.plus(PEER_LIFE - Duration::from_secs(2))));
+        assert!(own.has_expired(now.plus(PEER_LIFE + Duration::from_secs(2))));
+    }
 
     #[test]
     fn a_server_certificate_is_good_for_its_names_under_its_authority_only() {

@@ -10,7 +10,7 @@ mod identity;
 mod token;
 
 pub use authority::{
-    Authority, NodeCertificate, RequestedKey, SigningError, SigningRequest, key_pin, peer_name, pin_of,
+    Authority, NodeCertificate, PEER_LIFE, RequestedKey, SigningError, SigningRequest, key_pin, peer_name, pin_of,
 };
 pub use data_dir::{DataDir, Error, Occupied};
 pub use identity::Identity;

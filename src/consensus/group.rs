@@ -1,6 +1,6 @@
 //! The group as its leader sees it: who belongs to it, how far each is, and when it was last heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -8,6 +8,10 @@ use openraft::{Instant as _, ServerState};
 
 use super::{Consensus, Metrics};
 use crate::model::NodeId;
+
+/// A follower that answered no heartbeat for this long does not count when the leader is asked for a change. It would
+/// have missed ten, and campaign by now.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the leader knows of its group. It lives in the leader's memory only, and ends with its term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +53,20 @@ impl Consensus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         leads(&metrics).then_some(metrics.current_term)
+    }
+
+    /// Whether this node leads, and too few answer it for anything to be agreed on.
+    pub(super) fn leads_nobody(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let follows = |node: &u64| {
+            let heard = || metrics.heartbeat.as_ref().and_then(|all| *all.get(node)?);
+            *node == metrics.id || heard().is_some_and(|at| at.elapsed() < FOLLOWS_WITHIN)
+        };
+        // While the voters change, a majority of the old ones and one of the new ones has to agree.
+        let configurations = metrics.membership_config.membership().get_joint_config();
+        let lost = |voters: &BTreeSet<u64>| voters.iter().filter(|node| follows(node)).count() <= voters.len() / 2;
+        leads(&metrics) && configurations.iter().any(lost)
     }
 
     /// Returns as soon as this node does not lead in this term any more.

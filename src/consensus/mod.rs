@@ -1,7 +1,7 @@
 //! The Raft group: proposing commands, reading what is certain, watching the state.
 //!
-//! Runs here: openraft's own tasks, a task that serves read rounds, one that keeps the log bounded, and one that asks who leads when
-//! the leader is silent. In: commands
+//! Runs here: openraft's own tasks, a task that serves read rounds, one that greets the voters, one that keeps the log
+//! bounded, and one that asks who leads when the leader is silent. In: commands
 //! ([`Consensus::propose`]). Out: their answers, a [`View`] of the state after every applied batch, and a [`Status`].
 //! A failure of the store cancels the node's fatal token, stops openraft, and fails every waiting call.
 //!
@@ -16,6 +16,7 @@ mod network;
 mod propose;
 mod reads;
 mod receive;
+mod roll;
 mod status;
 mod transport;
 mod upkeep;
@@ -41,6 +42,7 @@ use crate::task::{OnError, Supervisor};
 use hearsay::Hearsay;
 use network::{Addresses, Network};
 use reads::Reads;
+use roll::Roll;
 
 pub use crate::store::View;
 pub use error::{Error, ProposeError, ReadError};
@@ -48,6 +50,7 @@ pub use group::{Group, GroupMember};
 pub use members::MemberError;
 pub use propose::Committed;
 pub use receive::{ReceiveError, Receiver};
+pub use roll::{MissingVoter, Quorum};
 pub use status::{RaftRole, Status};
 pub use transport::{Asked, NoTransport, Peer, Replies, Transport, TransportError};
 pub use wire::Malformed;
@@ -84,7 +87,8 @@ impl Default for Options {
         Self {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(500), Duration::from_millis(1000)),
-            patience: Duration::from_secs(5),
+            // So that whoever asks has the answer within five.
+            patience: Duration::from_secs(4),
             snapshot_entries: 10_000,
             log_bytes: 32 * 1024 * 1024,
             keep_entries: 2_000,
@@ -101,6 +105,7 @@ pub struct Consensus {
     node: NodeId,
     view: watch::Receiver<View>,
     reads: Reads,
+    roll: Roll,
     hearsay: Hearsay,
     patience: Duration,
     transport: Arc<dyn Transport>,
@@ -133,6 +138,9 @@ impl Consensus {
             supervisor.stopping(),
         );
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
+        let roll = Roll::default();
+        let call = roll.clone().call((node, raft.clone(), Arc::clone(&transport)), supervisor.stopping());
+        supervisor.spawn("roll call", OnError::StopNode, call);
         let ask = hearsay.clone().run(raft.clone(), Arc::clone(&transport), options.doors, supervisor.stopping());
         supervisor.spawn("hearsay", OnError::StopNode, ask);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
@@ -148,6 +156,7 @@ impl Consensus {
             node,
             view,
             reads,
+            roll,
             hearsay,
             patience: options.patience,
             transport,
@@ -218,6 +227,12 @@ impl Consensus {
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::TimedOut),
         }
+    }
+
+    /// Brings to the disk how far the log is committed: all that is applied now is applied again at the next start, also when
+    /// nobody else is there then.
+    pub async fn note_committed(&self) -> Result<(), Error> {
+        Ok(self.store.log().note_committed().await?)
     }
 
     /// What makes the data folder unusable, if that was found since the start.

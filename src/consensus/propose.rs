@@ -7,7 +7,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, leader_of};
+use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, leader_of};
 use crate::model::NodeId;
 use crate::space::{Full, Use};
 use crate::state::{Actor, LogEntry, Outcome};
@@ -122,6 +122,10 @@ impl Consensus {
     }
 
     async fn propose_here(&self, proposal: Proposal, deadline: Instant) -> Result<Committed, ProposeError> {
+        // What a leader takes that nobody follows may become true much later, so that it could not be said what becomes of it.
+        if self.leads_nobody() {
+            return Err(ProposeError::NoLeader { leader: None, address: None });
+        }
         match timeout_at(deadline, self.raft.client_write(proposal)).await {
             Ok(Ok(written)) => match written.data {
                 Response::Command { index, result: Ok(outcome) } => Ok(Committed { index, outcome }),
@@ -146,6 +150,9 @@ impl Consensus {
         let request = v1::ProposeRequest { command: proposal.bytes().clone() };
         let reply = match timeout_at(deadline, self.transport.propose(peer, request)).await {
             Ok(Ok(reply)) => reply,
+            Ok(Err(TransportError::Unreachable { sent: false, .. })) => {
+                return Err(ProposeError::NoLeader { leader: Some(peer.node), address: Some(peer.address.clone()) });
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a command was not answered");
                 return Err(ProposeError::OutcomeUnknown);

@@ -21,13 +21,15 @@ pub struct Peer {
 /// A message that got no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransportError {
-    /// The peer is not there. Asking again at once is pointless.
+    /// The peer is not there, or not any more. Asking again at once is pointless.
     #[error("node {} at {} cannot be reached: {reason}", peer.node, peer.address)]
     Unreachable {
         /// Who was asked.
         peer: Peer,
         /// What was seen.
         reason: String,
+        /// Whether it may have got the message: the connection broke after it was made.
+        sent: bool,
     },
     /// It is there and did not answer as it should.
     #[error("node {} at {} did not answer: {reason}", peer.node, peer.address)]
@@ -68,6 +70,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Asks the leader what a read has to have seen.
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply>;
+
+    /// Asks for a sign of life.
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()>;
 }
 
 /// Reaches nobody: for a group that is only being founded.
@@ -76,7 +81,7 @@ pub struct NoTransport;
 
 fn nobody<T: Send + 'static>(peer: &Peer) -> Asked<'static, T> {
     let reason = "this process has no transport between nodes".to_owned();
-    ready(Err(TransportError::Unreachable { peer: peer.clone(), reason })).boxed()
+    ready(Err(TransportError::Unreachable { peer: peer.clone(), reason, sent: false })).boxed()
 }
 
 impl Transport for NoTransport {
@@ -101,6 +106,10 @@ impl Transport for NoTransport {
     }
 
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply> {
+        nobody(peer)
+    }
+
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()> {
         nobody(peer)
     }
 }

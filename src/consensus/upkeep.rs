@@ -1,4 +1,5 @@
-//! Keeps the log bounded in bytes. openraft bounds it in entries, and an entry may have a mebibyte.
+//! Keeps the log bounded in bytes, which openraft does in entries only, and an entry may have a mebibyte; and brings to the
+//! disk how far it is committed, so that a node that starts while nobody else is there knows what it knew.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,6 +28,10 @@ impl Upkeep {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = every.tick() => {}
+            }
+            // The store says itself why it cannot.
+            if self.log.note_committed().await.is_err() {
+                return Ok(());
             }
             let (_, bytes) = self.log.size();
             if bytes > self.log_bytes && self.compact().await.is_err() {

@@ -37,7 +37,7 @@ pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType};
 pub use built_image::{BuiltImage, NotBuiltHere, Repository};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Rotation, RotationStep};
 pub use dependency::{check_dependencies, dependency_order};
 pub use deployment::{Cause, Deployment, DeploymentStatus};
 pub use digest::{Digest, MalformedDigest};

@@ -59,6 +59,7 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
         ca_key: authority.key,
         cluster_version: CLUSTER_VERSION,
         created_at: clock::now(),
+        rotation: None,
     };
     let entry = LogEntry {
         proposed_at: clock::now(),

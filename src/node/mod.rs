@@ -5,6 +5,7 @@
 //! knows the whole.
 
 mod address;
+mod api_certificate;
 mod copies;
 mod drain;
 mod endpoints;

@@ -11,7 +11,7 @@ use crate::agent::{self, Agent, EngineState};
 use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::build::{self, Builder};
-use crate::cluster::{Authority, DataDir, Identity};
+use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig, test_setting};
 use crate::consensus::{self, Consensus, View};
 use crate::control::{self, Control};
@@ -30,12 +30,14 @@ use crate::telemetry::Metrics;
 use crate::{api, clock, random};
 
 use super::address::Address;
+use super::api_certificate::ApiCertificate;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
 use super::{
-    copies, engine_search, joining, left_behind, machine, peer_port, registration, registry, removal, room, routes, tidy,
+    copies, engine_search, joining, left_behind, machine, peer_port, registration, registry, removal, room, routes,
+    tidy,
 };
 
 /// How long requests to an instance may take to end before its process is asked to.
@@ -47,12 +49,13 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 const LOOKING: &str = "this node has just started and is looking for its container engine";
 /// Longest wait for that look.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// How long a node that knows its cluster waits for a leader before it starts without one.
-const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a node that knows its cluster waits for a leader before it starts without one. An election takes a second or
+/// two, and until the wait is over this node's ingress does not serve.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// A node that runs.
 pub struct Running {
-    dir: DataDir,
+    dir: Arc<DataDir>,
     endpoints: Endpoints,
     setup_token: String,
     membership: Membership,
@@ -67,6 +70,7 @@ impl Running {
     /// Starts the node of the data folder and returns when it serves.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let (dir, identity) = DataDir::open(&config.data_dir)?;
+        let dir = Arc::new(dir);
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
@@ -92,9 +96,16 @@ impl Running {
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
-        let fresh = peer_port::keep_fresh(consensus.clone(), identity, tls, peer_part.stopping());
-        peer_part.spawn("node certificate", OnError::Log, fresh);
-        first_state(&consensus, &membership, identity.node, &address).await?;
+        let api_certificate = Arc::new(ApiCertificate::new(identity, [config.name.clone(), address.host.clone()]));
+        let fresh = peer_port::Fresh {
+            consensus: consensus.clone(),
+            identity,
+            dir: Arc::clone(&dir),
+            tls,
+            api: Arc::clone(&api_certificate),
+        };
+        peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
+        let certain = first_state(&consensus, &membership, identity.node, &address).await?;
         if membership.ended().is_some() {
             let engine = engine_options(&config, &dir, scope(identity));
             removal::clean_up(&membership, engine, STOP_GRACE).await;
@@ -119,7 +130,7 @@ impl Running {
         let ingress = start_ingress(&config, identity.node, &consensus, traffic, &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
-            api_options(&config, &address.host, &consensus, identity, &setup_token, ingress.as_ref())?,
+            api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?,
             api::Parts {
                 consensus: consensus.clone(),
                 logs: logs.clone(),
@@ -133,7 +144,7 @@ impl Running {
         let engine_state = EngineState::new(LOOKING);
         let ports = (api_address.port(), peer_port.port());
         let facts = node_facts(&config, address.host, identity, incarnation, resources, ports, ingress.as_ref());
-        let registered = registration::register(&consensus, &facts).await?;
+        let registered = certain && registration::register(&consensus, &facts).await?;
         let keep =
             registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
@@ -302,7 +313,7 @@ async fn start_consensus(
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at
-/// the moment keeps nobody from starting: what is known here is served, and the rest follows.
+/// the moment keeps nobody from starting: what is known here is served, and the rest follows. Says which of both it is.
 ///
 /// A node that was never told anything says where it is: it may be elsewhere than it said when it was let in.
 async fn first_state(
@@ -310,11 +321,11 @@ async fn first_state(
     membership: &Membership,
     node: NodeId,
     address: &Address,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
         let refusal = match (consensus.linearizable().await, consensus.damage()) {
-            (Ok(_), _) => return Ok(()),
+            (Ok(_), _) => return Ok(true),
             (Err(_), Some(damage)) => return Err(damage.into()),
             (Err(consensus::ReadError::Stopped), None) => {
                 anyhow::bail!(consensus.status().failure.unwrap_or_else(|| "consensus has stopped".to_owned()))
@@ -322,14 +333,22 @@ async fn first_state(
             (Err(error), None) => error,
         };
         if membership.ended().is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let knows_nothing = consensus.latest().state.cluster().is_none();
         if begun.elapsed() > LEADER_WAIT_MAX && !knows_nothing {
-            tracing::warn!(error = %refusal, "the cluster cannot decide at the moment; starting with what is known here");
-            return Ok(());
+            tracing::warn!(
+                voters = %consensus.quorum(),
+                "the cluster cannot decide at the moment; starting with what is known here"
+            );
+            return Ok(false);
         }
-        tracing::info!(reason = %refusal, %address, "waiting for the cluster, which has to reach this node at its address");
+        tracing::info!(
+            reason = %refusal,
+            voters = %consensus.quorum(),
+            %address,
+            "waiting for the cluster, which has to reach this node at its address"
+        );
         if knows_nothing {
             let command = Command::ReaddressNode { node, address: address.to_string() };
             let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(node), request: None, command };
@@ -374,27 +393,19 @@ async fn start_ingress(
 
 fn api_options(
     config: &NodeConfig,
-    host: &str,
     consensus: &Consensus,
-    identity: Identity,
+    certificate: Arc<ApiCertificate>,
     setup_token: &str,
     ingress: Option<&IngressHandle>,
 ) -> anyhow::Result<api::Options> {
     let state = consensus.latest().state;
     let cluster = state.cluster().context("the state has no cluster: the data folder is incomplete")?;
-    let certificate = Authority::server_certificate(
-        &cluster.ca_certificate,
-        &cluster.ca_key,
-        (identity.cluster, identity.node),
-        &[&config.name, host],
-        clock::now(),
-    )
-    .context("cannot make the certificate of the API; --name and --advertise must be host names or addresses")?;
+    certificate.make(cluster)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(certificate.chain, certificate.key)?;
+        .with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(api::Options {
         bind: config.api.0,

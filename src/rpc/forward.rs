@@ -1,4 +1,4 @@
-//! What other members ask of the leader, and what they say to those that were left behind.
+//! What other members ask of the leader, whether this node is there, and what is said to those that were left behind.
 
 use narvana_proto::v1;
 use narvana_proto::v1::forward_server::Forward;
@@ -53,5 +53,9 @@ impl Forward for ForwardService {
              come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"
         )));
         Ok(Response::new(v1::LeaveBehindReply {}))
+    }
+
+    async fn roll_call(&self, _: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
+        Ok(Response::new(v1::RollCallReply {}))
     }
 }

@@ -119,13 +119,14 @@ impl Join for JoinService {
         }
         let cluster = self.cluster()?;
         let identity = (cluster.id, node);
-        let signed = Authority::sign_peer(&cluster.ca_certificate, &cluster.ca_key, identity, &key, clock::now());
+        let (authority, authority_key) = cluster.signer();
+        let signed = Authority::sign_peer(authority, authority_key, identity, &key, clock::now());
         let certificate = signed.map_err(|error| Status::internal(error.to_string()))?;
         tracing::info!(%node, name = asked.name, %from, "a node was let in");
         Ok(Response::new(v1::AdmitReply {
             node: node.0,
             certificate: certificate.into(),
-            authority: cluster.ca_certificate.clone(),
+            authority: cluster.trusted(),
         }))
     }
 }

@@ -192,8 +192,13 @@ impl Newcomer {
                     | CertificateError::Expired
                     | CertificateError::ExpiredContext { .. },
                 )) => JoinError::Clock { address: address.to_owned(), now: clock::now(), reason: error.to_string() },
-                Some(rustls::Error::InvalidCertificate(_)) => {
-                    JoinError::Stranger { address: address.to_owned(), reason: error.to_string() }
+                Some(rustls::Error::InvalidCertificate(why)) => {
+                    let reason = match why {
+                        // Our own verifier's words.
+                        CertificateError::Other(rustls::OtherError(own)) => own.to_string(),
+                        _ => error.to_string(),
+                    };
+                    JoinError::Stranger { address: address.to_owned(), reason }
                 }
                 _ => unreachable(address, error.to_string()),
             }
@@ -252,7 +257,12 @@ impl fmt::Display for WrongAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: Vec<String> = self.shown.iter().map(hex::encode).collect();
         let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-        write!(f, "the token is for the authority {}, and it shows {shown}", hex::encode(self.wanted))
+        write!(
+            f,
+            "the token is for the authority {}, and it shows {shown}; if the authority was rotated since the token was made, \
+             make another token",
+            hex::encode(self.wanted)
+        )
     }
 }
 

@@ -117,7 +117,6 @@ impl Peers {
         let channel = endpoint
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(window)
-            .connect_timeout(CONNECT_MAX)
             .http2_keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
@@ -130,7 +129,23 @@ impl Peers {
     }
 }
 
-async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+type Connected = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+
+/// There is no connection, so that nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotConnected(String);
+
+async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<Connected> {
+    let failed = match timeout(CONNECT_MAX, shake_hands(tls, peer)).await {
+        Ok(Ok(connected)) => return Ok(connected),
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_MAX.as_secs())),
+    };
+    Err(io::Error::new(failed.kind(), NotConnected(failed.to_string())))
+}
+
+async fn shake_hands(tls: Arc<Tls>, peer: Peer) -> io::Result<Connected> {
     let stream = TcpStream::connect(&peer.address).await?;
     stream.set_nodelay(true)?;
     let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(name_of(tls.cluster, peer.node), stream).await?;
@@ -151,6 +166,19 @@ pub(super) fn reason(status: &Status) -> String {
     reason
 }
 
+/// Whether a call may have reached its peer.
+fn was_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if cause.is::<NotConnected>() || inner.is_some_and(|inner| inner.is::<NotConnected>()) {
+            return false;
+        }
+        source = cause.source();
+    }
+    true
+}
+
 /// What a failed call says about its peer, and about this node.
 fn failure(peer: &Peer, status: &Status, refused: &watch::Sender<Option<String>>) -> TransportError {
     let (peer, reason) = (peer.clone(), reason(status));
@@ -158,7 +186,9 @@ fn failure(peer: &Peer, status: &Status, refused: &watch::Sender<Option<String>>
         refused.send_replace(Some(reason.clone()));
     }
     match status.code() {
-        Code::Unavailable | Code::Unknown | Code::Cancelled => TransportError::Unreachable { peer, reason },
+        Code::Unavailable | Code::Unknown | Code::Cancelled => {
+            TransportError::Unreachable { peer, reason, sent: was_sent(status) }
+        }
         _ => TransportError::Refused { peer, reason },
     }
 }
@@ -211,5 +241,9 @@ impl Transport for Peers {
 
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply> {
         async move { self.answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
+    }
+
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()> {
+        async move { self.answer(peer, self.forward(peer)?.roll_call(v1::RollCallRequest {}).await).map(drop) }.boxed()
     }
 }

@@ -48,6 +48,33 @@ async fn three_members_agree_and_go_on_without_the_one_that_led() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_left_alone_changes_nothing_and_says_who_is_missing() {
+    // The one that led, and one that followed.
+    for survivor in [0, 2] {
+        let cluster = Cluster::new();
+        let mut members = cluster.three(&consensus::Options::default()).await;
+        until("everybody knows the voters", || members.iter().all(|member| member.consensus.quorum().voters == 3))
+            .await;
+        let began = crate::clock::now();
+        let left = members.remove(survivor);
+        for gone in &members {
+            gone.end().await;
+        }
+        let others: Vec<NodeId> = members.iter().map(|member| member.peer.node).collect();
+        let missing = || left.consensus.quorum().missing;
+        until("both are missed", || missing().iter().map(|voter| voter.node).eq(others.iter().copied())).await;
+        assert!(missing().iter().all(|voter| voter.since.plus(Duration::from_secs(5)) > began));
+        let asked = Instant::now();
+        let refused = left.consensus.propose(domain("alone.test")).await;
+        assert!(matches!(refused, Err(consensus::ProposeError::NoLeader { .. })), "{refused:?}");
+        assert!(left.consensus.linearizable().await.is_err(), "nobody confirms it");
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert_eq!((left.consensus.quorum().needed, left.consensus.quorum().answering()), (2, 1));
+        left.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_the_log_no_longer_serves_gets_a_snapshot() {
     let cluster = Cluster::new();
     let options = consensus::Options { snapshot_entries: 20, keep_entries: 5, ..consensus::Options::default() };

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     AppId, Artifact, BuildFailure, BuildId, Cause, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars,
     Incarnation, InstanceId, InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, NodeResources, OrgId, PasswordHash,
-    Placement, RequestId, ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource,
-    UserId,
+    Placement, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId,
+    Timestamp, UploadedSource, UserId,
 };
 
 /// One entry of the replicated log.
@@ -267,6 +267,22 @@ pub enum Command {
         /// Host and port between nodes.
         address: String,
     },
+    /// Begins to replace the cluster's authority; join tokens that name the old one are of no use from then on.
+    RotateAuthority {
+        /// The new one's certificate, PEM.
+        certificate: String,
+        /// The new one's private key, PEM.
+        key: Secret,
+    },
+    /// A member has taken a step of that.
+    NoteAuthority {
+        /// Which member.
+        node: NodeId,
+        /// Which step.
+        step: RotationStep,
+        /// Of the rotation that was begun then.
+        begun_at: Timestamp,
+    },
 }
 
 impl Command {
@@ -311,7 +327,9 @@ impl Command {
             | Self::NoteAbsence { .. }
             | Self::LoseInstances { .. }
             | Self::FenceNode(_)
-            | Self::ReaddressNode { .. } => false,
+            | Self::ReaddressNode { .. }
+            | Self::RotateAuthority { .. }
+            | Self::NoteAuthority { .. } => false,
         }
     }
 
@@ -356,7 +374,9 @@ impl Command {
             | Self::CordonNode { .. }
             | Self::NoteAbsence { .. }
             | Self::LoseInstances { .. }
-            | Self::ReaddressNode { .. } => false,
+            | Self::ReaddressNode { .. }
+            | Self::RotateAuthority { .. }
+            | Self::NoteAuthority { .. } => false,
         }
     }
 
@@ -400,6 +420,8 @@ impl Command {
             Self::CordonNode { .. } => "cordon_node",
             Self::NoteAbsence { .. } => "note_absence",
             Self::LoseInstances { .. } => "lose_instances",
+            Self::RotateAuthority { .. } => "rotate_authority",
+            Self::NoteAuthority { .. } => "note_authority",
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::model::{
     BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
     Desired, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState,
     InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, Origin,
-    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, Secret, Service,
-    ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User,
-    UserId, Volume,
+    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, RotationStep, Secret,
+    Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp,
+    UploadedSource, User, UserId, Volume,
 };
 
 use super::{
@@ -73,6 +73,7 @@ fn cluster() -> Cluster {
         ca_key: Secret::new([8; 32]),
         cluster_version: 1,
         created_at: AT,
+        rotation: None,
     }
 }
 
@@ -264,6 +265,8 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::RemoveNode(NodeId::FOUNDER),
         Command::FenceNode(NodeId::FOUNDER),
         Command::ReaddressNode { node: NodeId::FOUNDER, address: "10.0.0.3:9090".to_owned() },
+        Command::RotateAuthority { certificate: "-----BEGIN CERTIFICATE-----".to_owned(), key: Secret::new([9; 32]) },
+        Command::NoteAuthority { node: NodeId::FOUNDER, step: RotationStep::Show, begun_at: AT },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -433,7 +436,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 37, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 39, "add a sample for a new command, then raise this number");
     }
 
     #[test]

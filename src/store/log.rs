@@ -61,6 +61,8 @@ pub(super) struct Shared {
 pub(super) struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// What of that is on disk.
+    committed_on_disk: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
     /// Sizes of the entries in the log; the first belongs to `first`.
@@ -101,6 +103,15 @@ impl LogStore {
     /// How often the log was synced since the start. Fewer than the writes, when those share a sync.
     pub fn syncs(&self) -> u64 {
         self.shared.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Brings to the disk how far the log is committed, if that has changed: so far a node that starts alone goes.
+    pub async fn note_committed(&self) -> Result<(), Error> {
+        let is_noted = {
+            let memory = self.shared.memory();
+            memory.committed == memory.committed_on_disk
+        };
+        if is_noted { Ok(()) } else { self.call(Op::Committed).await }
     }
 
     /// Writes what is queued, then closes the file. Later calls answer [`Error::Closed`].
@@ -156,6 +167,11 @@ impl Shared {
         self.memory().committed
     }
 
+    /// Told by the writer: this is on disk.
+    pub(super) fn note_committed(&self, committed: Option<LogId>) {
+        self.memory().committed_on_disk = committed;
+    }
+
     /// Told by the writer: every append up to this one is on disk.
     pub(super) fn flushed(&self, append: u64) {
         let mut memory = self.memory();
@@ -170,6 +186,7 @@ impl Memory {
         let mut memory = Self {
             vote: database.meta::<VoteV1>("vote")?.map(Vote::from),
             committed: database.meta::<LogIdV1>("committed")?.map(LogId::from),
+            committed_on_disk: database.meta::<LogIdV1>("committed")?.map(LogId::from),
             purged: database.meta::<LogIdV1>("purged")?.map(LogId::from),
             ..Self::default()
         };
@@ -407,7 +424,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        // A hint for the next start: it goes to disk with the next thing that must.
+        // For the next start: it goes to disk with the next thing that must, or when the log is looked after.
         self.shared.memory().committed = committed;
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(super) enum Op {
         upto: LogIdV1,
         done: Done,
     },
+    /// How far the log is committed, which openraft says without anything else to write.
+    Committed(Done),
     Close(Done),
 }
 
@@ -89,6 +91,7 @@ impl Writer {
     /// One transaction for the whole batch.
     fn write(&mut self, batch: &[Op]) -> Result<(), Error> {
         let next = self.position_after(batch)?;
+        let committed = batch.iter().any(|op| !matches!(op, Op::Append { .. })).then(|| self.shared.committed());
         let database = &self.shared.database;
         database.write("log", Commit::Synced, |transaction| {
             for op in batch {
@@ -104,17 +107,20 @@ impl Writer {
                         transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
                         database.put_meta(transaction, "purged", Some(upto))?;
                     }
-                    Op::Close(_) => {}
+                    Op::Committed(_) | Op::Close(_) => {}
                 }
             }
-            // A hint that spares a clean start some waiting. With every append it would dirty one more page each time.
-            if batch.iter().any(|op| !matches!(op, Op::Append { .. })) {
-                let committed = self.shared.committed().map(LogIdV1::from);
-                database.put_meta(transaction, "committed", committed.as_ref())?;
+            // What a node knows that starts while nobody else is there. With every append it would dirty one more page each
+            // time, so that it follows once a second.
+            if let Some(committed) = committed {
+                database.put_meta(transaction, "committed", committed.map(LogIdV1::from).as_ref())?;
             }
             Ok(())
         })?;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        if let Some(committed) = committed {
+            self.shared.note_committed(committed);
+        }
         failpoint::pass("log.committed");
         self.position = next;
         self.file.note(&next)?;
@@ -141,7 +147,7 @@ impl Writer {
                     next.purged = later(next.purged, Some(*upto));
                     next.last = later(next.last, Some(*upto));
                 }
-                Op::Close(_) => {}
+                Op::Committed(_) | Op::Close(_) => {}
             }
         }
         Ok(next)
@@ -180,7 +186,11 @@ impl Writer {
                     }
                     callback.io_completed(result.map_err(Into::into));
                 }
-                Op::Vote(_, done) | Op::Truncate { done, .. } | Op::Purge { done, .. } | Op::Close(done) => {
+                Op::Vote(_, done)
+                | Op::Truncate { done, .. }
+                | Op::Purge { done, .. }
+                | Op::Committed(done)
+                | Op::Close(done) => {
                     // Nobody waits when the caller was cancelled.
                     let _ = done.send(result());
                 }
@@ -220,7 +230,11 @@ fn refuse_all(mut ops: mpsc::Receiver<Op>) {
     while let Some(op) = ops.blocking_recv() {
         match op {
             Op::Append { callback, .. } => callback.io_completed(Err(Error::Closed.into())),
-            Op::Vote(_, done) | Op::Truncate { done, .. } | Op::Purge { done, .. } | Op::Close(done) => {
+            Op::Vote(_, done)
+            | Op::Truncate { done, .. }
+            | Op::Purge { done, .. }
+            | Op::Committed(done)
+            | Op::Close(done) => {
                 let _ = done.send(Err(Error::Closed));
             }
         }

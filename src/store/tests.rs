@@ -323,6 +323,21 @@ async fn filled() -> Node {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_far_the_log_is_committed_reaches_the_disk_once_it_is_looked_after() {
+    let node = Node::new();
+    let store = node.open();
+    let mut log = store.log();
+    append(&mut log, vec![entry(1, "a.test"), entry(2, "b.test")]).await;
+    log.save_committed(Some(log_id(1, 2))).await.expect("queued");
+    let before = log.syncs();
+    log.note_committed().await.expect("noted");
+    log.note_committed().await.expect("there is nothing new");
+    assert_eq!(log.syncs(), before + 1);
+    let (_folder, after) = node.crashed();
+    assert_eq!(after.log().read_committed().await.expect("reads"), Some(log_id(1, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_any_value_is_an_error_that_says_where() {
     let node = filled().await;
     let mut checked = 0;

@@ -96,6 +96,7 @@ impl Api {
             token_key: Secret::new(random::bytes::<32>()),
             ca_certificate: String::new(),
             ca_key: Secret::new([]),
+            rotation: None,
             cluster_version: 1,
             created_at: clock::now(),
         };

@@ -30,7 +30,8 @@ fn client(addresses: &[&str]) -> Client {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-    let options = Options { addresses, token: Some(Secret::new("t0ken")), ca_cert: None };
+    let options =
+        Options { addresses, token: Some(Secret::new("t0ken")), ca_cert: None, authority: None, stale: false };
     Client::new(&options).expect("a client")
 }
 
@@ -64,6 +65,68 @@ async fn the_next_node_is_asked_when_nothing_was_done() {
     }
     assert_eq!(client.address(), works);
     assert_eq!(asked.load(Ordering::Relaxed), 1, "the node that works is asked first from then on");
+}
+
+/// A server that closes every connection once it has read a request.
+async fn breaks(supervisor: &Supervisor) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    supervisor.spawn("breaking server", OnError::Log, async move {
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            let mut head = [0; 1024];
+            let _read = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await?;
+        }
+        #[expect(unreachable_code, reason = "it says what the loop fails with")]
+        Ok::<(), std::io::Error>(())
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_change_that_may_have_been_made_is_repeated_under_its_key_alone() {
+    let supervisor = supervisor();
+    let keys: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&keys);
+    let note = move |headers: &HeaderMap| {
+        let key = headers["idempotency-key"].to_str().expect("text").to_owned();
+        seen.lock().expect("not poisoned").push(key);
+    };
+    let doubtful = note.clone();
+    let doubts = axum::Router::new().fallback(move |headers: HeaderMap| {
+        doubtful(&headers);
+        async { refusal(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown") }
+    });
+    let proxy = axum::Router::new().fallback(|| async { (StatusCode::BAD_GATEWAY, "<html>") });
+    let works = axum::Router::new().fallback(move |headers: HeaderMap| {
+        note(&headers);
+        async { Json(json!({ "name": "shop", "token": "t" })) }
+    });
+    let (doubts, proxy) = (serve(&supervisor, doubts).await, serve(&supervisor, proxy).await);
+    let works = serve(&supervisor, works).await;
+    let broken = breaks(&supervisor).await;
+    let client = client(&[&broken, &doubts, &proxy, &works]);
+    assert_eq!(client.create_app(&json!({})).await.expect("made by the last").view.name, "shop");
+    {
+        let keys = keys.lock().expect("not poisoned");
+        assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
+    }
+    // A log-in has no key.
+    let client = self::client(&[&broken, &works]);
+    let error = client.login("ada@example.org", "x").await.expect_err("not repeated");
+    assert!(matches!(error, Error::Broken { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn when_every_node_failed_the_one_that_knows_most_is_heard() {
+    let supervisor = supervisor();
+    let alone = || axum::Router::new().fallback(|| async { refusal(StatusCode::SERVICE_UNAVAILABLE, "no_quorum") });
+    let alone = serve(&supervisor, alone()).await;
+    let broken = breaks(&supervisor).await;
+    let all = client(&[&alone, &broken, &nobody()]);
+    let error = all.create_app(&json!({})).await.expect_err("nobody did it, or somebody did");
+    assert!(matches!(error, Error::Broken { .. }), "{error}");
+    assert_eq!(all.apps().await.expect_err("nothing can be read").code(), "no_quorum");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::*;
 use crate::artifact::ArtifactStore;
-use crate::cluster::Authority;
+use crate::cluster::{Authority, PEER_LIFE};
 use crate::consensus::{self, Consensus, Peer, RaftRole};
 use crate::model::{ClusterId, SettingKey};
 use crate::state::{Actor, Command, LogEntry};
@@ -49,7 +49,8 @@ impl Cluster {
 
     pub(super) fn tls(&self, node: NodeId) -> watch::Receiver<Arc<Tls>> {
         let (certificate, key) = (&self.authority.certificate, &self.authority.key);
-        let own = Authority::peer_certificate(certificate, key, (self.id, node), clock::now()).expect("signs");
+        let own =
+            Authority::peer_certificate(certificate, key, (self.id, node), clock::now(), PEER_LIFE).expect("signs");
         let root = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
         let tls = Tls::new(self.id, &[root], &own).expect("certificates");
         // The sender may go: what it sent stays.

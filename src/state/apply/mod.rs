@@ -160,6 +160,8 @@ impl Draft {
             Command::CordonNode { node, cordoned } => self.cordon_node(*node, *cordoned),
             Command::NoteAbsence { node, absent } => self.note_absence(*node, *absent),
             Command::LoseInstances { instances, reason } => self.lose_instances(instances, reason),
+            Command::RotateAuthority { certificate, key } => self.rotate_authority(certificate, key),
+            Command::NoteAuthority { node, step, begun_at } => self.note_authority(*node, *step, *begun_at),
         }
     }
 }

@@ -208,6 +208,7 @@ impl Draft {
         }
         if admission.fenced_at.is_none() {
             self.put(Admission { fenced_at: Some(self.now), ..Admission::clone(admission) });
+            self.advance_rotation();
         }
         Ok(Outcome::Done)
     }

@@ -1,5 +1,7 @@
 //! Whole nodes: the program as a process, a real engine, real containers.
 
+mod authority;
+mod certificates;
 mod cluster;
 mod daily;
 mod durability;
@@ -11,6 +13,7 @@ mod leftovers;
 mod life;
 mod membership;
 mod partition;
+mod quorum;
 mod recovery;
 mod sickness;
 mod store;
