@@ -110,7 +110,7 @@ impl<E: From<Unencodable>, T: FnMut(Bytes) -> Result<(), E>> Blocks<T, E> {
     }
 }
 
-/// Reads a backup's contents. What was handed out counts only once [`Self::next`] answered `None`.
+/// Reads a backup's contents. What was handed out counts only once [`Self::next_rows`] answered `None`.
 pub struct BackupReader<R> {
     input: R,
     header: BackupHeader,
