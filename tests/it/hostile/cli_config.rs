@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use super::live::{Live, addresses, node_fails, program, said};
 use super::{Check, Row, interrupt};
@@ -169,14 +170,29 @@ fn answer_once(head: &str, body: &str) -> (String, std::thread::JoinHandle<()>) 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    listener.set_nonblocking(true).expect("it can be asked without waiting");
     let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a client");
-        let mut request = [0; 8_192];
-        let _what_was_asked = stream.read(&mut request).expect("a request");
-        stream.write_all(answer.as_bytes()).expect("answers");
+        let begun = Instant::now();
+        while begun.elapsed() < ASKED_WITHIN {
+            let Ok((mut stream, _)) = listener.accept() else {
+                std::thread::sleep(Duration::from_millis(5)); // poll
+                continue;
+            };
+            stream.set_nonblocking(false).expect("a socket");
+            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+            let mut request = [0; 8_192];
+            // The port may have been another test's a moment ago, and somebody may still look for that one.
+            if stream.read(&mut request).is_ok_and(|_| request.starts_with(b"GET ")) {
+                return stream.write_all(answer.as_bytes()).expect("answers");
+            }
+        }
+        panic!("nobody asked within {ASKED_WITHIN:?}");
     });
     (address, server)
 }
+
+/// How long the program may take until it asks.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
 
 fn escapes(_: &Live) {
     let hostile = r"\u001b]52;c;aGk=\u0007\u001b[2J\u009b2J\rover\u202e";
