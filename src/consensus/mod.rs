@@ -10,7 +10,6 @@
 
 mod error;
 mod group;
-mod hearsay;
 mod members;
 mod network;
 mod propose;
@@ -39,7 +38,6 @@ use crate::model::NodeId;
 use crate::space::Space;
 use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
-use hearsay::Hearsay;
 use network::{Addresses, Network};
 use reads::Reads;
 use roll::Roll;
@@ -106,7 +104,6 @@ pub struct Consensus {
     view: watch::Receiver<View>,
     reads: Reads,
     roll: Roll,
-    hearsay: Hearsay,
     patience: Duration,
     transport: Arc<dyn Transport>,
     space: Space,
@@ -131,18 +128,12 @@ impl Consensus {
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
         let (reads, rounds) = reads::channel();
-        let hearsay = Hearsay::new();
-        let rounds = rounds.run(
-            (node, raft.clone(), Arc::clone(&transport), hearsay.clone()),
-            options.patience,
-            supervisor.stopping(),
-        );
+        let roll = Roll::new(node, options.doors);
+        let rounds =
+            rounds.run((raft.clone(), Arc::clone(&transport), roll.clone()), options.patience, supervisor.stopping());
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
-        let roll = Roll::default();
-        let call = roll.clone().call((node, raft.clone(), Arc::clone(&transport)), supervisor.stopping());
+        let call = roll.clone().call((raft.clone(), Arc::clone(&transport)), supervisor.stopping());
         supervisor.spawn("roll call", OnError::StopNode, call);
-        let ask = hearsay.clone().run(raft.clone(), Arc::clone(&transport), options.doors, supervisor.stopping());
-        supervisor.spawn("hearsay", OnError::StopNode, ask);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));
         let watch = watch_over(raft.clone(), store.clone(), addresses, supervisor.stopping());
@@ -157,7 +148,6 @@ impl Consensus {
             view,
             reads,
             roll,
-            hearsay,
             patience: options.patience,
             transport,
             space,

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use narvana_proto::v1::{self, propose_reply};
-use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -39,7 +38,7 @@ impl Consensus {
                 Err(ProposeError::NoLeader { leader, address }) => (leader, address),
                 answered => return sure(answered, doubtful),
             };
-            let told = self.hearsay.leader();
+            let told = self.roll.leader(Instant::now());
             if let Some(peer) = told.or_else(|| self.elsewhere(leader, address.as_ref())) {
                 match self.propose_there(&peer, &proposal, deadline).await {
                     Err(ProposeError::NoLeader { .. }) => {}
@@ -97,22 +96,10 @@ impl Consensus {
             }),
             Err(ProposeError::OutcomeUnknown) => propose_reply::Result::Unknown(v1::OutcomeUnknown {}),
             Err(ProposeError::NoLeader { .. } | ProposeError::Stopped | ProposeError::TooLarge { .. }) => {
-                propose_reply::Result::NotLeading(self.not_leading())
+                propose_reply::Result::NotLeading(v1::NotLeading {})
             }
         };
         Ok(v1::ProposeReply { result: Some(result) })
-    }
-
-    /// Who leads, for whoever took this node for it.
-    pub(super) fn not_leading(&self) -> v1::NotLeading {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let leader = metrics.current_leader.and_then(|node| {
-            let address = members.get_node(&node)?.address.clone();
-            Some(v1::Leader { node, address })
-        });
-        v1::NotLeading { leader }
     }
 
     /// The node that leads, if it is another one and its address is known.

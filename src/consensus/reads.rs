@@ -11,12 +11,11 @@ use narvana_proto::v1::read_index_reply;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::hearsay::Hearsay;
+use super::roll::Roll;
 use super::{Peer, Raft, ReadError, Transport, leader_of};
-use crate::model::NodeId;
 use crate::store::TypeConfig;
 
 /// Reads that wait for the next round. Beyond that, callers wait to be let in, which bounds the memory.
@@ -54,7 +53,7 @@ impl Rounds {
     /// Runs until it is stopped.
     pub(super) async fn run(
         mut self,
-        (node, raft, transport, hearsay): (NodeId, Raft, Arc<dyn Transport>, Hearsay),
+        (raft, transport, roll): (Raft, Arc<dyn Transport>, Roll),
         patience: Duration,
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
@@ -70,7 +69,7 @@ impl Rounds {
             // A leader without a quorum gets no answer; the next readers must not wait behind this round for ever.
             let asked = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                asked = timeout(patience, ask(node, &raft, &*transport, &hearsay)) => asked,
+                asked = timeout(patience, ask(&raft, &*transport, &roll)) => asked,
             };
             for reader in round.drain(..) {
                 // A reader that gave up is not an error.
@@ -84,14 +83,14 @@ impl Rounds {
 }
 
 /// Here when this node leads, else of the node that does.
-async fn ask(node: NodeId, raft: &Raft, transport: &dyn Transport, hearsay: &Hearsay) -> Answer {
+async fn ask(raft: &Raft, transport: &dyn Transport, roll: &Roll) -> Answer {
     let refusal = match index_here(raft).await {
         Err(refusal @ ReadError::NoLeader { .. }) => refusal,
         answered => return answered,
     };
-    let leader = match (hearsay.leader(), &refusal) {
+    let leader = match (roll.leader(Instant::now()), &refusal) {
         (Some(told), _) => told,
-        (None, ReadError::NoLeader { leader: Some(leader), address: Some(address) }) if *leader != node => {
+        (None, ReadError::NoLeader { leader: Some(leader), address: Some(address) }) if *leader != roll.node() => {
             Peer { node: *leader, address: address.clone() }
         }
         _ => return Err(refusal),

@@ -3,6 +3,7 @@
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use narvana_proto::v1::{self, read_index_reply, snapshot_part};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -56,9 +57,10 @@ impl Receiver {
         requests: impl Stream<Item = v1::AppendRequest> + Send + 'static,
     ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
         let (report, malformed) = mpsc::channel(1);
-        let hearsay = self.0.hearsay.clone();
-        let requests =
-            requests.inspect(move |_| hearsay.heard()).map(wire::append_entries).scan(report, |report, request| {
+        let roll = self.0.roll.clone();
+        let requests = requests.inspect(move |_| roll.leader_is_there()).map(wire::append_entries).scan(
+            report,
+            |report, request| {
                 std::future::ready(match request {
                     Ok(request) => Some(request),
                     Err(error) => {
@@ -67,7 +69,8 @@ impl Receiver {
                         None
                     }
                 })
-            });
+            },
+        );
         let replies = self.0.raft.stream_append(requests).map(|result| match result {
             Ok(result) => Ok(wire::append_reply(result)),
             Err(fatal) => Err(ReceiveError::Stopped(fatal.to_string())),
@@ -129,17 +132,29 @@ impl Receiver {
         let group = self.0.group();
         let heard = group.and_then(|group| group.members.get(&asking)?.silent_for);
         if heard.is_none_or(|silent_for| silent_for >= ASSURED_IF_HEARD_WITHIN) {
-            return v1::ReadIndexReply { result: Some(read_index_reply::Result::NotLeading(self.0.not_leading())) };
+            return v1::ReadIndexReply { result: Some(read_index_reply::Result::NotLeading(v1::NotLeading {})) };
         }
         let asked = timeout(self.0.patience, reads::index_here(&self.0.raft)).await.unwrap_or(Err(ReadError::TimedOut));
         let result = match asked {
             Ok(index) => read_index_reply::Result::Index(index),
             Err(ReadError::TimedOut) => read_index_reply::Result::Unknown(v1::OutcomeUnknown {}),
             Err(ReadError::NoLeader { .. } | ReadError::Stopped) => {
-                read_index_reply::Result::NotLeading(self.0.not_leading())
+                read_index_reply::Result::NotLeading(v1::NotLeading {})
             }
         };
         v1::ReadIndexReply { result: Some(result) }
+    }
+
+    /// That this node is there, and who leads as far as it knows.
+    pub fn roll_call(&self) -> v1::RollCallReply {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|node| {
+            let address = members.get_node(&node)?.address.clone();
+            Some(v1::Leader { term: metrics.current_term, node, address })
+        });
+        v1::RollCallReply { leader }
     }
 
     /// Hears that another member shall lead.

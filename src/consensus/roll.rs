@@ -1,16 +1,21 @@
-//! The roll call: which voters answer this node, and since when the others do not.
+//! The roll call: which voters answer this node, since when the others do not, and whom they take for the leader.
 //!
 //! A leader hears its followers and a follower its leader, but followers do not hear each other; and it is when the leader
-//! is gone that people ask who is there. So every node greets every voter, whoever leads. What is heard stays in memory: it
-//! explains, and nothing is decided by it.
+//! is gone that people ask who is there. So every node greets every voter, whoever leads, and while none answers also those
+//! that let it in. What is heard stays in memory.
+//!
+//! It explains why there is no quorum, and it shows the way to a leader that does not find this node, because one of the
+//! two moved meanwhile, or the node was never reached yet: so a node that moved can say where it is. A removed node learns of
+//! that by being refused. Nothing is decided by it: whoever is taken for the leader knows whether it is.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use narvana_proto::v1;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,19 +30,34 @@ const EVERY: Duration = Duration::from_secs(1);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// A voter that answered nothing for this long is missing.
 const MISSING_AFTER: Duration = Duration::from_secs(3);
+/// Silence of the leader after which others are believed about it: elections take less.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// What the calls found. Clones share it.
-#[derive(Clone, Default)]
-pub(super) struct Roll(Arc<Mutex<BTreeMap<NodeId, Heard>>>);
+#[derive(Clone)]
+pub(super) struct Roll {
+    node: NodeId,
+    /// Whom to greet while no voter answers: those that let this node in.
+    doors: Arc<[Peer]>,
+    known: Arc<Mutex<Known>>,
+}
+
+struct Known {
+    heard: BTreeMap<NodeId, Heard>,
+    /// When the leader sent something.
+    leader: Instant,
+}
 
 /// What is known of one voter.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Heard {
     /// Its newest answer, or the first question.
     at: Instant,
     /// The same by the clock on the wall.
     time: Timestamp,
     answered: bool,
+    /// Whom it took for the leader, and of which term.
+    leader: Option<(u64, Peer)>,
 }
 
 /// How this node sees the voters: enough to explain why the cluster cannot decide.
@@ -106,10 +126,10 @@ impl fmt::Display for MissingVoter {
 impl Consensus {
     /// Which voters do not answer this node. Not a decision: with other nodes it may be otherwise.
     pub fn quorum(&self) -> Quorum {
-        let voters = voters(&self.raft);
+        let (voters, now) = (voters(&self.raft), Instant::now());
         let state = self.latest().state;
         let missing = voters.iter().filter(|peer| peer.node != self.node).filter_map(|peer| {
-            let heard = self.roll.silent(peer.node)?;
+            let heard = self.roll.silent(peer.node, now)?;
             // What the cluster put on record may be older than what this process remembers.
             let on_record = state.absence(peer.node).map(|absence| absence.since).filter(|_| !heard.answered);
             let name = state.node(peer.node).map(|node| node.name.clone());
@@ -137,17 +157,47 @@ fn voters(raft: &Raft) -> Vec<Peer> {
 }
 
 impl Roll {
+    pub(super) fn new(node: NodeId, doors: Vec<Peer>) -> Self {
+        let known = Known { heard: BTreeMap::new(), leader: Instant::now() };
+        Self { node, doors: doors.into(), known: Arc::new(Mutex::new(known)) }
+    }
+
+    /// Who calls.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leader sent something.
+    pub(super) fn leader_is_there(&self) {
+        self.known().leader = Instant::now();
+    }
+
+    /// Who leads as others say, while the leader is silent here: the newest that anybody knows of.
+    pub(super) fn leader(&self, now: Instant) -> Option<Peer> {
+        let known = self.known();
+        if now.duration_since(known.leader) <= SILENCE_MAX {
+            return None;
+        }
+        let fresh = known.heard.values().filter(|heard| now.duration_since(heard.at) < MISSING_AFTER);
+        let newest = fresh.filter_map(|heard| heard.leader.as_ref()).max_by_key(|(term, _)| *term);
+        newest.map(|(_, leader)| leader).filter(|leader| leader.node != self.node).cloned()
+    }
+
     /// Greets the voters until told to stop.
     pub(super) async fn call(
         self,
-        (own, raft, transport): (NodeId, Raft, Arc<dyn Transport>),
+        (raft, transport): (Raft, Arc<dyn Transport>),
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut metrics = raft.metrics();
         loop {
-            let others: Vec<Peer> = voters(&raft).into_iter().filter(|peer| peer.node != own).collect();
+            let others = self.others(&voters(&raft), Instant::now());
             if others.is_empty() {
                 // An idle node is not woken for nobody.
                 tokio::select! {
@@ -168,34 +218,47 @@ impl Roll {
         }
     }
 
-    /// Begins to wait for those that are new, and forgets those that do not vote any more.
+    /// Whom to greet. A node that votes alone needs nobody.
+    fn others(&self, voters: &[Peer], now: Instant) -> Vec<Peer> {
+        let mut others: Vec<Peer> = voters.iter().filter(|peer| peer.node != self.node).cloned().collect();
+        let alone = others.is_empty() && !voters.is_empty();
+        if !alone && others.iter().all(|peer| self.silent(peer.node, now).is_some()) {
+            let doors = self.doors.iter().filter(|door| voters.iter().all(|voter| voter.node != door.node));
+            others.extend(doors.cloned());
+        }
+        others
+    }
+
+    /// Begins to wait for those that are new, and forgets those that are not greeted any more.
     fn expect(&self, others: &[Peer]) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|node, _| others.iter().any(|peer| peer.node == *node));
+        let heard = &mut self.known().heard;
+        heard.retain(|node, _| others.iter().any(|peer| peer.node == *node));
         for peer in others {
-            known.entry(peer.node).or_insert_with(|| Heard::now(false));
+            heard.entry(peer.node).or_insert_with(|| Heard::now(false, None));
         }
     }
 
     async fn greet(&self, transport: &dyn Transport, peer: &Peer) {
-        let answer = timeout(ANSWER_MAX, transport.greet(peer)).await;
-        // A refusal is a sign of life too.
-        if matches!(answer, Ok(Ok(()) | Err(TransportError::Refused { .. }))) {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(peer.node, Heard::now(true));
-        }
+        let leader = match timeout(ANSWER_MAX, transport.greet(peer)).await {
+            Ok(Ok(v1::RollCallReply { leader })) => {
+                leader.map(|leader| (leader.term, Peer { node: NodeId(leader.node), address: leader.address }))
+            }
+            // A refusal is a sign of life too.
+            Ok(Err(TransportError::Refused { .. })) => None,
+            _ => return,
+        };
+        self.known().heard.insert(peer.node, Heard::now(true, leader));
     }
 
     /// The last that was heard of a voter that is missing.
-    fn silent(&self, node: NodeId) -> Option<Heard> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&node).copied().filter(|heard| heard.at.elapsed() >= MISSING_AFTER)
+    fn silent(&self, node: NodeId, now: Instant) -> Option<Heard> {
+        self.known().heard.get(&node).filter(|heard| now.duration_since(heard.at) >= MISSING_AFTER).cloned()
     }
 }
 
 impl Heard {
-    fn now(answered: bool) -> Self {
-        Self { at: Instant::now(), time: clock::now(), answered }
+    fn now(answered: bool, leader: Option<(u64, Peer)>) -> Self {
+        Self { at: Instant::now(), time: clock::now(), answered, leader }
     }
 }
 
@@ -206,6 +269,47 @@ mod tests {
     fn missing(name: &str, never: bool) -> MissingVoter {
         let address = format!("{name}:9090");
         MissingVoter { node: NodeId(2), name: name.to_owned(), address, since: Timestamp(1_700_000_000_123), never }
+    }
+
+    fn peer(node: u64) -> Peer {
+        Peer { node: NodeId(node), address: format!("n{node}:9090") }
+    }
+
+    #[test]
+    fn others_are_believed_about_the_leader_while_it_is_silent_and_no_longer() {
+        let roll = Roll::new(NodeId(1), Vec::new());
+        let begun = roll.known().leader;
+        let after = |milliseconds: u64| begun + Duration::from_millis(milliseconds);
+        let heard = |from: u64, term: u64, leader: u64, at: Instant| {
+            let heard = Heard { at, ..Heard::now(true, Some((term, peer(leader)))) };
+            roll.known().heard.insert(NodeId(from), heard);
+        };
+        heard(2, 7, 2, after(1_000));
+        assert_eq!(roll.leader(after(2_000)), None, "it was there a moment ago");
+        assert_eq!(roll.leader(after(2_001)), Some(peer(2)));
+        heard(3, 8, 3, after(2_500));
+        assert_eq!(roll.leader(after(3_000)), Some(peer(3)), "of the newest term");
+        assert_eq!(roll.leader(after(5_500)), None, "nobody has said anything lately");
+        heard(3, 9, 1, after(3_000));
+        assert_eq!(roll.leader(after(3_500)), None, "this node itself knows better");
+        heard(3, 9, 3, after(3_000));
+        roll.known().leader = after(3_100);
+        assert_eq!(roll.leader(after(3_500)), None, "it is back");
+    }
+
+    #[test]
+    fn who_let_this_node_in_is_greeted_while_no_voter_answers() {
+        let roll = Roll::new(NodeId(1), vec![peer(9)]);
+        let now = Instant::now();
+        let later = now + MISSING_AFTER + Duration::from_secs(1);
+        assert_eq!(roll.others(&[], now), [peer(9)], "nobody else is known");
+        assert_eq!(roll.others(&[peer(1)], now), [], "it votes alone");
+        let voters = [peer(1), peer(2), peer(3)];
+        roll.expect(&roll.others(&voters, now));
+        assert_eq!(roll.others(&voters, now), [peer(2), peer(3)]);
+        assert_eq!(roll.others(&voters, later), [peer(2), peer(3), peer(9)]);
+        roll.known().heard.insert(NodeId(3), Heard { at: later, ..Heard::now(true, None) });
+        assert_eq!(roll.others(&voters, later), [peer(2), peer(3)]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub trait Transport: Send + Sync + 'static {
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply>;
 
     /// Asks for a sign of life.
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()>;
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply>;
 }
 
 /// Reaches nobody: for a group that is only being founded.
@@ -109,7 +109,7 @@ impl Transport for NoTransport {
         nobody(peer)
     }
 
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()> {
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply> {
         nobody(peer)
     }
 }

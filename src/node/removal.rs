@@ -1,7 +1,7 @@
 //! The end of a node's membership: it finds out, stops what it runs, and ends.
 //!
 //! A removed node may not hear of it through the log, which it is not sent any more. But every member that it calls says so,
-//! and it calls one now and then for this reason alone.
+//! and every node greets the voters each second (`consensus::roll`).
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,13 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 use crate::cluster::Identity;
-use crate::consensus::{Consensus, RaftRole, View};
+use crate::consensus::{Consensus, View};
 use crate::engine::{self, Engine};
 use crate::model::ClusterId;
 use crate::task::Supervisor;
-
-/// How often a node that does not lead asks whether it still belongs. Removal takes effect within five seconds.
-const ASK_EVERY: Duration = Duration::from_secs(3);
 
 /// How long the end of its containers is tried; the next start goes on with it.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
@@ -106,12 +103,6 @@ impl Membership {
             tokio::select! {
                 _ = views.changed() => {}
                 _ = refused.changed() => {}
-                () = sleep(ASK_EVERY) => {
-                    if self.consensus.status().role != RaftRole::Leader {
-                        // The answer does not matter: who refuses this node says why, which is noted where calls are made.
-                        let _answer = self.consensus.linearizable().await;
-                    }
-                }
             }
         }
     }

@@ -56,6 +56,6 @@ impl Forward for ForwardService {
     }
 
     async fn roll_call(&self, _: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
-        Ok(Response::new(v1::RollCallReply {}))
+        Ok(Response::new(self.receiver.roll_call()))
     }
 }

@@ -243,7 +243,7 @@ impl Transport for Peers {
         async move { self.answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
     }
 
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, ()> {
-        async move { self.answer(peer, self.forward(peer)?.roll_call(v1::RollCallRequest {}).await).map(drop) }.boxed()
+    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply> {
+        async move { self.answer(peer, self.forward(peer)?.roll_call(v1::RollCallRequest {}).await) }.boxed()
     }
 }
