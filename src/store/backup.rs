@@ -147,8 +147,7 @@ impl<R: Read> BackupReader<R> {
             if trailer != found {
                 return Err(BackupUnreadable::Damaged("its contents do not add up"));
             }
-            let mut more = [0];
-            if read_whole(&mut self.input, &mut more)? > 0 {
+            if !up_to(1, &mut self.input)?.is_empty() {
                 return Err(BackupUnreadable::Damaged("something follows its end"));
             }
             self.ended = true;
@@ -166,19 +165,15 @@ fn part<T: Stored>(part: &'static str, plain: &[u8]) -> Result<T, BackupUnreadab
     envelope::decode(plain).map_err(|source| BackupUnreadable::Part { part, source })
 }
 
-/// The next block. Memory grows with what is there, not with what a length claims.
+/// The next block.
 fn block(input: &mut impl Read, hash: &mut Sha256) -> Result<Vec<u8>, BackupUnreadable> {
-    let mut head = [0; 4];
-    if read_whole(input, &mut head)? < head.len() {
-        return Err(BackupUnreadable::Truncated);
-    }
+    let head: [u8; 4] = up_to(4, input)?.try_into().map_err(|_| BackupUnreadable::Truncated)?;
     let length = u32::from_be_bytes(head);
     if length as usize > DECODED_BYTES_MAX {
         return Err(BackupUnreadable::Damaged("a part of it has an impossible length"));
     }
-    let mut plain = Vec::new();
-    let read = input.take(u64::from(length)).read_to_end(&mut plain).map_err(BackupUnreadable::Io)?;
-    if read < length as usize {
+    let plain = up_to(u64::from(length), input)?;
+    if plain.len() < length as usize {
         return Err(BackupUnreadable::Truncated);
     }
     hash.update(head);
@@ -186,18 +181,11 @@ fn block(input: &mut impl Read, hash: &mut Sha256) -> Result<Vec<u8>, BackupUnre
     Ok(plain)
 }
 
-/// Fills the buffer as far as there is something.
-fn read_whole(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, BackupUnreadable> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(BackupUnreadable::Io(error)),
-        }
-    }
-    Ok(filled)
+/// So many bytes, or as many as there are. Memory grows with what is there, not with what a length claims.
+fn up_to(bytes: u64, input: &mut impl Read) -> Result<Vec<u8>, BackupUnreadable> {
+    let mut found = Vec::new();
+    input.take(bytes).read_to_end(&mut found).map_err(BackupUnreadable::Io)?;
+    Ok(found)
 }
 
 #[cfg(test)]
