@@ -6,9 +6,11 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Consensus, Peer, TransportError};
+use crate::model::Epoch;
 use crate::rpc::Peers;
 
 /// Pause between two rounds while somebody may be at work on the machines.
@@ -37,19 +39,25 @@ async fn rounds(consensus: &Consensus, peers: &Peers) {
         if consensus.leading_term().is_some()
             && let Some(epoch) = consensus.latest().state.epoch().cloned()
         {
-            for (node, address) in &epoch.left_behind {
+            // Together: most of them are gone, and each of those takes as long as a connection that nobody answers.
+            join_all(epoch.left_behind.iter().map(|(node, address)| {
                 let peer = Peer { node: *node, address: address.clone() };
-                match peers.leave_behind(&peer, &epoch).await {
-                    Ok(()) => tracing::warn!(%node, address, "a node that was left behind was told and ends"),
-                    // It answers, and does not think so: its cluster goes on too, or began anew as well.
-                    Err(error @ TransportError::Refused { .. }) => {
-                        tracing::warn!(%error, "a node that was left behind goes on in a cluster of its own: stop it");
-                    }
-                    // Mostly it is gone.
-                    Err(error) => tracing::debug!(%error, "a node that was left behind cannot be told"),
-                }
-            }
+                tell_one(peers, peer, &epoch)
+            }))
+            .await;
         }
         tokio::time::sleep(if begun.elapsed() < AT_WORK { PAUSE } else { PAUSE_LATER }).await;
+    }
+}
+
+async fn tell_one(peers: &Peers, peer: Peer, epoch: &Epoch) {
+    match peers.leave_behind(&peer, epoch).await {
+        Ok(()) => tracing::warn!(?peer, "a node that was left behind was told and ends"),
+        // It answers, and does not think so: its cluster goes on too, or began anew as well.
+        Err(error @ TransportError::Refused { .. }) => {
+            tracing::warn!(%error, "a node that was left behind goes on in a cluster of its own: stop it");
+        }
+        // Mostly it is gone.
+        Err(error) => tracing::debug!(%error, "a node that was left behind cannot be told"),
     }
 }

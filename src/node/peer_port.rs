@@ -38,19 +38,24 @@ const TOLD_PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn admit(view: watch::Receiver<View>) -> Admit {
     Arc::new(move |node| {
         let view = view.borrow();
-        may_talk(node, view.state.admission(node).map(|admission| &**admission), view.index)
+        may_talk(
+            node,
+            view.state.admission(node).map(|admission| &**admission),
+            view.index,
+            view.state.epoch().is_none(),
+        )
     })
 }
 
-fn may_talk(node: NodeId, admission: Option<&Admission>, applied: u64) -> Result<NodeRole, String> {
+fn may_talk(node: NodeId, admission: Option<&Admission>, applied: u64, first_epoch: bool) -> Result<NodeRole, String> {
     match admission {
         Some(admission) if admission.fenced_at.is_some() => Err(format!(
             "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
              `narvana join`"
         )),
         Some(admission) => Ok(admission.role),
-        // The founder is on record from its first word on.
-        None if node.0 > applied || node == NodeId::FOUNDER => Ok(NodeRole::VoterEligible),
+        // The founder is on record from its first word on; what begins anew does so with a node on record.
+        None if node.0 > applied || (first_epoch && node == NodeId::FOUNDER) => Ok(NodeRole::VoterEligible),
         None => Err(format!(
             "this cluster never let node {node} in; its machine can come as a new node, in an empty data folder, with \
              `narvana join`"
@@ -274,15 +279,16 @@ mod tests {
             removed_at: at(removed),
             fenced_at: at(fenced),
         };
-        for (node, admission, applied, may) in [
-            (7, Some(admission(None, None)), 100, Ok(NodeRole::Worker)),
-            (7, Some(admission(Some(2), None)), 100, Ok(NodeRole::Worker)),
-            (7, Some(admission(Some(2), Some(3))), 100, Err("was removed")),
-            (101, None, 100, Ok(NodeRole::VoterEligible)),
-            (100, None, 100, Err("never let")),
-            (1, None, 100, Ok(NodeRole::VoterEligible)),
+        for (node, admission, first_epoch, may) in [
+            (7, Some(admission(None, None)), true, Ok(NodeRole::Worker)),
+            (7, Some(admission(Some(2), None)), true, Ok(NodeRole::Worker)),
+            (7, Some(admission(Some(2), Some(3))), true, Err("was removed")),
+            (101, None, true, Ok(NodeRole::VoterEligible)),
+            (100, None, true, Err("never let")),
+            (1, None, true, Ok(NodeRole::VoterEligible)),
+            (1, None, false, Err("never let")),
         ] {
-            let found = may_talk(NodeId(node), admission.as_ref(), applied);
+            let found = may_talk(NodeId(node), admission.as_ref(), 100, first_epoch);
             match (&found, may) {
                 (Ok(role), Ok(wanted)) => assert_eq!(*role, wanted),
                 (Err(reason), Err(words)) if reason.contains(words) => {}

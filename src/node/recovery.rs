@@ -69,7 +69,8 @@ impl Recovery {
         if others().next().is_none() {
             return Err(Unrecoverable::NotNeeded.into());
         }
-        let answering = answering(&survey, others().copied()).await;
+        let addresses = others().filter_map(|voter| Some((*voter, survey.members.get(voter)?.clone())));
+        let answering = who_answers(addresses).await;
         let own = usize::from(survey.voters.contains(&identity.node));
         if answering.len() + own > survey.voters.len() / 2 {
             let names: Vec<String> = answering.iter().map(|node| called(&survey, *node)).collect();
@@ -90,7 +91,7 @@ impl Recovery {
         line("\nWhat it knows:".to_owned());
         let at = survey.newest_command.map_or_else(String::new, |at| format!(", whose newest change is of {at}"));
         line(format!("  its log ends with entry {} (term {}){at}", survey.last, survey.term));
-        match survey.last - survey.agreed {
+        match survey.last.saturating_sub(survey.agreed) {
             0 => line("  all of that was agreed on by the majority".to_owned()),
             open => line(format!(
                 "  the last {open} of these may not have been agreed on; they are kept: some of them may have been answered"
@@ -135,7 +136,7 @@ impl Recovery {
     }
 
     fn aside_name(&self) -> String {
-        format!("before-epoch-{}", self.begun.state.epoch().map_or(0, |epoch| epoch.number))
+        free_name(self.dir.path(), self.begun.state.epoch().map_or(0, |epoch| epoch.number))
     }
 
     /// Makes the node the only member of its cluster.
@@ -146,6 +147,16 @@ impl Recovery {
         Store::renew(options(&self.dir, self.identity)?, &seed, &aside).await?;
         Ok(())
     }
+}
+
+/// A name that nothing in the folder has: what an earlier recovery kept is not touched by one that somebody began over.
+fn free_name(folder: &Path, epoch: u64) -> String {
+    let names = (1_u32..).map(|time| match time {
+        1 => format!("before-epoch-{epoch}"),
+        time => format!("before-epoch-{epoch}-{time}"),
+    });
+    let mut free = names.filter(|name| !folder.join(name).exists());
+    free.next().expect("a folder holds fewer files than there are numbers")
 }
 
 fn options(dir: &DataDir, identity: Identity) -> anyhow::Result<store::Options> {
@@ -164,12 +175,26 @@ fn called(survey: &Survey, node: NodeId) -> String {
     name.map_or_else(|| format!("node {node}"), |name| format!("{name} (node {node})"))
 }
 
-/// Who of these takes a connection. Whether it is that node is not known, so it only makes somebody look again.
-async fn answering(survey: &Survey, nodes: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
-    let asked = nodes.map(|node| async move {
-        let address = survey.members.get(&node)?;
+/// Who of these takes a connection where it was last. Whether it is that node is not known, so it only makes somebody look again.
+pub(super) async fn who_answers(nodes: impl Iterator<Item = (NodeId, String)>) -> BTreeSet<NodeId> {
+    let asked = nodes.map(|(node, address)| async move {
         let connected = timeout(ANSWER_MAX, TcpStream::connect(address)).await;
         matches!(connected, Ok(Ok(_))).then_some(node)
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_before_is_not_touched() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["before-epoch-1", "before-epoch-1-2", "before-epoch-1-3"] {
+            assert_eq!(free_name(folder.path(), 1), name);
+            std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        assert_eq!(free_name(folder.path(), 2), "before-epoch-2");
+    }
 }

@@ -61,6 +61,8 @@ pub fn begin_epoch(state: &State, index: u64, at: Timestamp, beginning: &Beginni
             draft.delete(Key::Session(session));
         }
     }
+    // Those whom it waited for are gone.
+    draft.advance_rotation();
     Ok(Begun { state: draft.state, node, index })
 }
 
@@ -68,7 +70,8 @@ impl Draft {
     /// Removes every member but one, and says who they were and where.
     fn leave_behind(&mut self, first: NodeId, origin: Origin) -> Result<BTreeMap<NodeId, String>, Rejection> {
         let members: Vec<_> = self.state.members().filter(|member| member.node != first).cloned().collect();
-        let mut left_behind = BTreeMap::new();
+        // Whoever an earlier epoch left behind may not know it yet.
+        let mut left_behind = self.state.epoch().map_or_else(BTreeMap::new, |before| before.left_behind.clone());
         for member in members {
             let id = member.node;
             let registered = self.state.node(id).map(|node| node.peer_address());
@@ -125,7 +128,7 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Instance, InstanceState};
+    use crate::model::{Cluster, Instance, InstanceState, Rotation, RotationStep, Secret};
     use crate::state::{Actor, Command, LogEntry, Outcome, Record, apply, sample_records, violations};
 
     const AT: Timestamp = Timestamp(1_760_000_000_000);
@@ -196,11 +199,37 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_does_not_wait_for_those_that_were_left_behind() {
+        let second = Admission { node: NodeId(20), name: "two".to_owned(), ..founder(&sample()) };
+        let mut cluster = Cluster::clone(sample().cluster().expect("a cluster"));
+        for (step, after) in [(RotationStep::Trust, Some(RotationStep::Show)), (RotationStep::Show, None)] {
+            cluster.rotation = Some(Rotation {
+                step,
+                certificate: "new".to_owned(),
+                key: Secret::new("key"),
+                begun_at: AT,
+                done: [NodeId::FOUNDER].into(),
+            });
+            let before = State::from_records(sample().records().chain([second.clone().into(), cluster.clone().into()]));
+            let begun = begin_epoch(&before, 30, AT, &Beginning::Recovered(NodeId::FOUNDER)).expect("begins");
+            let rotation = begun.state.cluster().expect("a cluster").rotation.as_ref().map(|rotation| rotation.step);
+            assert_eq!(rotation, after, "after {step:?}");
+        }
+    }
+
+    fn founder(state: &State) -> Admission {
+        Admission::clone(state.admission(NodeId::FOUNDER).expect("a sample"))
+    }
+
+    #[test]
     fn epochs_follow_each_other_and_ids_never_come_again() {
         let first = restored(&sample(), 9);
         let second = restored(&first.state, first.index + 12);
         assert_eq!(second.node, NodeId(2_000_000_000_000));
-        assert_eq!(second.state.epoch().map(|epoch| epoch.number), Some(2));
+        let epoch = second.state.epoch().expect("an epoch");
+        assert_eq!(epoch.number, 2);
+        let left_behind: Vec<NodeId> = epoch.left_behind.keys().copied().collect();
+        assert_eq!(left_behind, [NodeId::FOUNDER, first.node], "who may not know of the first epoch yet is told too");
         // The founder of the first days cannot describe itself as if nothing had been.
         let admission = |record: &Record| record.key() != Key::Admission(NodeId::FOUNDER);
         let forgotten = State::from_records(
