@@ -78,6 +78,9 @@ pub(super) struct RestoreArgs {
     node: NodeArgs,
     /// The backup
     file: PathBuf,
+    /// End the nodes of the cluster before, although some of them can be reached
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     passphrase: PassphraseArg,
 }
@@ -135,6 +138,7 @@ async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let passphrase = args.passphrase.known()?;
     let file = args.file.clone();
     let backup = tokio::task::spawn_blocking(move || backup::restore(&file, &passphrase)).await??;
+    crate::node::may_restore(&backup, args.replace).await?;
     node::restore(args.node, &backup, &restored(&backup)).await
 }
 

@@ -80,6 +80,11 @@ pub async fn found(config: &NodeConfig) -> anyhow::Result<Init> {
     Ok(Init::Founded)
 }
 
+/// Refuses a backup whose cluster still answers somewhere, unless it is to be replaced.
+pub async fn may_restore(backup: &Restored, replace: bool) -> anyhow::Result<()> {
+    if replace { Ok(()) } else { restoring::look_for_the_old_one(backup).await }
+}
+
 /// Founds the cluster of a backup anew in an empty data folder and runs its only node until it is told to stop.
 pub async fn restore(
     config: NodeConfig,

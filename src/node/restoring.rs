@@ -1,6 +1,8 @@
 //! A cluster founded anew from a backup: what `backup restore` makes, in an order in which dying at any line leaves a folder
 //! that the next `init` or `backup restore` starts over in.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,32 @@ use crate::{clock, random};
 
 use super::address::Address;
 use super::founding::{AUTHORITY_FILE, SETUP_TOKEN_FILE};
+use super::recovery::who_answers;
+
+/// Refuses to begin while somebody answers at the address of a node that the backup knows: the restored cluster would end it.
+pub(super) async fn look_for_the_old_one(backup: &Restored) -> anyhow::Result<()> {
+    let address = |node: NodeId, otherwise: &str| {
+        backup.state.node(node).map_or_else(|| otherwise.to_owned(), |known| known.peer_address())
+    };
+    let members: BTreeMap<NodeId, (String, String)> = backup
+        .state
+        .members()
+        .map(|member| (member.node, (member.name.clone(), address(member.node, &member.address))))
+        .collect();
+    let answering = who_answers(members.iter().map(|(node, (_, address))| (*node, address.clone()))).await;
+    let names: Vec<String> = answering
+        .iter()
+        .filter_map(|node| members.get(node))
+        .map(|(name, address)| format!("{name} ({address})"))
+        .collect();
+    anyhow::ensure!(
+        names.is_empty(),
+        "{} can be reached, and a restored cluster ends the nodes of the one before, with their containers; to try a backup use \
+         `narvana backup verify` or a machine that does not reach them, to replace the cluster stop them first, or give --replace",
+        names.join(" and ")
+    );
+    Ok(())
+}
 
 /// Makes the folder the only node of the cluster that the backup is of.
 pub(super) async fn found(dir: &DataDir, config: &NodeConfig, backup: &Restored) -> anyhow::Result<()> {

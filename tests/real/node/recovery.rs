@@ -85,6 +85,16 @@ async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
     assert!(!sealed.windows(canary.len()).any(|window| window == canary), "a secret is readable");
     // What comes later is not in it.
     old.post("/v1/apps", &json!({"name": "later"})).expect(201);
+    let mut beside = old.newcomer("beside", "");
+    beside.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), PASSPHRASE.to_owned())];
+    let refused = beside.command(&format!("backup restore {path}")).output().expect("it runs");
+    let said = words(&refused);
+    assert!(
+        !refused.status.success() && said.contains("test-node (127.0.0.1:") && said.contains("--replace"),
+        "{said}"
+    );
+    assert!(!beside.data.exists(), "nothing was made");
+    old.get("/v1/apps/later").expect(200);
     old.kill();
 
     let mut new = old.restored("phoenix", &file, PASSPHRASE);
