@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::crash_disk::{Contents, CrashDisk, Dice, FILES, Others, is_long};
-use super::crash_points::{Finished, Said, left};
+use super::crash_points::left;
+use super::workload::{Finished, Said};
 use super::*;
 
 /// Around so many bytes of something else than zero, half of the flips happen: redb files are mostly empty.

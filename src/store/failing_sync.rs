@@ -6,8 +6,8 @@ use futures::stream;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 
 use super::crash_disk::{Contents, CrashDisk, FILES};
-use super::crash_points::{Said, entry};
 use super::tests::Node;
+use super::workload::{Said, entry};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,8 @@ mod failing_sync;
 mod golden;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod workload;
 
 use std::fs;
 use std::path::{Path, PathBuf};
