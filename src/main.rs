@@ -21,5 +21,5 @@ fn main() -> ExitCode {
         }
         Err(error) => cli::report(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.code())
 }

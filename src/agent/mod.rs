@@ -4,6 +4,8 @@
 //! task per instance, its `runner`, takes it from assigned to ended: image, container, health, log, exit. In: the
 //! replicated state and the engine. Out: containers, log lines, and what was observed, proposed as `ReportInstance`.
 //!
+//! People run commands inside instances, from any node (`exec`).
+//!
 //! A node that has lost touch with the cluster ends what has volumes, so that it can be started again where that is
 //! decided (`contact`).
 //!
@@ -15,6 +17,7 @@ mod contact;
 mod container;
 mod engine_state;
 mod engine_watch;
+mod exec;
 mod exit;
 mod image;
 mod leftovers;
@@ -38,6 +41,7 @@ use crate::model::{ClusterId, InstanceId, NodeId};
 use crate::task::Supervisor;
 
 pub use engine_state::EngineState;
+pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, LocalExec};
 pub use reconciler::Agent;
 pub use removal::remove_all;
 

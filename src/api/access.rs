@@ -9,16 +9,18 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::agent::{Exec, LocalExec};
 use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::clock;
 use crate::cluster::Authority;
-use crate::logs::{self, LogStore};
-use crate::model::{Membership, Org, OrgId, PasswordHash, Role, Session, SessionId, User, UserId};
+use crate::logs::{self, Library, LogStore};
+use crate::model::{Membership, NodeId, Org, OrgId, PasswordHash, Role, Session, SessionId, User, UserId};
 use crate::random;
 use crate::state::{Record, State, sample_records};
 use crate::task::Supervisor;
@@ -121,6 +123,8 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/deployments/{deployment}/explain", VIEWER, none.clone(), 200),
         ("get", "/v1/deployments/{deployment}/stream", VIEWER, none.clone(), 200),
         ("get", "/v1/instances/{instance}", VIEWER, none.clone(), 200),
+        // These requests are no WebSockets, which those who may are told.
+        ("get", "/v1/instances/{instance}/exec", MEMBER, none.clone(), 400),
         ("get", "/v1/instances/{instance}/explain", VIEWER, none.clone(), 200),
         ("get", "/v1/builds", LogIn, none.clone(), 200),
         ("get", "/v1/builds/{build}", VIEWER, none, 200),
@@ -209,8 +213,12 @@ impl Harness {
 
     /// The real router over a state of its own.
     fn router(&self, state: State) -> Router {
-        let parts = (self.logs.clone(), self.artifacts.clone(), Metrics::default());
-        behind(Gate::over(Replica::memory(state), parts, Options::default(), CancellationToken::new()))
+        let replica = Replica::memory(state);
+        let supervisor = Supervisor::new("test", CancellationToken::new());
+        let exec = LocalExec::new(NodeId::FOUNDER, replica.watch(), watch::channel(None).1, supervisor);
+        let parts =
+            (Library::of_one(self.logs.clone()), Exec::of_one(exec), self.artifacts.clone(), Metrics::default());
+        behind(Gate::over(replica, parts, Options::default(), CancellationToken::new()))
     }
 
     async fn ask(

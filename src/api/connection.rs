@@ -104,7 +104,7 @@ where
         .keep_alive_interval(limits.write_wait)
         .max_send_buf_size(WRITE_BUFFER_BYTES);
     let io = TokioIo::new(Impatient::new(stream, limits.write_wait));
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stopping.cancelled() => {

@@ -161,6 +161,13 @@ pub(super) struct ErrorBody {
     request_id: String,
 }
 
+impl ErrorBody {
+    /// For people; harmless to print.
+    pub(super) fn message(self) -> String {
+        self.message
+    }
+}
+
 impl IntoResponse for Error {
     /// The body is written by `finish`, which knows the request's id.
     fn into_response(self) -> Response {

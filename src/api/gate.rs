@@ -12,11 +12,12 @@ use futures::future::{Either, select};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::Exec;
 use crate::artifact::ArtifactStore;
 use crate::auth::{Caller, Passwords, RateLimiter};
 use crate::clock;
 use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
-use crate::logs::LogStore;
+use crate::logs::Library;
 use crate::model::{Cluster, NodeId, Timestamp, User};
 use crate::state::{Actor, Command, LogEntry, Outcome, Request};
 use crate::telemetry::Metrics;
@@ -44,7 +45,8 @@ pub(super) struct Gate(Arc<Inner>);
 
 struct Inner {
     replica: Replica,
-    logs: LogStore,
+    logs: Library,
+    exec: Exec,
     artifacts: ArtifactStore,
     metrics: Metrics,
     options: Options,
@@ -58,18 +60,19 @@ struct Inner {
 impl Gate {
     pub(super) fn new(parts: Parts, options: Options, stopping: CancellationToken) -> Self {
         let replica = Replica::Group(parts.consensus);
-        Self::over(replica, (parts.logs, parts.artifacts, parts.metrics), options, stopping)
+        Self::over(replica, (parts.logs, parts.exec, parts.artifacts, parts.metrics), options, stopping)
     }
 
     pub(super) fn over(
         replica: Replica,
-        (logs, artifacts, metrics): (LogStore, ArtifactStore, Metrics),
+        (logs, exec, artifacts, metrics): (Library, Exec, ArtifactStore, Metrics),
         options: Options,
         stopping: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
             replica,
             logs,
+            exec,
             artifacts,
             metrics,
             by_address: RateLimiter::new(options.pace_by_address),
@@ -85,8 +88,12 @@ impl Gate {
         &self.0.options
     }
 
-    pub(super) fn logs(&self) -> &LogStore {
+    pub(super) fn logs(&self) -> &Library {
         &self.0.logs
+    }
+
+    pub(super) fn exec(&self) -> &Exec {
+        &self.0.exec
     }
 
     pub(super) fn artifacts(&self) -> &ArtifactStore {

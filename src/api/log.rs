@@ -1,19 +1,27 @@
 //! Logs of builds and instances, as they are now. This file and `sse` are where the API touches `logs`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Scoped};
-use crate::logs::{Entry, LogKey, LogStream};
-use crate::model::{Deployment, DeploymentId, Role, quoted};
+use crate::logs::{Entry, Library, LogKey, LogStream, LogTime, ReadError};
+use crate::model::{Build, Deployment, DeploymentId, NodeId, Role, quoted};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
 use super::gate::Gate;
 use super::page::limit;
 use super::sse::LOGS_MAX;
+
+/// Longest wait for the lines of one node.
+const NODE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Which lines are wanted.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
@@ -37,6 +45,17 @@ pub(super) struct LogsView {
     /// The deployment they are of, when it is one.
     deployment_id: Option<String>,
     logs: Vec<LineView>,
+    /// Nodes that hold more lines and did not give them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<MissingView>,
+}
+
+/// A node that did not give its lines.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MissingLogs)]
+pub(super) struct MissingView {
+    pub(super) node_id: String,
+    pub(super) reason: String,
 }
 
 /// A line.
@@ -63,6 +82,8 @@ pub(super) struct LineView {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) key: LogKey,
+    /// The node that holds it.
+    pub(super) node: NodeId,
     deployment: DeploymentId,
     service_name: String,
 }
@@ -147,12 +168,14 @@ impl Selection {
     pub(super) fn targets(&self, deployments: &[Scoped<Deployment>]) -> Vec<Target> {
         let mut keys = Vec::new();
         for deployment in deployments {
-            let target = |key| Target { key, deployment: deployment.id, service_name: deployment.service_name.clone() };
             if self.build {
-                keys.extend(deployment.builds().map(|build| target(LogKey::Build(build.id))));
+                keys.extend(build_targets(deployment));
             }
             if self.runtime {
-                keys.extend(deployment.instances().map(|instance| target(LogKey::Instance(instance.id))));
+                keys.extend(deployment.instances().map(|instance| {
+                    let (key, node) = (LogKey::Instance(instance.id), instance.placement.node);
+                    Target { key, node, deployment: deployment.id, service_name: deployment.service_name.clone() }
+                }));
             }
         }
         let made_at = |target: &Target| match target.key {
@@ -166,10 +189,13 @@ impl Selection {
     }
 }
 
-/// Build logs of a deployment, for its live view.
+/// Build logs of a deployment. A build that nobody has taken yet has none.
 pub(super) fn build_targets(deployment: &Scoped<Deployment>) -> Vec<Target> {
-    let target = |key| Target { key, deployment: deployment.id, service_name: deployment.service_name.clone() };
-    deployment.builds().map(|build| target(LogKey::Build(build.id))).collect()
+    let target = |build: Scoped<Build>| {
+        let (key, node) = (LogKey::Build(build.id), build.lease?.node);
+        Some(Target { key, node, deployment: deployment.id, service_name: deployment.service_name.clone() })
+    };
+    deployment.builds().filter_map(target).collect()
 }
 
 /// Logs of an app
@@ -185,11 +211,16 @@ pub(super) async fn show(
 ) -> Result<Json<LogsView>, Error> {
     let selection = Selection::new(app, query)?;
     let deployments = selection.deployments(&caller)?;
-    let mut lines = Vec::new();
+    let mut by_node: BTreeMap<NodeId, Vec<Target>> = BTreeMap::new();
     for target in selection.targets(&deployments) {
-        for entry in gate.logs().tail(target.key, selection.limit).await? {
-            lines.push((entry.line.at, entry.seq, LineView::new(&target, &entry)));
-        }
+        by_node.entry(target.node).or_default().push(target);
+    }
+    let asked = by_node.into_iter().map(|(node, targets)| of_node(gate.logs(), node, targets, selection.limit));
+    let (mut lines, mut missing) = (Vec::new(), Vec::new());
+    for answer in join_all(asked).await {
+        let (found, absent) = answer?;
+        lines.extend(found);
+        missing.extend(absent);
     }
     lines.sort_by_key(|(at, seq, _)| std::cmp::Reverse((*at, *seq)));
     lines.truncate(selection.limit);
@@ -197,5 +228,27 @@ pub(super) async fn show(
         [one] => Some(one.id.to_string()),
         _ => None,
     };
-    Ok(Json(LogsView { deployment_id, logs: lines.into_iter().map(|(.., line)| line).collect() }))
+    Ok(Json(LogsView { deployment_id, logs: lines.into_iter().map(|(.., line)| line).collect(), missing }))
+}
+
+/// The last lines of logs that one node holds; when it does not answer, those it gave before.
+async fn of_node(
+    logs: &Library,
+    node: NodeId,
+    targets: Vec<Target>,
+    limit: usize,
+) -> Result<(Vec<(LogTime, u64, LineView)>, Option<MissingView>), Error> {
+    let mut lines = Vec::new();
+    let deadline = Instant::now() + NODE_WAIT_MAX;
+    for target in targets {
+        let absent = |reason: String| Some(MissingView { node_id: node.to_string(), reason });
+        let entries = match timeout_at(deadline, logs.tail(node, target.key, limit)).await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(ReadError::Away(away))) => return Ok((lines, absent(away.to_string()))),
+            Ok(Err(ReadError::Here(error))) => return Err(error.into()),
+            Err(_) => return Ok((lines, absent(format!("node {node} did not answer in time")))),
+        };
+        lines.extend(entries.iter().map(|entry| (entry.line.at, entry.seq, LineView::new(&target, entry))));
+    }
+    Ok((lines, None))
 }

@@ -27,7 +27,8 @@ pub(super) const RECHECK: Duration = Duration::from_secs(5);
 /// Follow the logs of an app
 ///
 /// Server-sent events: `connected`, `log` (a line; resumable by `Last-Event-ID`), `new_deployment`, `deployment_status`,
-/// `skipped` (lines that were dropped before they could be sent) and `ping`. The token may be in `?token=`. The stream
+/// `skipped` (lines that were dropped before they could be sent), `missing` (a node that does not give its lines now; they
+/// follow when it does) and `ping`. The token may be in `?token=`. The stream
 /// ends when the session does.
 #[utoipa::path(get, path = "/v1/apps/{app}/logs/stream", tag = "logs",
     params(("app" = String, Path, description = "Its id or name"), LogQuery),

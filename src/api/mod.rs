@@ -24,6 +24,7 @@ mod docs;
 mod dotenv;
 mod env;
 mod error;
+mod exec;
 mod explain;
 mod extract;
 mod finish;

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::agent::Exec;
 use crate::artifact::ArtifactStore;
 use crate::auth::{Pace, Tokens};
 use crate::consensus::Consensus;
 use crate::decide;
-use crate::logs::LogStore;
+use crate::logs::Library;
 use crate::model::Secret;
 use crate::telemetry::Metrics;
 
@@ -87,8 +88,10 @@ impl Default for Options {
 pub struct Parts {
     /// The replicated state.
     pub consensus: Consensus,
-    /// Logs of builds and instances on this node.
-    pub logs: LogStore,
+    /// Logs of builds and instances on all nodes.
+    pub logs: Library,
+    /// Commands in instances of all nodes.
+    pub exec: Exec,
     /// Where uploaded sources go.
     pub artifacts: ArtifactStore,
     /// Counters behind `/metrics`.

@@ -13,9 +13,9 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, env, explain, health, instance,
-    join_token, log, log_stream, node, node_action, openapi, org, service, service_action, session, setting, source,
-    status, user, watch,
+    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, env, exec, explain, health,
+    instance, join_token, log, log_stream, node, node_action, openapi, org, service, service_action, session, setting,
+    source, status, user, watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -107,6 +107,7 @@ fn about_apps() -> OpenApiRouter<Gate> {
         .routes(routes!(explain::deployment))
         .routes(routes!(watch::stream))
         .routes(routes!(instance::show))
+        .routes(routes!(exec::run))
         .routes(routes!(explain::instance))
         .routes(routes!(build::list))
         .routes(routes!(build::show))

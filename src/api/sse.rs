@@ -1,6 +1,6 @@
 //! What all event streams share: logs that are followed together, and the end of a stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use axum::response::sse::{Event, Sse};
@@ -10,11 +10,11 @@ use futures::stream::{BoxStream, SelectAll, Stream};
 use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 
-use crate::logs::{self, Followed, LogKey, LogStore};
-use crate::model::{BuildId, InstanceId};
+use crate::logs::{self, Followed, Library, LogKey, ReadError, Start};
+use crate::model::{BuildId, InstanceId, NodeId};
 
 use super::gate::Gate;
-use super::log::{LineView, Target};
+use super::log::{LineView, MissingView, Target};
 
 /// Logs that one stream follows at most; the newest are chosen. Bounds the open files of a stream and the length of its
 /// event ids.
@@ -22,11 +22,13 @@ pub(super) const LOGS_MAX: usize = 64;
 /// Longest `Last-Event-ID` that is read, in bytes: that of a stream with [`LOGS_MAX`] logs.
 const EVENT_ID_BYTES_MAX: usize = 64 * LOGS_MAX;
 
-type Lines = BoxStream<'static, (LogKey, Result<Followed, logs::Error>)>;
+type Lines = BoxStream<'static, (LogKey, Result<Followed, ReadError>)>;
 
 /// Several logs as one stream of lines.
 pub(super) struct Follower {
-    store: LogStore,
+    logs: Library,
+    /// Nodes that did not give their lines when they were asked last.
+    missing: BTreeSet<NodeId>,
     targets: BTreeMap<LogKey, Target>,
     /// The line after the last one that was passed on, of each log.
     positions: BTreeMap<LogKey, u64>,
@@ -35,8 +37,8 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Follows nothing yet. `positions` come from the `Last-Event-ID` of a client that was cut off.
-    pub(super) fn new(store: LogStore, positions: BTreeMap<LogKey, u64>) -> Self {
-        Self { store, targets: BTreeMap::new(), positions, lines: SelectAll::new() }
+    pub(super) fn new(logs: Library, positions: BTreeMap<LogKey, u64>) -> Self {
+        Self { logs, missing: BTreeSet::new(), targets: BTreeMap::new(), positions, lines: SelectAll::new() }
     }
 
     /// Follows these logs too; those that are followed already are left alone. Of a new one the last `backlog` lines come
@@ -47,12 +49,12 @@ impl Follower {
             if self.targets.contains_key(&key) || self.targets.len() >= LOGS_MAX {
                 continue;
             }
-            let from = match self.positions.get(&key) {
-                Some(next) => *next,
-                None if backlog == usize::MAX => 0,
-                None => self.store.tail(key, backlog).await?.first().map_or(0, |entry| entry.seq),
+            let start = match self.positions.get(&key) {
+                Some(next) => Start::At(*next),
+                None if backlog == usize::MAX => Start::At(0),
+                None => Start::Last(backlog),
             };
-            let lines = self.store.follow(key, from).await?;
+            let lines = self.logs.follow(target.node, key, start).await?;
             self.lines.push(lines.map(move |line| (key, line)).boxed());
             self.targets.insert(key, target);
         }
@@ -67,6 +69,7 @@ impl Follower {
             let Some(target) = self.targets.get(&key) else { continue };
             match followed {
                 Ok(Followed::Entry(entry)) => {
+                    self.missing.remove(&target.node);
                     self.positions.insert(key, entry.seq + 1);
                     return Some(event("log", &LineView::new(target, &entry)).id(self.id()));
                 }
@@ -74,7 +77,14 @@ impl Follower {
                     let note = serde_json::json!({"log": key.to_string(), "lines": count});
                     return Some(event("skipped", &note));
                 }
-                Err(error) => tracing::warn!(log = %key, %error, "cannot follow a log"),
+                // Said once; the lines go on when it answers again.
+                Err(ReadError::Away(away)) => {
+                    if self.missing.insert(away.node) {
+                        let note = MissingView { node_id: away.node.to_string(), reason: away.to_string() };
+                        return Some(event("missing", &note));
+                    }
+                }
+                Err(ReadError::Here(error)) => tracing::warn!(log = %key, %error, "cannot follow a log"),
             }
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::output::time;
 use super::screen::short;
 use super::session::{AppArg, Session};
-use crate::client::view::LogLine;
+use crate::client::view::{LogLine, MissingLogs};
 use crate::client::{Error, LogFilter, LogSource};
 
 /// How many lines are printed unless the user says otherwise.
@@ -74,6 +74,9 @@ async fn show(session: &Session, app: &str, filter: &LogFilter, timestamps: bool
     for line in answer.view.logs.iter().rev() {
         session.output.log_line(&text(line, timestamps))?;
     }
+    for missing in &answer.view.missing {
+        session.output.note(&format!("lines are missing: {}", missing.reason));
+    }
     Ok(())
 }
 
@@ -94,6 +97,10 @@ async fn print_events(session: &Session, app: &str, filter: &LogFilter, timestam
             Some(Ok(event)) if event.name == "log" => {
                 last = event.id.or(last);
                 print_event(session, &event.data, timestamps)?;
+            }
+            Some(Ok(event)) if event.name == "missing" => {
+                let missing: MissingLogs = serde_json::from_str(&event.data).unwrap_or_default();
+                session.output.note(&format!("lines are missing until it is back: {}", missing.reason));
             }
             Some(Ok(_)) => {}
             // The node stopped, or the network did: another node goes on where this one was.

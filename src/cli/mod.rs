@@ -15,6 +15,7 @@ mod deploy;
 mod deployment;
 mod env;
 mod environment;
+mod exec;
 mod explain;
 mod follow;
 mod given;
@@ -174,6 +175,15 @@ Prints the address when it runs. Otherwise the cause, the last log lines and wha
   narvana logs --app shop --follow
   narvana logs --app shop --service web --build")]
     Logs(logs::LogsArgs),
+    /// Run a command inside an instance, wherever it runs
+    #[command(after_help = "Examples:
+  narvana exec --app shop --service web              a shell in a running instance
+  narvana exec --app shop --service web -- env       one command; its exit code is that of this one
+  narvana exec --app shop --service db -i -- psql < dump.sql
+
+The command sees what the program of the instance sees. When the connection breaks, a terminal gets Ctrl-C and Ctrl-D, and a
+pipe its end; a command that heeds neither goes on until its instance ends.")]
+    Exec(exec::ExecArgs),
     /// Environment variables of a service
     #[command(subcommand)]
     Env(env::EnvCommand),
@@ -240,6 +250,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Deployment(command) => deployment::run(session, command).await,
         Command::Build(command) => build::run(session, command).await,
         Command::Logs(args) => logs::run(session, args).await,
+        Command::Exec(args) => exec::run(session, args).await,
         Command::Env(command) => env::run(session, command).await,
         Command::Ps(args) => replicas::ps(session, args).await,
         Command::Scale(args) => replicas::scale(session, args).await,
@@ -257,8 +268,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// Says on stderr why a command failed, unless nobody listens any more, and gives its exit code.
 pub fn report(error: &anyhow::Error) -> Exit {
-    if !outcome::is_broken_pipe(error) {
+    let exit = exit_of(error);
+    // A command in an instance has said what it had to say.
+    if !outcome::is_broken_pipe(error) && !matches!(exit, Exit::Command(_)) {
         output::warn(&outcome::report(error));
     }
-    exit_of(error)
+    exit
 }

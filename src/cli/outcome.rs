@@ -9,24 +9,44 @@ use crate::{client, cluster, node, store};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// Failed.
-    Failed = 1,
+    Failed,
     /// The command line is wrong.
-    Usage = 2,
+    Usage,
     /// The thing does not exist.
-    NotFound = 3,
+    NotFound,
     /// Somebody else was faster, or a name is taken.
-    Conflict = 4,
+    Conflict,
     /// The cluster cannot decide anything now.
-    NoQuorum = 5,
+    NoQuorum,
     /// It goes on, but the wait for it has ended.
-    StillRunning = 6,
+    StillRunning,
     /// The data folder is damaged, of another node or version, or of a node that was removed: starting again does not help (`EX_CONFIG`, which
     /// systemd can be told not to restart on).
-    DataFolder = 78,
+    DataFolder,
     /// The user interrupted it (Ctrl-C), as shells say it.
-    Interrupted = 130,
+    Interrupted,
+    /// A command in an instance ended like this.
+    Command(u8),
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::NoQuorum => 5,
+            Self::StillRunning => 6,
+            Self::DataFolder => 78,
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 /// A failure that a command found by itself: what, why, and what to do, with its exit code.
@@ -160,9 +180,9 @@ mod tests {
             (io::Error::from(io::ErrorKind::BrokenPipe).into(), 0),
             (io::Error::from(io::ErrorKind::NotFound).into(), 1),
         ] {
-            assert_eq!(exit_of(&error) as u8, exit, "{error:?}");
+            assert_eq!(exit_of(&error).code(), exit, "{error:?}");
             let wrapped = Err::<(), _>(error).context("cannot do it").expect_err("an error");
-            assert_eq!(exit_of(&wrapped) as u8, exit, "{wrapped:?}");
+            assert_eq!(exit_of(&wrapped).code(), exit, "{wrapped:?}");
         }
     }
 

@@ -70,7 +70,7 @@ pub(super) async fn ps(session: &Session, args: PsArgs) -> anyhow::Result<()> {
     session.output.show_as(&data.into(), || instances(&rows))
 }
 
-fn has_ended(instance: &Instance) -> bool {
+pub(super) fn has_ended(instance: &Instance) -> bool {
     matches!(instance.status.as_str(), "stopped" | "failed" | "lost")
 }
 

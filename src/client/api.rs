@@ -7,13 +7,14 @@ use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
     App, Authority, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move,
     Node, Profile, RemovedNode, Service, SignedIn, UploadedSource,
 };
-use super::{Answer, Error, Events, Options, Progress, download};
+use super::{Answer, Error, Events, Options, Progress, download, exec};
 
 /// Header of a page of a list: where the next one begins.
 const NEXT_CURSOR: &str = "x-narvana-next-cursor";
@@ -295,6 +296,23 @@ impl Client {
     /// Builds again what failed.
     pub async fn retry_build(&self, id: &str) -> Reply<Deployment> {
         self.post(&["v1", "builds", id, "retry"], None).await
+    }
+
+    /// Starts a command in an instance.
+    ///
+    /// # Errors
+    /// As every call; nothing was started then, unless the error is [`Error::Cut`].
+    pub async fn exec(&self, instance: &str, command: &exec::Command) -> Result<(exec::Input, exec::Outputs), Error> {
+        let key = generate_key();
+        let request = Request {
+            method: Method::GET,
+            path: &["v1", "instances", instance, "exec"],
+            query: &[],
+            body: Body::WebSocket(&key),
+            stream: None,
+        };
+        let response = self.connection.send(&request).await?;
+        exec::start(response, &key, command, self.connection.address()).await
     }
 
     // --- logs and streams ---

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method};
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
+use http::header::{SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use http::{HeaderValue, Method, StatusCode};
 use reqwest::{Certificate, Response, Url};
 use serde_json::Value;
 use tokio_util::io::ReaderStream;
@@ -49,6 +50,8 @@ pub(super) enum Body<'a> {
     Json(&'a Value),
     /// Nothing; the answer is long and takes as long as it takes.
     Download,
+    /// Nothing; the connection becomes a WebSocket, by this key.
+    WebSocket(&'a str),
     File {
         path: &'a Path,
         progress: &'a Progress,
@@ -163,6 +166,11 @@ impl Connection {
         }
         builder = match &request.body {
             Body::Empty | Body::Download => builder,
+            Body::WebSocket(key) => builder
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, "websocket")
+                .header(SEC_WEBSOCKET_VERSION, "13")
+                .header(SEC_WEBSOCKET_KEY, *key),
             Body::Json(value) => builder.json(value),
             Body::File { path, progress } => {
                 let (length, body) = upload(path, progress).await?;
@@ -177,7 +185,7 @@ impl Connection {
         let response = builder.send().await.map_err(|source| self.failed(source, from.clone()))?;
         self.current.store(node, Ordering::Relaxed);
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let body = response.bytes().await.map_err(|source| Error::Broken { from, source })?;

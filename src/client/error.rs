@@ -58,6 +58,14 @@ pub enum Error {
         /// Which node.
         from: String,
     },
+    /// The connection to a running command broke: it may go on.
+    #[error("the connection to {from} broke ({reason}); the command may go on")]
+    Cut {
+        /// Which node.
+        from: String,
+        /// Why.
+        reason: String,
+    },
     /// The answer is not what this version expects.
     #[error("the answer of {from} was not understood ({reason}); is a node of this version listening there?")]
     Answer {

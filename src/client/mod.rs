@@ -11,6 +11,7 @@ mod connection;
 mod download;
 mod error;
 mod events;
+mod exec;
 pub mod view;
 
 pub use answer::Answer;
@@ -18,3 +19,4 @@ pub use api::{Client, LogFilter, LogSource};
 pub use connection::{Options, Progress};
 pub use error::{Error, Refusal};
 pub use events::{Event, Events};
+pub use exec::{Command, Input as ExecInput, Output as ExecOutput, Outputs as ExecOutputs};

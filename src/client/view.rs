@@ -267,6 +267,13 @@ view! {
     Logs {
         /// Newest first.
         logs: Vec<LogLine>,
+        /// Nodes that hold more lines and did not give them.
+        missing: Vec<MissingLogs>,
+    }
+    /// A node that did not give its lines.
+    MissingLogs {
+        /// Why, with its name.
+        reason: String,
     }
     /// One log line.
     LogLine {

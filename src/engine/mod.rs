@@ -9,6 +9,7 @@
 //! host networks, host paths. Nothing here decides; callers compare and choose.
 
 mod api;
+mod attach;
 mod build;
 mod error;
 pub mod fake;
@@ -28,6 +29,7 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
 pub use api::ApiEngine;
+pub use attach::{Attached, ExecOutput, ExecSpec, TerminalSize};
 pub use build::{BuildNetwork, BuildRequest};
 pub use error::Error;
 pub use find::{FindError, Found, Options, find};
@@ -136,4 +138,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Runs a command inside a running container. After `limit` the answer is [`ExecOutcome::TimedOut`]; the command
     /// itself then goes on until it ends or its container does, since no engine can end it.
     async fn exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<ExecOutcome, Error>;
+
+    /// Starts a command inside a running container and hands its input and output over. [`Error::Conflict`] when the
+    /// container does not run.
+    async fn attach(&self, id: &str, spec: &ExecSpec) -> Result<Attached, Error>;
+
+    /// Gives the terminal of a command ([`Attached::id`]) another size.
+    async fn resize(&self, exec: &str, size: TerminalSize) -> Result<(), Error>;
 }

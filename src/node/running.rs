@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, Agent, EngineState};
+use crate::agent::{self, Agent, EngineState, Exec, LocalExec};
 use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::build::{self, Builder};
@@ -21,7 +21,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{self, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
+use crate::rpc::{self, FarExec, FarLogs, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
 use crate::space::Space;
 use crate::state::{Actor, Command, LogEntry, NodeFacts};
 use crate::store::{self, SealKey, Store};
@@ -78,6 +78,12 @@ impl Running {
         let membership = Membership::new(identity, consensus.clone(), peers.refused());
         let space = consensus.space().clone();
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
+        let logs_part = Supervisor::new("logs", fatal.clone());
+        let logs =
+            LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
+        let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
+        let agent_part = Supervisor::new("agent", fatal.clone());
+        let exec = LocalExec::new(identity.node, consensus.watch(), engine.clone(), agent_part.clone());
         // Nodes that start together wait for each other, so the port is open before this one waits.
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
@@ -89,6 +95,8 @@ impl Running {
             tls: tls.subscribe(),
             admit: peer_port::admit(consensus.watch()),
             node: identity.node,
+            logs: logs.clone(),
+            exec: exec.clone(),
             tunnels: tunnels.clone(),
             refused: peers.refusals(),
         })
@@ -116,24 +124,27 @@ impl Running {
 
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
-        let (control_part, build_part, agent_part) = (part("control"), part("build"), part("agent"));
-        let (engine_part, logs_part) = (part("engine"), part("logs"));
+        let (control_part, build_part) = (part("control"), part("build"));
+        let engine_part = part("engine");
         let registry_part = part("registry");
 
-        let logs =
-            LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
         let registry = registry::start(&artifacts, blobs, &registry_part).await?;
         let resources = machine::resources(dir.path());
         let incarnation: Incarnation = random::id();
 
-        let ingress = start_ingress(&config, identity.node, &consensus, traffic, &ingress_part).await?;
+        let ingress = start_ingress(&config, identity.node, &consensus, traffic.clone(), &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
             api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?,
             api::Parts {
                 consensus: consensus.clone(),
-                logs: logs.clone(),
+                logs: logs::Library::new(
+                    logs.clone(),
+                    identity.node,
+                    Arc::new(FarLogs::new(traffic.clone(), consensus.watch())),
+                ),
+                exec: Exec::new(exec, Arc::new(FarExec::new(traffic, consensus.watch()))),
                 artifacts: artifacts.clone(),
                 metrics: Metrics::default(),
             },
@@ -149,7 +160,6 @@ impl Running {
             registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
 
-        let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
         let search = engine_search::search(
             engine_options(&config, &dir, scope(identity)),
             found,

@@ -12,8 +12,10 @@
 mod blobs;
 mod caller;
 mod entrance;
+mod exec;
 mod forward;
 mod join;
+mod logs;
 mod newcomer;
 mod peers;
 mod raft;
@@ -31,6 +33,8 @@ use crate::model::{NodeId, NodeRole};
 
 pub use blobs::PeerBlobs;
 pub use entrance::OpenTunnels;
+pub use exec::FarExec;
+pub use logs::FarLogs;
 pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;
 pub use server::{Options, Parts, Server};

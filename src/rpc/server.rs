@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use narvana_proto::v1::artifacts_server::ArtifactsServer;
+use narvana_proto::v1::exec_server::ExecServer;
 use narvana_proto::v1::forward_server::ForwardServer;
 use narvana_proto::v1::join_server::JoinServer;
+use narvana_proto::v1::logs_server::LogsServer;
 use narvana_proto::v1::raft_server::RaftServer;
 use narvana_proto::v1::tunnel_server::TunnelServer;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,14 +23,18 @@ use tonic::service::interceptor::InterceptedService;
 use super::blobs::BlobService;
 use super::caller::{leaders, members};
 use super::entrance::{Entrance, OpenTunnels};
+use super::exec::ExecService;
 use super::forward::ForwardService;
 use super::join::JoinService;
+use super::logs::LogService;
 use super::raft::RaftService;
 use super::stream::{Caller, Link, Stay};
 use super::tls::node_of;
 use super::{Admit, MESSAGE_BYTES_MAX, Tls};
+use crate::agent::LocalExec;
 use crate::artifact::ArtifactStore;
 use crate::consensus::Consensus;
+use crate::logs::LogStore;
 use crate::model::NodeId;
 use crate::network::Crowd;
 use crate::task::{OnError, Supervisor};
@@ -55,7 +61,7 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 /// Largest message of a caller that is not known yet.
 const JOIN_BYTES_MAX: usize = 32 * 1024;
-/// Largest message of a tunnel.
+/// Largest message of a tunnel, and of the input of a command.
 const TUNNEL_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one stream that may wait here. A snapshot waits for the disk.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -86,6 +92,10 @@ pub struct Parts {
     pub admit: Admit,
     /// This node.
     pub node: NodeId,
+    /// Its logs.
+    pub logs: LogStore,
+    /// Its instances, for commands in them.
+    pub exec: LocalExec,
     /// Counts the connections of other nodes to instances of this one.
     pub tunnels: OpenTunnels,
     /// Told when the cluster goes on without this node.
@@ -114,7 +124,7 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { consensus, artifacts, tls, admit, node, tunnels, refused } = self.parts;
+        let Parts { consensus, artifacts, tls, admit, node, logs, exec, tunnels, refused } = self.parts;
         let stop = supervisor.stopping();
         let receiver = consensus.receiver();
         let forward = ForwardServer::new(ForwardService::new(consensus.clone(), refused))
@@ -127,6 +137,9 @@ impl Server {
             tunnels,
             supervisor: supervisor.clone(),
         };
+        let logs = LogsServer::new(LogService { logs, admit: admit.clone(), stop: stop.clone() });
+        let exec = ExecServer::new(ExecService { exec, admit: admit.clone(), stop: stop.clone() })
+            .max_decoding_message_size(TUNNEL_BYTES_MAX);
         let tunnel = TunnelServer::new(entrance).max_decoding_message_size(TUNNEL_BYTES_MAX);
         let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -146,6 +159,8 @@ impl Server {
                 .add_service(InterceptedService::new(raft, leaders(admit.clone())))
                 .add_service(InterceptedService::new(forward, members(admit.clone())))
                 .add_service(InterceptedService::new(blobs, members(admit.clone())))
+                .add_service(InterceptedService::new(logs, members(admit.clone())))
+                .add_service(InterceptedService::new(exec, members(admit.clone())))
                 .add_service(InterceptedService::new(tunnel, members(admit)))
                 .add_service(join)
                 .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())

@@ -8,7 +8,8 @@ use http::Request;
 use narvana::api::Peer;
 use narvana::clock;
 use narvana::logs::{LogKey, LogLine, LogStream};
-use narvana::model::BuildId;
+use narvana::model::{BuildId, Lease, NodeId};
+use narvana::state::{BuildResult, Command};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -65,17 +66,33 @@ impl Events {
     }
 
     async fn named(&mut self, name: &str) -> Event {
-        while let Some(event) = self.next().await {
-            if event.name == name {
-                return event;
+        let found = async {
+            while let Some(event) = self.next().await {
+                if event.name == name {
+                    return event;
+                }
             }
-        }
-        panic!("the stream ended before {name}");
+            panic!("the stream ended before {name}");
+        };
+        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("no {name} in time"))
     }
 }
 
-/// An app with one build that waits, and the build's log.
+/// An app with one build that the node has taken, and the build's log.
 async fn building() -> (Api, String, BuildId) {
+    let (api, deployment, build) = queued().await;
+    take(&api, build).await;
+    (api, deployment, build)
+}
+
+async fn take(api: &Api, build: BuildId) -> Lease {
+    let lease = Lease { node: NodeId::FOUNDER, incarnation: api.register_node().await };
+    api.apply(Command::LeaseBuild { build, lease }).await;
+    lease
+}
+
+/// An app with one build that waits.
+async fn queued() -> (Api, String, BuildId) {
     let api = Api::registered().await;
     api.post("/v1/apps", &json!({"name": "shop"})).await.expect(201);
     let service = json!({"name": "web", "git_repo": "github.com/o/r"});
@@ -97,7 +114,7 @@ async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
     let path = "/v1/apps/shop/logs/stream?source=build";
     let mut events = Events::open(&api, path, "").await;
     assert_eq!(events.next().await.expect("an event").name, "connected");
-    assert_eq!(events.named("deployment_status").await.data["status"], "pending");
+    assert_eq!(events.named("deployment_status").await.data["status"], "building");
     let one = events.named("log").await;
     assert_eq!((&one.data["message"], &one.data["deployment_id"]), (&json!("one"), &json!(deployment)));
     writer.append(line("two")).await.expect("taken");
@@ -113,6 +130,7 @@ async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
     let announced = events.named("new_deployment").await;
     assert_eq!(announced.data["deployment_id"], next["id"]);
     let build = next["build_id"].as_str().expect("a build").parse().expect("an id");
+    take(&api, build).await;
     let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
     writer.append(line("four")).await.expect("taken");
     assert_eq!(events.named("log").await.data["message"], "four");
@@ -127,14 +145,17 @@ async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
 
 #[tokio::test]
 async fn a_deployment_is_watched_to_its_end() {
-    let (api, deployment, build) = building().await;
+    let (api, deployment, build) = queued().await;
     let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
     let mut events = Events::open(&api, &format!("/v1/deployments/{deployment}/stream"), "").await;
     assert_eq!(events.named("deployment").await.data["status"], "pending");
     assert_eq!(events.named("build").await.data["status"], "queued");
+    let lease = take(&api, build).await;
+    assert_eq!(events.named("build").await.data["status"], "running");
     writer.append(line("step 1")).await.expect("taken");
     assert_eq!(events.named("log").await.data["message"], "step 1");
     api.post(&format!("/v1/builds/{build}/cancel"), &json!({})).await.expect(202);
+    api.apply(Command::FinishBuild { build, lease, result: BuildResult::Cancelled }).await;
     let failed = events.named("deployment").await;
     assert_eq!((&failed.data["status"], &failed.data["reason"]), (&json!("failed"), &json!("the build was cancelled")));
     while events.next().await.is_some() {}

@@ -1,5 +1,6 @@
 //! The API over a real Raft group of one, in this process.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +9,20 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::response::Response;
 use http::{HeaderMap, Request};
+use narvana::agent::{Exec, LocalExec};
 use narvana::api::{self, Peer};
 use narvana::artifact::ArtifactStore;
 use narvana::consensus::{self, Consensus};
-use narvana::logs::{self, LogStore};
-use narvana::model::{Cluster, ClusterId, NodeId, Secret};
-use narvana::state::{Actor, Command, LogEntry, Outcome};
+use narvana::logs::{self, Library, LogStore};
+use narvana::model::{Cluster, ClusterId, Incarnation, NodeId, NodeResources, Secret};
+use narvana::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use narvana::store::{self, SealKey, Store};
 use narvana::task::Supervisor;
 use narvana::telemetry::Metrics;
 use narvana::{clock, random};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -37,6 +40,7 @@ pub(crate) struct Api {
     pub(crate) logs: LogStore,
     pub(crate) stopping: CancellationToken,
     pub(crate) token: String,
+    exec: LocalExec,
     artifacts: ArtifactStore,
     folder: TempDir,
 }
@@ -104,14 +108,10 @@ impl Api {
             LogStore::open(folder.path().join("logs"), logs::Options::default(), part("logs")).await.expect("logs");
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("artifacts");
         let stopping = CancellationToken::new();
-        let parts = api::Parts {
-            consensus: consensus.clone(),
-            logs: logs.clone(),
-            artifacts: artifacts.clone(),
-            metrics: Metrics::default(),
-        };
-        let router = api::router(parts, options, stopping.clone());
-        let api = Self { router, consensus, logs, stopping, token: String::new(), artifacts, folder };
+        let exec = LocalExec::new(node, consensus.watch(), watch::channel(None).1, part("agent"));
+        let (router, token) = (Router::new(), String::new());
+        let mut api = Self { router, consensus, logs, exec, stopping, token, artifacts, folder };
+        api.router = api::router(api.parts(), options, api.stopping.clone());
         api.apply(Command::InitCluster(cluster)).await;
         api
     }
@@ -131,7 +131,8 @@ impl Api {
     pub(crate) fn parts(&self) -> api::Parts {
         api::Parts {
             consensus: self.consensus.clone(),
-            logs: self.logs.clone(),
+            logs: Library::of_one(self.logs.clone()),
+            exec: Exec::of_one(self.exec.clone()),
             artifacts: self.artifacts.clone(),
             metrics: Metrics::default(),
         }
@@ -146,6 +147,27 @@ impl Api {
     pub(crate) async fn apply(&self, command: Command) -> Outcome {
         let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
         self.consensus.propose(entry).await.expect("accepted").outcome
+    }
+
+    /// Registers the one node, as a run of the program that it gives back.
+    pub(crate) async fn register_node(&self) -> Incarnation {
+        let incarnation = random::id();
+        self.apply(Command::RegisterNode(NodeFacts {
+            id: NodeId::FOUNDER,
+            name: "one".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            api_port: 8080,
+            grpc_port: 9090,
+            ingress_http_port: 0,
+            arch: "amd64".to_owned(),
+            version: "0.1.0".to_owned(),
+            engine: Ok("podman 4.3.1".to_owned()),
+            resources: NodeResources::default(),
+            labels: BTreeMap::new(),
+            incarnation,
+        }))
+        .await;
+        incarnation
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {

@@ -1,14 +1,11 @@
 //! The path every new user walks, and what protects it.
 
-use std::collections::BTreeMap;
-
 use axum::body::Body;
 use http::Request;
 use narvana::api::Peer;
 use narvana::auth::Pace;
-use narvana::model::{NodeId, NodeResources};
-use narvana::random;
-use narvana::state::{Command, NodeFacts};
+use narvana::model::NodeId;
+use narvana::state::Command;
 use serde_json::{Value, json};
 
 use crate::api_support::{Api, LOCAL, REMOTE, credentials, image_service, options};
@@ -183,21 +180,7 @@ async fn the_document_and_the_numbers_are_there_for_everybody_here() {
 async fn a_node_that_does_not_answer_is_not_healthy_and_says_since_when() {
     let api = Api::registered().await;
     let node = NodeId::FOUNDER;
-    api.apply(Command::RegisterNode(NodeFacts {
-        id: node,
-        name: "one".to_owned(),
-        address: "127.0.0.1".to_owned(),
-        api_port: 8080,
-        grpc_port: 9090,
-        ingress_http_port: 0,
-        arch: "amd64".to_owned(),
-        version: "0.1.0".to_owned(),
-        engine: Ok("podman 4.3.1".to_owned()),
-        resources: NodeResources::default(),
-        labels: BTreeMap::new(),
-        incarnation: random::id(),
-    }))
-    .await;
+    api.register_node().await;
     assert_eq!(api.get("/v1/nodes/1").await.expect(200)["healthy"], true);
     api.apply(Command::NoteAbsence { node, absent: true }).await;
     let shown = api.get("/v1/status").await.expect(200)["nodes"][0].clone();

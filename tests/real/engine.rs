@@ -1,5 +1,6 @@
 //! Container engines: the contract on the fake and on real ones; what only real ones can show on both of these.
 
+mod attach;
 mod builds;
 mod contract;
 mod service;
@@ -50,6 +51,10 @@ on_both_engines! {
     builds::dropping_ends_the_running_step
     store::an_image_goes_and_comes_back
     store::moves_images_as_every_engine_does
+    attach::pipes_carry_every_byte
+    attach::a_terminal_has_a_size_and_keys
+    attach::a_terminal_passes_binary_on
+    attach::what_cannot_run_says_so
     trouble::a_hung_engine_is_unreachable
     trouble::a_killed_engine_ends_streams
     trouble::a_new_connection_finds_what_runs

@@ -31,8 +31,21 @@ impl Call {
     ) -> Result<T, Error> {
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer.map_err(|error| self.error(error)),
-            Err(_) => Err(self.unreachable(format!("no answer within {} s", limit.as_secs()))),
+            Err(_) => Err(self.late(limit)),
         }
+    }
+
+    /// The same for a call whose errors have been sorted already.
+    pub(super) async fn in_time<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(self.late(limit)))
+    }
+
+    fn late(&self, limit: Duration) -> Error {
+        self.unreachable(format!("no answer within {} s", limit.as_secs()))
     }
 
     /// The answer of a removal: what is not there is removed.
@@ -71,7 +84,7 @@ impl Call {
 
     /// What a refusal means. Podman answers 500 where Docker answers 409, so its words decide; and 500 with these words where
     /// a container goes away between two steps of one call.
-    fn refusal(&self, status: u16, message: String) -> Error {
+    pub(super) fn refusal(&self, status: u16, message: String) -> Error {
         let conflict = [
             "already in use",
             "being used",

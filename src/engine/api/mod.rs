@@ -9,6 +9,7 @@ mod images;
 mod raw;
 mod step_reaper;
 mod streams;
+mod terminal;
 mod transfer;
 
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use tokio::sync::{Mutex, mpsc};
 
 use self::call::Call;
 use super::{
-    BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, Image, Kind, Labels,
-    LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork,
+    Attached, BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, ExecSpec,
+    Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork, TerminalSize,
 };
 use crate::model::Timestamp;
 use crate::task::Supervisor;
@@ -198,5 +199,13 @@ impl Engine for ApiEngine {
 
     async fn exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<ExecOutcome, Error> {
         self.run_inside(id, argv, limit).await
+    }
+
+    async fn attach(&self, id: &str, spec: &ExecSpec) -> Result<Attached, Error> {
+        self.attach_inside(id, spec).await
+    }
+
+    async fn resize(&self, exec: &str, size: TerminalSize) -> Result<(), Error> {
+        self.resize_terminal(exec, size).await
     }
 }

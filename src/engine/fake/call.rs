@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
 use super::state::State;
 use super::{End, FakeEngine, Fault, Script};
 use crate::engine::{
-    BuildRequest, ContainerSpec, ContainerState, ContainerStatus, Description, Engine, Error, Event, EventKind,
-    ExecOutcome, Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork,
+    Attached, BuildRequest, ContainerSpec, ContainerState, ContainerStatus, Description, Engine, Error, Event,
+    EventKind, ExecOutcome, ExecOutput, ExecSpec, Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage,
+    StoredNetwork, TerminalSize,
 };
 use crate::model::Timestamp;
 
@@ -373,6 +374,20 @@ impl Engine for FakeEngine {
             })
         })
         .await
+    }
+
+    /// The lines of the command's script, then its end; input is not read.
+    async fn attach(&self, id: &str, spec: &ExecSpec) -> Result<Attached, Error> {
+        let (output, end) = match self.exec(id, &spec.argv, Duration::MAX).await? {
+            ExecOutcome::Exited { code, output } => (output, stream::iter([Ok(ExecOutput::Exited(code))]).boxed()),
+            ExecOutcome::TimedOut { output } => (output, stream::pending().boxed()),
+        };
+        let output = stream::iter([Ok(ExecOutput::Stdout(output.into()))]).chain(end).boxed();
+        Ok(Attached { id: id.to_owned(), output, input: Box::pin(tokio::io::sink()) })
+    }
+
+    async fn resize(&self, _: &str, _: TerminalSize) -> Result<(), Error> {
+        self.call("resize a terminal", |_| Ok(())).await
     }
 }
 

@@ -13,9 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
+use crate::agent::LocalExec;
 use crate::artifact::ArtifactStore;
 use crate::cluster::{Authority, PEER_LIFE};
 use crate::consensus::{self, Consensus, Peer, RaftRole};
+use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, SettingKey};
 use crate::state::{Actor, Command, LogEntry};
 use crate::store::{self, KEY_FILE, SealKey, Store};
@@ -35,6 +37,8 @@ pub(super) struct Member {
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
     pub(super) artifacts: ArtifactStore,
+    pub(super) logs: LogStore,
+    exec: LocalExec,
     pub(super) tunnels: OpenTunnels,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
@@ -75,6 +79,9 @@ impl Cluster {
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
+        let writers = Supervisor::new("logs", fatal.clone());
+        let logs = LogStore::open(folder.path().join("logs"), logs::Options::default(), writers).await.expect("opens");
+        let exec = LocalExec::new(node, consensus.watch(), watch::channel(None).1, server.clone());
         let tunnels = OpenTunnels::default();
         let parts = Parts {
             consensus: consensus.clone(),
@@ -82,12 +89,14 @@ impl Cluster {
             tls: tls.clone(),
             admit,
             node,
+            logs: logs.clone(),
+            exec: exec.clone(),
             tunnels: tunnels.clone(),
             refused: tokio::sync::watch::Sender::new(None),
         };
         let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, artifacts, tunnels, tls, server, fatal }
+        Member { _folder: folder, peer, consensus, artifacts, logs, exec, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -127,6 +136,8 @@ impl Member {
             tls: self.tls.clone(),
             admit: everybody(),
             node: self.peer.node,
+            logs: self.logs.clone(),
+            exec: self.exec.clone(),
             tunnels: self.tunnels.clone(),
             refused: tokio::sync::watch::Sender::new(None),
         };

@@ -228,9 +228,14 @@ impl Node {
 
     /// The command line as a user of this node would run it.
     pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
+        self.client(args).stdin(Stdio::null()).output().expect("the program runs")
+    }
+
+    /// The program as a client of this node.
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
-        command.args(args).env("NARVANA_API", &self.api).env("NARVANA_TOKEN", &self.token).stdin(Stdio::null());
-        command.output().expect("the program runs")
+        command.args(args).env("NARVANA_API", &self.api).env("NARVANA_TOKEN", &self.token);
+        command
     }
 
     /// The program with this node's settings. The verb may have several words.

@@ -263,3 +263,58 @@ async fn whichever_node_dies_everything_goes_on() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn any_node_shows_the_logs_of_any_instance() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let mut second = first.joined("second");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    // On the second node, since the first takes no work.
+    assert!(first.cli(&["node", "cordon", "test-node"]).status.success());
+    let script = "echo begun; while true; do date +tick-%s-%N; sleep 0.2; done";
+    let spec = json!({"name": "clock", "image": BUSYBOX, "command": ["sh", "-c", script]});
+    first.post("/v1/apps/shop/services", &spec).expect(201);
+    let deployment = first.deploy("shop", "clock");
+    assert_eq!(deployment["instances"][0]["node_name"], "second");
+    let lines = |node: &Node| {
+        let answer = node.get("/v1/apps/shop/logs?source=runtime&limit=1000").expect(200);
+        let lines = answer["logs"].as_array().expect("a list").clone();
+        let texts: Vec<String> = lines.iter().map(|l| l["message"].as_str().expect("text").to_owned()).collect();
+        (texts, answer["missing"].clone())
+    };
+    for node in [&first, &second] {
+        until("its lines come", || async { lines(node).0.contains(&"begun".to_owned()).then_some(()) }).await;
+        assert_eq!(lines(node).1, Value::Null, "nobody is missing");
+    }
+    // A stream that is open through the first goes on when the second comes back.
+    let url = format!("{}/v1/apps/shop/logs/stream?source=runtime&token={}", first.api, first.token);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let out = file.reopen().expect("opens");
+    let mut reader =
+        std::process::Command::new("curl").args(["--silent", "--no-buffer", &url]).stdout(out).spawn().expect("curl");
+    let heard = || std::fs::read_to_string(file.path()).expect("reads");
+    let seqs = || -> Vec<u64> {
+        let text = heard();
+        let data = text
+            .split("event: log\n")
+            .skip(1)
+            .filter_map(|event| event.split("data: ").nth(1)?.lines().next().map(str::to_owned));
+        data.filter_map(|data| serde_json::from_str::<Value>(&data).ok()?["seq"].as_u64()).collect()
+    };
+    until("lines are followed", || async { (seqs().len() > 5).then_some(()) }).await;
+    second.kill();
+    until("it is named", || async { heard().contains("event: missing").then_some(()) }).await;
+    let (_, missing) = lines(&first);
+    assert!(
+        missing[0]["reason"].as_str().is_some_and(|reason| reason.contains("does not give its log lines")),
+        "{missing}"
+    );
+    let before = seqs().len();
+    second.run();
+    until("they go on", || async { (seqs().len() > before + 5).then_some(()) }).await;
+    reader.kill().expect("it runs");
+    reader.wait().expect("ends");
+    let seen = seqs();
+    assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "each line once and none left out: {seen:?}");
+}

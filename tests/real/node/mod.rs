@@ -6,6 +6,7 @@ mod cluster;
 mod daily;
 mod durability;
 mod engine_fault;
+mod exec;
 mod failure;
 mod hostile;
 mod image;

@@ -1,0 +1,271 @@
+//! Commands that people run inside instances: those of this node through its engine, those of another through that node.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::stream;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::View;
+use crate::engine::{self, Engine, ExecOutput, ExecSpec, TerminalSize};
+use crate::model::{InstanceId, InstanceState, NodeId};
+use crate::task::{OnError, Supervisor};
+
+/// Commands at once on one node: more than people type, few enough that nobody exhausts the engine.
+const COMMANDS_MAX: usize = 64;
+/// Longest wait for entries of the log that the caller has seen already.
+const ENTRIES_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Words of a command at most.
+const WORDS_MAX: usize = 256;
+/// Bytes of a command at most.
+const WORDS_BYTES_MAX: usize = 64 * 1024;
+/// Largest terminal, in either direction.
+const TERMINAL_MAX: u16 = 1_000;
+/// What a terminal gets when whoever held it has left: Ctrl-C for what runs, Ctrl-D for the shell before it.
+const HANG_UP: &[u8] = b"\x03\x04";
+/// How long that may take.
+const HANG_UP_MAX: Duration = Duration::from_secs(2);
+
+/// What goes to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExecInput {
+    /// Bytes to read.
+    Data(Bytes),
+    /// There are no more.
+    End,
+    /// Its terminal has another size.
+    Resize(TerminalSize),
+}
+
+/// What goes to a command. Its end means that whoever held the command has left.
+pub type ExecInputs = BoxStream<'static, ExecInput>;
+/// What comes from a command, until [`ExecOutput::Exited`] or an error. Dropping it means the same.
+pub type ExecOutputs = BoxStream<'static, Result<ExecOutput, ExecError>>;
+
+/// Why a command was not run, or not to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecError {
+    /// It cannot be run as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// The instance does not run there. Choose another.
+    #[error("{0}")]
+    NotRunning(String),
+    /// The node runs as many as it may. Come back later.
+    #[error("node {0} runs {COMMANDS_MAX} commands in instances, which is the most; end one, or wait")]
+    Busy(NodeId),
+    /// The node, or its engine, does not answer. Whether the command ran is not known.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// Runs commands in instances of other nodes. Defined here, implemented by `rpc`.
+#[async_trait]
+pub trait ExecElsewhere: Send + Sync + 'static {
+    /// Like [`Exec::run`].
+    async fn run(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        index: u64,
+        spec: ExecSpec,
+        inputs: ExecInputs,
+    ) -> Result<ExecOutputs, ExecError>;
+}
+
+/// Runs commands in all instances. Clones are the same.
+#[derive(Clone)]
+pub struct Exec {
+    own: LocalExec,
+    elsewhere: Option<Arc<dyn ExecElsewhere>>,
+}
+
+impl Exec {
+    /// Only in those of this node.
+    pub fn of_one(own: LocalExec) -> Self {
+        Self { own, elsewhere: None }
+    }
+
+    /// In those of this node, and through `elsewhere` in those of the others.
+    pub fn new(own: LocalExec, elsewhere: Arc<dyn ExecElsewhere>) -> Self {
+        Self { own, elsewhere: Some(elsewhere) }
+    }
+
+    /// Starts a command in an instance that runs on `node`, as the state has it at `index`.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing was started then, unless it is [`ExecError::Away`].
+    pub async fn run(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        index: u64,
+        spec: ExecSpec,
+        inputs: ExecInputs,
+    ) -> Result<ExecOutputs, ExecError> {
+        check(&spec)?;
+        match &self.elsewhere {
+            Some(elsewhere) if node != self.own.node => elsewhere.run(node, instance, index, spec, inputs).await,
+            _ => self.own.run(instance, index, spec, inputs).await,
+        }
+    }
+}
+
+/// Runs commands in instances of this node. Clones share the count.
+#[derive(Clone)]
+pub struct LocalExec {
+    node: NodeId,
+    views: watch::Receiver<View>,
+    engine: watch::Receiver<Option<Arc<dyn Engine>>>,
+    places: Arc<Semaphore>,
+    supervisor: Supervisor,
+}
+
+impl LocalExec {
+    /// Of the instances that the state gives to `node`, in `engine` once there is one.
+    pub fn new(
+        node: NodeId,
+        views: watch::Receiver<View>,
+        engine: watch::Receiver<Option<Arc<dyn Engine>>>,
+        supervisor: Supervisor,
+    ) -> Self {
+        Self { node, views, engine, places: Arc::new(Semaphore::new(COMMANDS_MAX)), supervisor }
+    }
+
+    /// Starts a command in an instance of this node.
+    ///
+    /// # Errors
+    /// As [`Exec::run`].
+    pub async fn run(
+        &self,
+        instance: InstanceId,
+        index: u64,
+        spec: ExecSpec,
+        inputs: ExecInputs,
+    ) -> Result<ExecOutputs, ExecError> {
+        check(&spec)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ExecError::Busy(self.node))?;
+        let container = self.container(instance, index).await?;
+        let engine = self.engine.borrow().clone();
+        let engine = engine
+            .ok_or_else(|| ExecError::Away(format!("node {} has no container engine that answers", self.node)))?;
+        let attached = engine.attach(&container, &spec).await.map_err(|error| failed(&error))?;
+        tracing::info!(%instance, terminal = spec.terminal.is_some(), "a command runs inside an instance");
+        let gone = CancellationToken::new();
+        let feeder = Feeder {
+            engine,
+            exec: attached.id,
+            input: attached.input,
+            on_terminal: spec.terminal.is_some(),
+            gone: gone.clone(),
+        };
+        self.supervisor.spawn("exec", OnError::Log, async move {
+            feeder.feed(inputs).await;
+            Ok::<(), Infallible>(())
+        });
+        let mut output = attached.output;
+        Ok(Box::pin(stream! {
+            let _held = (place, gone.drop_guard());
+            while let Some(item) = output.next().await {
+                yield item.map_err(|error| failed(&error));
+            }
+        }))
+    }
+
+    /// The container of an instance that runs here.
+    async fn container(&self, instance: InstanceId, index: u64) -> Result<String, ExecError> {
+        let running = |view: &View| {
+            let found = view.state.instance(instance).filter(|found| found.placement.node == self.node)?;
+            found.status.container.clone().filter(|_| found.status.state == InstanceState::Running)
+        };
+        let mut views = self.views.clone();
+        let known = views.wait_for(|view| view.index >= index || running(view).is_some());
+        let found = timeout(ENTRIES_WAIT_MAX, known).await.ok().and_then(|view| running(&*view.ok()?));
+        found.ok_or_else(|| ExecError::NotRunning(format!("instance {instance} does not run on node {}", self.node)))
+    }
+}
+
+/// What no engine should be asked.
+fn check(spec: &ExecSpec) -> Result<(), ExecError> {
+    let invalid = |reason: &str| Err(ExecError::Invalid(reason.to_owned()));
+    if spec.argv.first().is_none_or(String::is_empty) {
+        return invalid("the command is empty; name a program, such as /bin/sh");
+    }
+    if spec.argv.len() > WORDS_MAX || spec.argv.iter().map(String::len).sum::<usize>() > WORDS_BYTES_MAX {
+        return invalid("the command is too long: at most 256 words of 64 KiB together; send the rest as its input");
+    }
+    if spec.argv.iter().any(|word| word.contains('\0')) {
+        return invalid("the command has a NUL byte, which no program can get");
+    }
+    if spec.terminal.is_some_and(|size| size.rows > TERMINAL_MAX || size.columns > TERMINAL_MAX) {
+        return invalid("the terminal is too large: at most 1000 rows and columns");
+    }
+    Ok(())
+}
+
+fn failed(error: &engine::Error) -> ExecError {
+    match error {
+        engine::Error::NotFound { .. } | engine::Error::Conflict { .. } => ExecError::NotRunning(error.to_string()),
+        engine::Error::Rejected { .. } => ExecError::Invalid(error.to_string()),
+        _ => ExecError::Away(error.to_string()),
+    }
+}
+
+/// Brings a command what it reads.
+struct Feeder {
+    engine: Arc<dyn Engine>,
+    exec: String,
+    input: Pin<Box<dyn AsyncWrite + Send>>,
+    on_terminal: bool,
+    /// Cancelled when nobody takes the output any more.
+    gone: CancellationToken,
+}
+
+impl Feeder {
+    async fn feed(mut self, mut inputs: ExecInputs) {
+        let gone = self.gone.clone();
+        // A command that does not read holds its input up, not this.
+        gone.run_until_cancelled(self.pass_on(&mut inputs)).await;
+        let hang_up = async {
+            if self.on_terminal {
+                self.input.write_all(HANG_UP).await?;
+            }
+            self.input.shutdown().await
+        };
+        if let Ok(Err(error)) = timeout(HANG_UP_MAX, hang_up).await {
+            tracing::debug!(%error, "a command had ended before it was hung up");
+        }
+    }
+
+    /// Returns when there is nothing more to pass on.
+    async fn pass_on(&mut self, inputs: &mut ExecInputs) {
+        while let Some(input) = inputs.next().await {
+            let passed = match input {
+                ExecInput::Data(bytes) => {
+                    let written = self.input.write_all(&bytes).await;
+                    if written.is_ok() { self.input.flush().await } else { written }
+                }
+                ExecInput::End => self.input.shutdown().await,
+                ExecInput::Resize(size) => {
+                    if let Err(error) = self.engine.resize(&self.exec, size).await {
+                        tracing::debug!(%error, "a terminal keeps its size");
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(error) = passed {
+                // It reads no more; what it writes still comes.
+                tracing::debug!(%error, "a command takes no more input");
+            }
+        }
+    }
+}
