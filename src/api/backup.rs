@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use http::header;
+use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -16,7 +16,7 @@ use crate::store::{BackupHeader, Unencodable, write_backup};
 use super::context::Context;
 use super::extract::Reader;
 use super::gate::Gate;
-use super::{Error, health};
+use super::{Error, Peer, health};
 
 /// Blocks of a quarter of a mebibyte that wait for whoever downloads.
 const BLOCKS_WAITING: usize = 2;
@@ -46,12 +46,16 @@ pub(super) async fn download(
     State(gate): State<Gate>,
     Reader(caller): Reader,
     context: Context,
+    headers: HeaderMap,
 ) -> Result<Response, Error> {
     let view = gate.everything(&caller)?;
-    let private = context.peer().is_some_and(|peer| peer.tls || peer.address.ip().to_canonical().is_loopback());
-    if !private {
+    // A proxy on this machine may pass it on in the open: it says for whom it asks.
+    let proxied = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name));
+    let local = |peer: &Peer| peer.address.ip().to_canonical().is_loopback() && !proxied;
+    if !context.peer().is_some_and(|peer| peer.tls || local(&peer)) {
         return Err(Error::Conflict(
-            "a backup holds the keys of the cluster and is sent over TLS only; use the https:// address of the node"
+            "a backup holds the keys of the cluster and is sent over TLS only, or to its own machine without a proxy between; use \
+             the https:// address of the node"
                 .to_owned(),
         ));
     }

@@ -149,6 +149,7 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     let config = start.settle()?;
     let rebuild = Rebuild::look(&config, &token).await?;
     let old = rebuild.old_node();
+    check_token(session, &token).await?;
     // First of all: two nodes of one name are refused, and nothing of the old one is needed from here on.
     session.client.remove_node(&old.to_string()).await.with_context(|| {
         format!(
@@ -159,6 +160,20 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     let aside = rebuild.clear(&config).await?;
     warn(&format!("node {old} is removed; its data folder is now {}", aside.display()));
     join_as(config, &token, &given, service).await
+}
+
+/// Refuses a token that lets nobody in, before anything is changed.
+async fn check_token(session: &Session, token: &TokenText) -> anyhow::Result<()> {
+    let known = session.client.join_tokens().await.context(
+        "nothing was changed: whether the join token is good was not learnt, which takes an administrator's log-in at a member (--api)",
+    )?;
+    let id = token.id.to_string();
+    let status = known.view.iter().find(|known| known.id.0 == id).map_or("unknown", |known| &known.status);
+    anyhow::ensure!(
+        status == "usable",
+        "nothing was changed: the join token is {status}; make another one with `narvana token create`"
+    );
+    Ok(())
 }
 
 async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: bool) -> anyhow::Result<()> {

@@ -191,3 +191,16 @@ async fn a_node_that_does_not_answer_is_not_healthy_and_says_since_when() {
     let shown = api.get("/v1/nodes/1").await.expect(200);
     assert_eq!((&shown["healthy"], &shown["unhealthy_reason"]), (&json!(true), &Value::Null));
 }
+
+#[tokio::test]
+async fn the_whole_state_leaves_the_machine_over_tls_only() {
+    let api = Api::registered().await;
+    let local = || api.build("GET", "/v1/backup", &Value::Null, LOCAL);
+    assert_eq!(api.open(local()).await.status(), 200);
+    // Whoever asks through a proxy on this machine may be anywhere, and get the answer in the open.
+    for header in ["forwarded", "x-forwarded-for", "via"] {
+        let mut proxied = local();
+        proxied.headers_mut().insert(header, "192.0.2.7".parse().expect("a value"));
+        api.request(proxied).await.refused(409, "conflict");
+    }
+}

@@ -105,3 +105,38 @@ async fn nodes_that_were_never_reached_can_still_come_and_go() {
     assert_eq!(unwanted.wait_end().code(), Some(78), "{}", unwanted.log());
     assert!(unwanted.log().contains("was removed"), "{}", unwanted.log());
 }
+
+/// Killed on its way in: the same command goes on, and it is one node that used the token once.
+#[tokio::test]
+async fn a_join_that_was_cut_off_goes_on() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    for (name, let_in) in [("early", false), ("late", true)] {
+        let mut node = first.newcomer(name, &first.join_token(&[]));
+        node.begin("join");
+        let admitted = || first.log().lines().any(|line| line.contains("a node was let in") && line.contains(name));
+        until("it is on its way", || async {
+            let asked = if let_in { admitted() } else { node.data.join("joining").exists() };
+            asked.then_some(())
+        })
+        .await;
+        node.kill();
+        // It may have been quicker, and be a node already.
+        if !node.try_join() {
+            node.run();
+        }
+        until("it is a node like any other", || async {
+            let nodes = first.get("/v1/nodes").expect(200);
+            let of_name: Vec<&Value> =
+                nodes.as_array().expect("a list").iter().filter(|node| node["hostname"] == name).collect();
+            (of_name.len() == 1 && of_name[0]["healthy"] == true).then_some(())
+        })
+        .await;
+        let tokens = first.get("/v1/join-tokens").expect(200);
+        let used = tokens.as_array().expect("a list").iter().all(|token| token["status"] == "used");
+        assert!(used, "{tokens:#}");
+        let removed = first.cli(&["node", "remove", name]);
+        assert!(removed.status.success(), "{removed:?}");
+        assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
+    }
+}

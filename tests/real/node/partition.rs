@@ -187,3 +187,44 @@ async fn a_cable_that_works_one_way_costs_no_leader() {
         .await;
     }
 }
+
+/// Two of three machines are lost for good: the third one goes on alone. When they come back after all, together, they give way.
+#[tokio::test]
+async fn a_lost_majority_is_recovered_on_the_machine_that_is_left() {
+    let site = Site::of(3).await;
+    let mut nodes = cluster(&site).await;
+    nodes[0].post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let mut web = image_service("web");
+    web["replicas"] = json!(3);
+    web["resources"] = json!({"cpu": "0.05", "memory": "16Mi"});
+    nodes[0].post("/v1/apps/shop/services", &web).expect(201);
+    let web = nodes[0].deploy("shop", "web");
+    let id = web["id"].as_str().expect("an id");
+    for lost in [0, 1] {
+        site.unplug(lost);
+        nodes[lost].kill();
+    }
+    let left = &mut nodes[2];
+    left.post("/v1/apps", &json!({"name": "lonely"})).expect(503);
+    left.stop();
+    let data = left.data.to_str().expect("UTF-8").to_owned();
+    let recovered = left.cli(&["recover", "--data-dir", &data, "--yes"]);
+    assert!(recovered.status.success(), "{}", String::from_utf8_lossy(&recovered.stderr));
+    left.run();
+    until("it decides", || async { writes(left, "after").then_some(()) }).await;
+    until("all of it runs there", || async { (running(left, id).len() == 3).then_some(()) }).await;
+    assert_eq!((alive(&site, 0).await, alive(&site, 1).await, alive(&site, 2).await), (1, 1, 3));
+
+    for lost in [0, 1] {
+        site.plug(lost);
+    }
+    for node in &mut nodes[..2] {
+        node.begin("run");
+    }
+    for (lost, node) in nodes[..2].iter_mut().enumerate() {
+        assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
+        assert_eq!(alive(&site, lost).await, 0, "nothing goes on there: {}", node.log());
+    }
+    assert!(writes(&nodes[2], "still"));
+    assert_eq!(running(&nodes[2], id).len(), 3);
+}

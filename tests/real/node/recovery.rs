@@ -212,6 +212,13 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     let stranger = second.command("node rebuild").output().expect("it runs");
     assert!(!stranger.status.success() && words(&stranger).contains("nothing was changed"), "{}", words(&stranger));
     second.env.push(variable("NARVANA_TOKEN", &third.token));
+    let tokens = third.get("/v1/join-tokens").expect(200);
+    let usable = tokens.as_array().expect("a list").iter().find(|token| token["status"] == "usable");
+    let usable = usable.and_then(|token| token["id"].as_str()).expect("the one made just now");
+    assert!(third.cli(&["token", "revoke", usable]).status.success());
+    let revoked = second.command("node rebuild").output().expect("it runs");
+    assert!(words(&revoked).contains("nothing was changed: the join token is revoked"), "{}", words(&revoked));
+    std::fs::write(folder.path().join("token"), third.join_token(&[])).expect("writes");
     second.start("node rebuild");
     until("it is a member", || async {
         let nodes = third.get("/v1/nodes").expect(200);
