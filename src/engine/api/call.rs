@@ -93,6 +93,7 @@ impl Call {
             "has active endpoints",
             "can only kill running",
             "is not running",
+            "exec sessions on running containers",
             "already exists",
         ];
         match status {
@@ -149,6 +150,7 @@ mod tests {
             (500, "container create: creating container storage: the container name \"one\" is already in use by 6"),
             (500, "\"net\" has associated containers with it: network is being used"),
             (500, "can only kill running containers. 6d is in state exited: container state improper"),
+            (500, "can only create exec sessions on running containers: container state improper"),
         ] {
             assert!(matches!(meaning(status, message), Error::Conflict { .. }), "{status} {message}");
         }
