@@ -13,6 +13,7 @@ mod ca;
 mod context;
 mod deploy;
 mod deployment;
+mod doctor;
 mod env;
 mod environment;
 mod exec;
@@ -132,6 +133,9 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// Backups of what the cluster knows
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Say what is wrong with this machine; changes nothing and needs no log-in
+    #[command(after_help = "Example:\n  narvana doctor --data-dir /var/lib/narvana")]
+    Doctor(Box<node::StartArgs>),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -231,6 +235,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Join(args) => return node::join(*args).await,
         Command::Run(args) => return node::run(*args).await,
         Command::Recover(args) => return recover::run(args).await,
+        Command::Doctor(args) => return doctor::run(&global.printer(), *args).await,
         Command::Backup(command) => return backup::run(&global, command).await,
         Command::Register(args) => return account::register(&global, args).await,
         Command::Login(args) => return account::login(&global, args).await,

@@ -17,7 +17,7 @@ use super::unit::Unit;
 use crate::backup::Restored;
 use crate::cluster::{TokenError, TokenText};
 use crate::config::{self, NodeConfig, NodeSettings};
-use crate::node::{self, Endpoints, Init, Preflight, Rebuild};
+use crate::node::{self, Checkup, Endpoints, Init, Rebuild};
 
 /// What a node is started with.
 #[derive(Args)]
@@ -44,6 +44,13 @@ pub(super) struct StartArgs {
     config: Option<PathBuf>,
 }
 
+impl std::fmt::Debug for StartArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Settings hold a key.
+        f.debug_struct("StartArgs").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for NodeArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Settings hold a key.
@@ -52,7 +59,7 @@ impl std::fmt::Debug for NodeArgs {
 }
 
 impl StartArgs {
-    fn settle(self) -> anyhow::Result<NodeConfig> {
+    pub(super) fn settle(self) -> anyhow::Result<NodeConfig> {
         self.log.start().map_err(|error| failure(Exit::Usage, format!("{error:#}")))?;
         if self.settings.database_url.is_some() {
             warn("DATABASE_URL is set and ignored: narvana keeps its state itself and needs no database");
@@ -178,7 +185,7 @@ async fn check_token(session: &Session, token: &TokenText) -> anyhow::Result<()>
 
 async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: bool) -> anyhow::Result<()> {
     let data_dir = config.data_dir.display().to_string();
-    let report = |preflight: &Preflight| warn(&format!("Before joining:\n{preflight}"));
+    let report = |checkup: &Checkup| warn(&format!("Before joining:\n{checkup}"));
     let joined = match service.then(|| Service::new(&config, given)).transpose()? {
         None => {
             let ready = |endpoints: &Endpoints| {

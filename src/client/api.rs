@@ -338,6 +338,11 @@ impl Client {
 
     // --- cluster ---
 
+    /// Whether the node can do what a cluster's node is there for; needs no log-in.
+    pub async fn ready(&self) -> Reply<Value> {
+        self.get(&["ready"], &[]).await
+    }
+
     /// The cluster at a glance, as one node sees it; works without a majority.
     pub async fn status(&self) -> Reply<Cluster> {
         self.get(&["v1", "status"], &[("consistency", "stale".to_owned())]).await

@@ -25,7 +25,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const LOCK: &str = "narvana.lock";
 const INITIALISING: &str = "initialising";
 const IDENTITY: &str = "identity.json";
-const ENDPOINTS: &str = "endpoints.json";
+/// The file with where the running node listens.
+pub const ENDPOINTS: &str = "endpoints.json";
 const JOINING: &str = "joining";
 /// In the root of every ext4 file system; a volume of its own is a good data folder.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -140,6 +141,11 @@ impl DataDir {
         dir.remove(JOINING)?;
         dir.remove(ENDPOINTS)?;
         Ok((dir, identity))
+    }
+
+    /// Whose node a folder holds, if any; changes nothing, and works while the node runs.
+    pub fn identity(path: &Path) -> Result<Option<Identity>, Error> {
+        read_identity(path)
     }
 
     /// The folder.

@@ -12,6 +12,6 @@ mod token;
 pub use authority::{
     Authority, NodeCertificate, PEER_LIFE, RequestedKey, SigningError, SigningRequest, key_pin, peer_name, pin_of,
 };
-pub use data_dir::{DataDir, Error, Occupied};
+pub use data_dir::{DataDir, ENDPOINTS, Error, Occupied};
 pub use identity::Identity;
 pub use token::{JoinSecret, TokenError, TokenText};

@@ -1,9 +1,11 @@
 //! Where a running node listens, for people, scripts and the command line: `endpoints.json`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ENDPOINTS;
 use crate::model::NodeId;
 
 /// Written to `<data-dir>/endpoints.json` when the node is ready to serve, removed when it stops.
@@ -22,6 +24,12 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Of the node that runs in a data folder, if one does.
+    pub(super) fn of_running(folder: &Path) -> Option<Self> {
+        let endpoints: Self = serde_json::from_slice(&std::fs::read(folder.join(ENDPOINTS)).ok()?).ok()?;
+        Path::new(&format!("/proc/{}", endpoints.pid)).exists().then_some(endpoints)
+    }
+
     /// Addresses as seen from this machine: one that listens everywhere is reached on loopback.
     pub(super) fn new(node: NodeId, api: SocketAddr, grpc: SocketAddr, ingress: Option<SocketAddr>) -> Self {
         Self {

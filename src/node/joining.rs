@@ -18,9 +18,10 @@ use crate::store::{self, SealKey, Store};
 use crate::{clock, random};
 
 use super::address::Address;
+use super::checkup::Checkup;
 use super::founding::AUTHORITY_FILE;
 use super::peer_port::{KEPT_CERTIFICATE, KEPT_KEY};
-use super::preflight::Preflight;
+use super::preflight;
 use super::running::engine_options;
 
 /// How long a cluster that cannot decide at the moment is asked again.
@@ -29,17 +30,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The members that let a node in.
-const DOORS: &str = "doors";
+pub(super) const DOORS: &str = "doors";
 
 /// Who let this node in, and can say who leads. Nobody for the founder.
 pub(super) fn doors(dir: &DataDir) -> anyhow::Result<Vec<Peer>> {
-    let text = dir.read(DOORS)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok(doors_in(&dir.read(DOORS)?.unwrap_or_default()))
+}
+
+/// The same from the bytes of that file.
+pub(super) fn doors_in(file: &[u8]) -> Vec<Peer> {
+    let text = String::from_utf8_lossy(file);
     let door = |line: &str| {
         let (node, address) = line.split_once(' ')?;
         Some(Peer { node: NodeId(node.parse().ok()?), address: address.to_owned() })
     };
-    Ok(text.lines().filter_map(door).collect())
+    text.lines().filter_map(door).collect()
 }
 
 /// Makes the folder a node of the cluster that the token is for.
@@ -47,16 +52,16 @@ pub(super) async fn join(
     dir: &DataDir,
     config: &NodeConfig,
     token: &TokenText,
-    report: impl FnOnce(&Preflight),
+    report: impl FnOnce(&Checkup),
 ) -> anyhow::Result<()> {
     let newcomer = Newcomer::new(token.cluster, token.pin)?;
     let door = find_door(&newcomer, token).await?;
     let address = Address::of(config, dir, Some(door.from))?.settle()?;
     // The name of the node is not known yet; this only tells a Podman service of its own from others.
-    let engine = engine_options(config, dir, "joining".to_owned());
-    let preflight = Preflight::look(config, &address, &door, engine).await;
-    report(&preflight);
-    if let Some(refusal) = preflight.refusal() {
+    let engine = engine_options(config, dir.path(), "joining".to_owned());
+    let checkup = preflight::look(config, &address, &door, engine).await;
+    report(&checkup);
+    if let Some(refusal) = checkup.refusal() {
         anyhow::bail!("this node cannot join like that: {refusal}");
     }
     let own = SigningRequest::new().context("cannot make a key for this node")?;

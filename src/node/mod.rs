@@ -6,7 +6,9 @@
 
 mod address;
 mod api_certificate;
+mod checkup;
 mod copies;
+mod doctor;
 mod drain;
 mod endpoints;
 mod engine_search;
@@ -37,9 +39,10 @@ use crate::backup::Restored;
 use crate::cluster::{DataDir, Occupied, TokenText};
 use crate::config::NodeConfig;
 
+pub use checkup::{Check, Checkup, Verdict};
+pub use doctor::examine;
 pub use endpoints::Endpoints;
 pub use machine::{default_data_dir, host_name};
-pub use preflight::{Check, Preflight, Verdict};
 pub use rebuilding::Rebuild;
 pub use recovery::{Recovery, Unrecoverable};
 pub use removal::Removed;
@@ -118,7 +121,7 @@ pub async fn found_from(config: &NodeConfig, backup: &Restored, begins: impl FnO
 pub async fn join(
     config: NodeConfig,
     token: &TokenText,
-    report: impl FnOnce(&Preflight),
+    report: impl FnOnce(&Checkup),
     ready: impl FnOnce(&Endpoints),
 ) -> anyhow::Result<Init> {
     if enter(&config, token, report).await? == Init::Exists {
@@ -132,7 +135,7 @@ pub async fn join(
 }
 
 /// Joins a cluster from an empty data folder, and leaves running the node to somebody else.
-pub async fn enter(config: &NodeConfig, token: &TokenText, report: impl FnOnce(&Preflight)) -> anyhow::Result<Init> {
+pub async fn enter(config: &NodeConfig, token: &TokenText, report: impl FnOnce(&Checkup)) -> anyhow::Result<Init> {
     let dir = match DataDir::begin_init(&config.data_dir)? {
         Occupied::Yes(_) => return Ok(Init::Exists),
         Occupied::No(dir) => dir,

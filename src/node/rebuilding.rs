@@ -51,7 +51,7 @@ impl Rebuild {
     /// Removes the containers of the old node and moves its data folder aside. Answers where it is now.
     pub async fn clear(self, config: &NodeConfig) -> anyhow::Result<PathBuf> {
         let Self { dir, identity } = self;
-        end_containers(engine_options(config, &dir, scope(identity)), identity).await?;
+        end_containers(engine_options(config, dir.path(), scope(identity)), identity).await?;
         let path = std::path::absolute(dir.path())?;
         let mut aside = path.clone().into_os_string();
         aside.push(format!(".old-{}", clock::now().to_string().replace([':', '-'], "")));

@@ -1,5 +1,6 @@
 //! A node that runs: everything it is made of, and the order in which that starts and stops.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,7 +116,7 @@ impl Running {
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
         if membership.ended().is_some() {
-            let engine = engine_options(&config, &dir, scope(identity));
+            let engine = engine_options(&config, dir.path(), scope(identity));
             removal::clean_up(&membership, engine, STOP_GRACE).await;
         }
         if let Some(error) = membership.farewell() {
@@ -161,7 +162,7 @@ impl Running {
         engine_part.spawn("registration", OnError::StopNode, keep);
 
         let search = engine_search::search(
-            engine_options(&config, &dir, scope(identity)),
+            engine_options(&config, dir.path(), scope(identity)),
             found,
             engine_state.clone(),
             engine_part.clone(),
@@ -462,12 +463,12 @@ pub(super) fn scope(identity: Identity) -> String {
 }
 
 /// Where to look for the engine. `scope` tells what this node runs from what other nodes of this machine run.
-pub(super) fn engine_options(config: &NodeConfig, dir: &DataDir, scope: String) -> engine::Options {
+pub(super) fn engine_options(config: &NodeConfig, folder: &Path, scope: String) -> engine::Options {
     engine::Options {
         engine: config.engine.clone(),
         podman_socket: config.podman_socket.clone(),
         docker_host: config.docker_host.clone(),
-        ..engine::Options::new(dir.path().to_owned(), scope, config.runtime_dir.clone())
+        ..engine::Options::new(folder.to_owned(), scope, config.runtime_dir.clone())
     }
 }
 

@@ -4,6 +4,7 @@ mod authority;
 mod certificates;
 mod cluster;
 mod daily;
+mod doctor;
 mod durability;
 mod engine_fault;
 mod exec;
