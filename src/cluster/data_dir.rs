@@ -9,6 +9,7 @@
 //! | `doors` | the members that let this node in, and may be asked who leads: a line for each, with node id, host and port |
 //! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
 //! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
+//! | `others` | which process spoke for each other node, and what it was heard to hold |
 //! | `endpoints.json` | where the running node listens; gone while it does not run |
 
 use std::fs::{self, File, OpenOptions};

@@ -10,6 +10,7 @@
 
 mod error;
 mod group;
+mod mark;
 mod members;
 mod network;
 mod propose;
@@ -45,6 +46,7 @@ use roll::Roll;
 pub use crate::store::View;
 pub use error::{Error, ProposeError, ReadError};
 pub use group::{Group, GroupMember};
+pub use mark::Mark;
 pub use members::MemberError;
 pub use propose::Committed;
 pub use receive::{ReceiveError, Receiver};
@@ -132,7 +134,7 @@ impl Consensus {
         let rounds =
             rounds.run((raft.clone(), Arc::clone(&transport), roll.clone()), options.patience, supervisor.stopping());
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
-        let call = roll.clone().call((raft.clone(), Arc::clone(&transport)), supervisor.stopping());
+        let call = roll.clone().call((raft.clone(), store.log(), Arc::clone(&transport)), supervisor.stopping());
         supervisor.spawn("roll call", OnError::StopNode, call);
         let upkeep = upkeep::Upkeep { raft: raft.clone(), log: store.log(), log_bytes: options.log_bytes };
         supervisor.spawn("log upkeep", OnError::StopNode, upkeep.run(supervisor.stopping()));

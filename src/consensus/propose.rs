@@ -73,14 +73,7 @@ impl Consensus {
     }
 
     /// The same as a node that asked this one because it leads: not passed on again.
-    pub(super) async fn propose_for_another(
-        &self,
-        command: bytes::Bytes,
-    ) -> Result<v1::ProposeReply, super::Malformed> {
-        if command.len() > store::ENTRY_BYTES_MAX {
-            return Err(super::Malformed::TooLarge { bytes: command.len(), limit: store::ENTRY_BYTES_MAX });
-        }
-        let proposal = Proposal::from_bytes(command)?;
+    pub(super) async fn propose_for_another(&self, proposal: Proposal) -> v1::ProposeReply {
         let room = self.space.check(wanted(proposal.entry()));
         let asked = match room {
             Err(full) => Err(ProposeError::DiskFull(full)),
@@ -99,7 +92,7 @@ impl Consensus {
                 propose_reply::Result::NotLeading(v1::NotLeading {})
             }
         };
-        Ok(v1::ProposeReply { result: Some(result) })
+        v1::ProposeReply { result: Some(result) }
     }
 
     /// The node that leads, if it is another one and its address is known.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::wire::{self, Malformed};
-use super::{Consensus, ReadError, reads};
+use super::{Consensus, Mark, ReadError, reads};
 use crate::decide::isolation::ASSURED_IF_HEARD_WITHIN;
 use crate::model::NodeId;
 use crate::space::{Full, Use};
@@ -31,6 +31,9 @@ pub enum ReceiveError {
     /// The disk failed.
     #[error("the message cannot be put on disk")]
     Store(#[from] store::Error),
+    /// It is said in the name of another node.
+    #[error("{0}")]
+    Impostor(String),
     /// There is no space for one more copy of the state.
     #[error(transparent)]
     DiskFull(#[from] Full),
@@ -122,8 +125,13 @@ impl Receiver {
     }
 
     /// Takes a command for a member that does not lead.
-    pub async fn propose(&self, request: v1::ProposeRequest) -> Result<v1::ProposeReply, ReceiveError> {
-        Ok(self.0.propose_for_another(request.command).await?)
+    pub async fn propose(&self, request: v1::ProposeRequest, asking: NodeId) -> Result<v1::ProposeReply, ReceiveError> {
+        let proposal = wire::proposal(request.command)?;
+        // What a node observed, only that node may say.
+        if let Some(other) = proposal.entry().speaker().filter(|speaker| *speaker != asking) {
+            return Err(ReceiveError::Impostor(format!("node {asking} sent a command in the name of node {other}")));
+        }
+        Ok(self.0.propose_for_another(proposal).await)
     }
 
     /// What a read has to have seen, for a member that does not lead. Answered only when that member answers this one
@@ -145,7 +153,7 @@ impl Receiver {
         v1::ReadIndexReply { result: Some(result) }
     }
 
-    /// That this node is there, and who leads as far as it knows.
+    /// That this node is there, what it holds, and who leads as far as it knows.
     pub fn roll_call(&self) -> v1::RollCallReply {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -154,7 +162,8 @@ impl Receiver {
             let address = members.get_node(&node)?.address.clone();
             Some(v1::Leader { term: metrics.current_term, node, address })
         });
-        v1::RollCallReply { leader }
+        let holds = Some(Mark::now(&self.0.raft, &self.0.store.log()).into());
+        v1::RollCallReply { leader, holds, ..v1::RollCallReply::default() }
     }
 
     /// Hears that another member shall lead.

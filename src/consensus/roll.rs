@@ -8,7 +8,7 @@
 //! two moved meanwhile, or the node was never reached yet: so a node that moved can say where it is. A removed node learns of
 //! that by being refused. Nothing is decided by it: whoever is taken for the leader knows whether it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,10 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Consensus, Peer, Raft, Transport, TransportError};
+use super::{Consensus, Mark, Peer, Raft, Transport, TransportError};
 use crate::clock;
 use crate::model::{NodeId, Timestamp};
+use crate::store::{LogStore, Member};
 
 /// How often voters are greeted.
 const EVERY: Duration = Duration::from_secs(1);
@@ -143,17 +144,31 @@ impl Consensus {
         });
         Quorum { voters: voters.len(), needed: voters.len() / 2 + 1, missing: missing.collect() }
     }
+
+    /// Greets once, and all at the same time, everybody who hears this node every second and so knows whether it lives already:
+    /// the voters, of which each is heard by all members.
+    pub async fn introduce(&self) {
+        let voters = voters(&self.raft);
+        let votes = voters.iter().any(|peer| peer.node == self.node);
+        let everybody = if votes { members(&self.raft) } else { voters };
+        let holds = Mark::now(&self.raft, &self.store.log());
+        let others = everybody.iter().filter(|peer| peer.node != self.node);
+        join_all(others.map(|peer| self.roll.greet(&*self.transport, peer, holds))).await;
+    }
 }
 
 fn voters(raft: &Raft) -> Vec<Peer> {
     let metrics = raft.metrics();
     let membership = Arc::clone(&metrics.borrow_watched().membership_config);
-    let membership = membership.membership();
-    let peer = |node: u64| {
-        let address = membership.get_node(&node).map(|member| member.address.clone()).unwrap_or_default();
-        Peer { node: NodeId(node), address }
-    };
-    membership.voter_ids().map(peer).collect()
+    let voters: BTreeSet<u64> = membership.membership().voter_ids().collect();
+    members(raft).into_iter().filter(|peer| voters.contains(&peer.node.0)).collect()
+}
+
+fn members(raft: &Raft) -> Vec<Peer> {
+    let metrics = raft.metrics();
+    let membership = Arc::clone(&metrics.borrow_watched().membership_config);
+    let peer = |(node, member): (&u64, &Member)| Peer { node: NodeId(*node), address: member.address.clone() };
+    membership.membership().nodes().map(peer).collect()
 }
 
 impl Roll {
@@ -190,7 +205,7 @@ impl Roll {
     /// Greets the voters until told to stop.
     pub(super) async fn call(
         self,
-        (raft, transport): (Raft, Arc<dyn Transport>),
+        (raft, log, transport): (Raft, LogStore, Arc<dyn Transport>),
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
         let mut every = interval(EVERY);
@@ -206,7 +221,8 @@ impl Roll {
                 }
             } else {
                 self.expect(&others);
-                let greeted = join_all(others.iter().map(|peer| self.greet(&*transport, peer)));
+                let holds = Mark::now(&raft, &log);
+                let greeted = join_all(others.iter().map(|peer| self.greet(&*transport, peer, holds)));
                 if stop.run_until_cancelled(greeted).await.is_none() {
                     return Ok(());
                 }
@@ -238,9 +254,9 @@ impl Roll {
         }
     }
 
-    async fn greet(&self, transport: &dyn Transport, peer: &Peer) {
-        let leader = match timeout(ANSWER_MAX, transport.greet(peer)).await {
-            Ok(Ok(v1::RollCallReply { leader })) => {
+    async fn greet(&self, transport: &dyn Transport, peer: &Peer, holds: Mark) {
+        let leader = match timeout(ANSWER_MAX, transport.greet(peer, holds)).await {
+            Ok(Ok(v1::RollCallReply { leader, .. })) => {
                 leader.map(|leader| (leader.term, Peer { node: NodeId(leader.node), address: leader.address }))
             }
             // A refusal is a sign of life too.

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use narvana_proto::v1;
 
+use super::Mark;
 use crate::model::NodeId;
 
 /// A member to be reached.
@@ -71,8 +72,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Asks the leader what a read has to have seen.
     fn read_index<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::ReadIndexReply>;
 
-    /// Asks for a sign of life.
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply>;
+    /// Asks for a sign of life, and says what this node holds.
+    fn greet<'a>(&'a self, peer: &'a Peer, holds: Mark) -> Asked<'a, v1::RollCallReply>;
 }
 
 /// Reaches nobody: for a group that is only being founded.
@@ -109,7 +110,7 @@ impl Transport for NoTransport {
         nobody(peer)
     }
 
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply> {
+    fn greet<'a>(&'a self, peer: &'a Peer, _: Mark) -> Asked<'a, v1::RollCallReply> {
         nobody(peer)
     }
 }

@@ -6,7 +6,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::store::{self, LeaderId, LogId, TypeConfig, Unreadable, Vote};
+use crate::store::{self, LeaderId, LogId, Proposal, TypeConfig, Unreadable, Vote};
 
 /// A message that makes no sense. Whoever sent it is newer than this program, or not one of ours.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,14 @@ pub(super) fn append_entries(request: v1::AppendRequest) -> Result<AppendEntries
         leader_commit: request.committed.map(log_id),
         entries: request.entries.iter().map(|entry| store::decode_entry(entry)).collect::<Result<_, _>>()?,
     })
+}
+
+/// A command that another member passes on.
+pub(super) fn proposal(command: bytes::Bytes) -> Result<Proposal, Malformed> {
+    if command.len() > store::ENTRY_BYTES_MAX {
+        return Err(Malformed::TooLarge { bytes: command.len(), limit: store::ENTRY_BYTES_MAX });
+    }
+    Ok(Proposal::from_bytes(command)?)
 }
 
 pub(super) fn append_reply(result: StreamAppendResult<TypeConfig>) -> v1::AppendReply {

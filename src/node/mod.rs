@@ -16,6 +16,7 @@ mod founding;
 mod joining;
 mod left_behind;
 mod machine;
+mod memory;
 mod peer_port;
 mod preflight;
 mod rebuilding;

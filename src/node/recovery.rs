@@ -58,7 +58,7 @@ impl Recovery {
     pub async fn look(data_dir: &Path) -> anyhow::Result<Self> {
         let (dir, identity) = DataDir::open(data_dir)?;
         let options = options(&dir, identity)?;
-        let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
+        let store = tokio::task::spawn_blocking(|| Store::open_existing(options)).await??;
         let survey = store.survey().await;
         store.close().await?;
         let survey = survey?;

@@ -15,6 +15,7 @@ use crate::cluster::Identity;
 use crate::consensus::{Consensus, View};
 use crate::engine::{self, Engine};
 use crate::model::ClusterId;
+use crate::rpc::Refusal;
 use crate::task::Supervisor;
 
 /// How long the end of its containers is tried; the next start goes on with it.
@@ -24,8 +25,15 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The node is no member any more.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Removed(String);
+#[error("{}", .0.words)]
+pub struct Removed(Refusal);
+
+impl Removed {
+    /// The node itself lives on as another process.
+    pub(super) fn lives(&self) -> bool {
+        self.0.lives
+    }
+}
 
 /// How this node learns of its removal.
 #[derive(Clone)]
@@ -33,28 +41,29 @@ pub(super) struct Membership {
     identity: Identity,
     consensus: Consensus,
     /// What members say that refuse it.
-    refused: watch::Receiver<Option<String>>,
+    refused: watch::Receiver<Option<Refusal>>,
     /// Why containers of this node may still run after its end.
     left_running: Arc<OnceLock<String>>,
 }
 
 impl Membership {
-    pub(super) fn new(identity: Identity, consensus: Consensus, refused: watch::Receiver<Option<String>>) -> Self {
+    pub(super) fn new(identity: Identity, consensus: Consensus, refused: watch::Receiver<Option<Refusal>>) -> Self {
         Self { identity, consensus, refused, left_running: Arc::default() }
     }
 
     /// Whether it has ended, as far as is known here.
     pub(super) fn ended(&self) -> Option<Removed> {
         let own = |view: &View| view.state.admission(self.identity.node).is_some_and(|own| own.fenced_at.is_some());
-        if let Some(words) = &*self.refused.borrow() {
-            return Some(Removed(words.clone()));
+        if let Some(refusal) = &*self.refused.borrow() {
+            return Some(Removed(refusal.clone()));
         }
         own(&self.consensus.latest()).then(|| {
-            Removed(format!(
+            let words = format!(
                 "node {} was removed from this cluster; this machine can come back as a new node, in an empty data folder, \
                  with `narvana join`",
                 self.identity.node
-            ))
+            );
+            Removed(Refusal { words, lives: false })
         })
     }
 

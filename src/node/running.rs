@@ -14,7 +14,7 @@ use crate::auth::Tokens;
 use crate::build::{self, Builder};
 use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig, test_setting};
-use crate::consensus::{self, Consensus, View};
+use crate::consensus::{self, Consensus, Mark, View};
 use crate::control::{self, Control};
 use crate::decide;
 use crate::decide::route_table::RouteTable;
@@ -22,7 +22,7 @@ use crate::engine::{self, Engine};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
 use crate::network::{self, Ingress, IngressHandle};
-use crate::rpc::{self, FarExec, FarLogs, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels};
+use crate::rpc::{self, FarExec, FarLogs, Hello, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels, Witness};
 use crate::space::Space;
 use crate::state::{Actor, Command, LogEntry, NodeFacts};
 use crate::store::{self, SealKey, Store};
@@ -37,8 +37,8 @@ use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::removal::Membership;
 use super::{
-    copies, engine_search, joining, left_behind, machine, peer_port, registration, registry, removal, room, routes,
-    tidy,
+    copies, engine_search, joining, left_behind, machine, memory, peer_port, registration, registry, removal, room,
+    routes, tidy,
 };
 
 /// How long requests to an instance may take to end before its process is asked to.
@@ -53,6 +53,11 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long a node that knows its cluster waits for a leader before it starts without one. An election takes a second or
 /// two, and until the wait is over this node's ingress does not serve.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// Pause before a process that others do not accept yet asks again.
+const INTRODUCED_AGAIN: Duration = Duration::from_millis(200);
+/// How long it asks before it goes on without them. The process before it is accepted or gone within two seconds.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A node that runs.
 pub struct Running {
@@ -75,8 +80,9 @@ impl Running {
         tracing::info!(node = %identity.node, cluster = %identity.cluster, "starting: {}", config.summary());
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
-        let (consensus, tls, peers) = start_consensus(&dir, identity, &fatal).await?;
-        let membership = Membership::new(identity, consensus.clone(), peers.refused());
+        let incarnation: Incarnation = random::id();
+        let (consensus, tls, peers, witness) = start_consensus(&dir, identity, incarnation, &fatal).await?;
+        let membership = Membership::new(identity, consensus.clone(), witness.refused());
         let space = consensus.space().clone();
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         let logs_part = Supervisor::new("logs", fatal.clone());
@@ -89,7 +95,7 @@ impl Running {
         let peer_part = Supervisor::new("node port", fatal.clone());
         let mut address = Address::of(&config, &dir, None)?;
         let tunnels = OpenTunnels::default();
-        let traffic = Peers::for_traffic(tls.subscribe());
+        let traffic = Peers::for_traffic(tls.subscribe(), witness.clone());
         let (peer_server, peer_port) = peer_port::bind(&address, || rpc::Parts {
             consensus: consensus.clone(),
             artifacts: artifacts.clone(),
@@ -99,12 +105,14 @@ impl Running {
             logs: logs.clone(),
             exec: exec.clone(),
             tunnels: tunnels.clone(),
-            refused: peers.refusals(),
+            witness: witness.clone(),
         })
         .await?;
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
+        let keep = memory::keep(witness.clone(), consensus.clone(), Arc::clone(&dir), peer_part.stopping());
+        peer_part.spawn("memory of others", OnError::Log, keep);
         let api_certificate = Arc::new(ApiCertificate::new(identity, [config.name.clone(), address.host.clone()]));
         let fresh = peer_port::Fresh {
             consensus: consensus.clone(),
@@ -114,8 +122,10 @@ impl Running {
             api: Arc::clone(&api_certificate),
         };
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
+        introduce(&consensus, &membership, &witness).await;
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
-        if membership.ended().is_some() {
+        // What runs in the name of a node that lives is its own.
+        if membership.ended().is_some_and(|ended| !ended.lives()) {
             let engine = engine_options(&config, dir.path(), scope(identity));
             removal::clean_up(&membership, engine, STOP_GRACE).await;
         }
@@ -132,7 +142,6 @@ impl Running {
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
         let registry = registry::start(&artifacts, blobs, &registry_part).await?;
         let resources = machine::resources(dir.path());
-        let incarnation: Incarnation = random::id();
 
         let ingress = start_ingress(&config, identity.node, &consensus, traffic.clone(), &ingress_part).await?;
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
@@ -304,8 +313,9 @@ impl Running {
 async fn start_consensus(
     dir: &DataDir,
     identity: Identity,
+    run: Incarnation,
     fatal: &CancellationToken,
-) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, Peers)> {
+) -> anyhow::Result<(Consensus, watch::Sender<Arc<Tls>>, Peers, Witness)> {
     let options = store::Options {
         folder: dir.path().to_owned(),
         cluster: identity.cluster,
@@ -313,14 +323,36 @@ async fn start_consensus(
         key: SealKey::load(&dir.path().join(store::KEY_FILE))?,
         fatal: fatal.clone(),
     };
-    let store = tokio::task::spawn_blocking(|| Store::open(options)).await??;
+    let store = tokio::task::spawn_blocking(|| Store::open_existing(options)).await??;
     let known = store.machine().view().borrow().state.clone();
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
-    let peers = Peers::new(tls.subscribe());
+    let witness = Witness::new(Hello { run, began: Mark::found(&store.log()) }, memory::read(dir)?);
+    let peers = Peers::new(tls.subscribe(), witness.clone());
     let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options() };
     let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;
-    Ok((consensus, tls, peers))
+    witness.heed(peer_port::admit(consensus.watch()));
+    Ok((consensus, tls, peers, witness))
+}
+
+/// Tells the others which process this is, before it acts. Returns when everybody who is there has accepted it, or somebody has refused it
+/// for good: a copy of a node that runs ends here, with nothing done.
+async fn introduce(consensus: &Consensus, membership: &Membership, witness: &Witness) {
+    let begun = Instant::now();
+    loop {
+        witness.was_asked_to_wait();
+        consensus.introduce().await;
+        if membership.ended().is_some() || !witness.was_asked_to_wait() {
+            return;
+        }
+        if begun.elapsed() > INTRODUCED_WITHIN {
+            // It goes on as one that the others cannot be reached by.
+            return tracing::warn!(
+                "other nodes do not accept this process yet: the one before it was heard too lately"
+            );
+        }
+        tokio::time::sleep(INTRODUCED_AGAIN).await;
+    }
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at

@@ -6,36 +6,43 @@ use narvana_proto::v1;
 use tonic::{Request, Status};
 
 use super::Admit;
+use super::Witness;
 use super::stream::Caller;
 use crate::consensus::ReceiveError;
-use crate::model::{NodeId, NodeRole};
+use crate::model::{Incarnation, NodeId, NodeRole};
 
 /// A member that calls: it showed its certificate, and was not removed when it began to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Member(pub(super) NodeId);
+pub(super) struct Member {
+    pub(super) node: NodeId,
+    /// Which process of it.
+    pub(super) run: Incarnation,
+}
 
-/// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, and
-/// nothing else does: it ends by that.
-pub(super) fn members(admit: Admit) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |request| let_in(request, &admit, |_, _| Ok(()))
+/// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, or
+/// that another process took its place, and nothing else does: it ends by that.
+pub(super) fn members(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| let_in(request, &admit, &witness, |_, _| Ok(()))
 }
 
 /// Lets members through that may lead, since nobody else has a reason to send what leaders send.
-pub(super) fn leaders(admit: Admit) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |request| let_in(request, &admit, may_lead)
+pub(super) fn leaders(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| let_in(request, &admit, &witness, may_lead)
 }
 
 fn let_in(
     mut request: Request<()>,
     admit: &Admit,
+    witness: &Witness,
     rule: impl Fn(NodeId, NodeRole) -> Result<(), Status>,
 ) -> Result<Request<()>, Status> {
-    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.node);
-    let Some(node) = caller else {
+    let caller = request.extensions().get::<Caller>();
+    let Some((node, run)) = caller.and_then(|caller| caller.node.zip(caller.run)) else {
         return Err(Status::unauthenticated("only members of the cluster may call this, with their certificate"));
     };
     rule(node, admit(node).map_err(Status::permission_denied)?)?;
-    request.extensions_mut().insert(Member(node));
+    witness.is_current(node, run).map_err(|refusal| Status::permission_denied(refusal.words))?;
+    request.extensions_mut().insert(Member { node, run });
     Ok(request)
 }
 
@@ -64,9 +71,12 @@ pub(super) async fn until_removed(admit: &Admit, node: NodeId) -> Status {
 
 /// The member that [`members`] or [`leaders`] let through.
 pub(super) fn member<T>(request: &Request<T>) -> Result<NodeId, Status> {
-    let member = request.extensions().get().copied().ok_or_else(|| Status::internal("the caller is unknown"))?;
-    let Member(node) = member;
-    Ok(node)
+    process(request).map(|member| member.node)
+}
+
+/// The same, with its process.
+pub(super) fn process<T>(request: &Request<T>) -> Result<Member, Status> {
+    request.extensions().get().copied().ok_or_else(|| Status::internal("the caller is unknown"))
 }
 
 /// A ballot is its owner's: nobody leads, campaigns or steps aside in another node's name.
@@ -84,6 +94,7 @@ pub(super) fn check_ballot(ballot: Option<v1::Ballot>, caller: NodeId) -> Result
 pub(super) fn status(error: &ReceiveError) -> Status {
     match error {
         ReceiveError::Malformed(_) | ReceiveError::Snapshot(_) => Status::invalid_argument(error.to_string()),
+        ReceiveError::Impostor(_) => Status::failed_precondition(error.to_string()),
         ReceiveError::DiskFull(_) => Status::resource_exhausted(error.to_string()),
         ReceiveError::Store(_) => Status::internal(error.to_string()),
         ReceiveError::Stopped(_) => Status::unavailable(error.to_string()),

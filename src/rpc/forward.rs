@@ -2,29 +2,31 @@
 
 use narvana_proto::v1;
 use narvana_proto::v1::forward_server::Forward;
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::caller::{member, status};
+use super::caller::{Member, member, process, status};
+use super::{Refusal, Witness};
 use crate::consensus::{Consensus, Receiver};
 use crate::model::Origin;
 
 pub(super) struct ForwardService {
     receiver: Receiver,
     consensus: Consensus,
-    refused: watch::Sender<Option<String>>,
+    witness: Witness,
 }
 
 impl ForwardService {
-    pub(super) fn new(consensus: Consensus, refused: watch::Sender<Option<String>>) -> Self {
-        Self { receiver: consensus.receiver(), consensus, refused }
+    pub(super) fn new(consensus: Consensus, witness: Witness) -> Self {
+        Self { receiver: consensus.receiver(), consensus, witness }
     }
 }
 
 #[tonic::async_trait]
 impl Forward for ForwardService {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeReply>, Status> {
-        let reply = self.receiver.propose(request.into_inner()).await;
+        let caller = member(&request)?;
+        let reply = self.receiver.propose(request.into_inner(), caller).await;
         reply.map(Response::new).map_err(|error| status(&error))
     }
 
@@ -48,14 +50,19 @@ impl Forward for ForwardService {
         }
         // Only the words that are known: what another machine sends is not repeated.
         let how = origin.parse::<Origin>().map_or("begun anew", Origin::as_str);
-        self.refused.send_replace(Some(format!(
+        self.witness.end(Refusal::end(format!(
             "this node was left behind: its cluster was {how} without it and goes on from node {caller}; this machine can \
              come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"
         )));
         Ok(Response::new(v1::LeaveBehindReply {}))
     }
 
-    async fn roll_call(&self, _: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
-        Ok(Response::new(self.receiver.roll_call()))
+    async fn roll_call(&self, request: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
+        let Member { node, run } = process(&request)?;
+        if let Some(holds) = request.into_inner().holds {
+            self.witness.note(node, run, holds.into(), Instant::now());
+        }
+        let run = self.witness.own().run.0.as_bytes().to_vec().into();
+        Ok(Response::new(v1::RollCallReply { run, ..self.receiver.roll_call() }))
     }
 }

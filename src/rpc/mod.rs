@@ -3,8 +3,8 @@
 //! Runs here: the server of the node-to-node port ([`Server`]), the connections to other nodes ([`Peers`]), and the way in
 //! for a node that is no member yet ([`Newcomer`]), and connections to instances of other nodes ([`Tunnels`]). In:
 //! messages of other members, whose certificate says who they are; out: ours to them. Every connection proves both
-//! ends: the certificate is signed by the cluster's authority and names the node, a caller has to be the node that
-//! its message claims, and a node that was removed is refused on open connections too. TLS sessions are never resumed,
+//! ends: the certificate is signed by the cluster's authority and names the node, the process behind it is the one that speaks for that
+//! node ([`Witness`]), a caller has to be the node that its message claims, and a node that was removed is refused on open connections too. TLS sessions are never resumed,
 //! since a resumed one skips the certificate.
 //!
 //! Deliberately absent: what the messages mean (`consensus`), and who is a member (asked through [`Admit`]).
@@ -14,6 +14,7 @@ mod caller;
 mod entrance;
 mod exec;
 mod forward;
+mod hello;
 mod join;
 mod logs;
 mod newcomer;
@@ -26,6 +27,7 @@ mod tests;
 mod tls;
 mod tunnel;
 mod wire;
+mod witness;
 
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ pub use peers::Peers;
 pub use server::{Options, Parts, Server};
 pub use tls::{Tls, TlsError};
 pub use tunnel::Tunnels;
+pub use witness::{Hello, Memory, Refusal, Witness};
 
 /// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,19 +11,21 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use narvana_proto::v1;
+use narvana_proto::v1::append_reply;
 use narvana_proto::v1::forward_client::ForwardClient;
 use narvana_proto::v1::raft_client::RaftClient;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use super::tls::name_of;
-use super::{MESSAGE_BYTES_MAX, Tls};
-use crate::consensus::{Asked, Peer, Replies, Transport, TransportError};
-use crate::model::{Epoch, NodeId};
+use super::{MESSAGE_BYTES_MAX, Refusal, Tls, Witness, hello};
+use crate::consensus::{Asked, Mark, Peer, Replies, Transport, TransportError};
+use crate::model::{Epoch, Incarnation, NodeId};
 
 /// Longest wait for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -47,30 +49,19 @@ pub struct Peers {
     /// Bytes that may wait here: of one stream, and of a connection.
     windows: Option<(u32, u32)>,
     channels: Arc<Mutex<HashMap<NodeId, (String, Channel)>>>,
-    /// What a member said that refused this node because it was removed.
-    refused: watch::Sender<Option<String>>,
+    witness: Witness,
 }
 
 impl Peers {
     /// No connection yet.
-    pub fn new(tls: watch::Receiver<Arc<Tls>>) -> Self {
-        Self { tls, windows: None, channels: Arc::default(), refused: watch::Sender::new(None) }
+    pub fn new(tls: watch::Receiver<Arc<Tls>>, witness: Witness) -> Self {
+        Self { tls, windows: None, channels: Arc::default(), witness }
     }
 
     /// The same for what visitors and readers of logs wait for: connections of their own, on which those who read slowly
     /// hold up nobody.
-    pub fn for_traffic(tls: watch::Receiver<Arc<Tls>>) -> Self {
-        Self { windows: Some((TRAFFIC_WINDOW, TRAFFIC_WINDOWS)), ..Self::new(tls) }
-    }
-
-    /// Set, with the words for it, when a member refuses this node because it was removed from the cluster.
-    pub fn refused(&self) -> watch::Receiver<Option<String>> {
-        self.refused.subscribe()
-    }
-
-    /// Where [`Self::refused`] is set by what this node is told.
-    pub fn refusals(&self) -> watch::Sender<Option<String>> {
-        self.refused.clone()
+    pub fn for_traffic(tls: watch::Receiver<Arc<Tls>>, witness: Witness) -> Self {
+        Self { windows: Some((TRAFFIC_WINDOW, TRAFFIC_WINDOWS)), ..Self::new(tls, witness) }
     }
 
     /// Tells a node of an earlier epoch that the cluster goes on without it. What it says to that is no reason for this
@@ -83,7 +74,7 @@ impl Peers {
             Ok(Err(status)) => status,
             Err(_) => Status::unavailable(format!("no answer within {} seconds", TELL_MAX.as_secs())),
         };
-        Err(failure(peer, &status, &watch::Sender::new(None)))
+        Err(failure(peer, &status))
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
@@ -97,7 +88,7 @@ impl Peers {
     }
 
     fn answer<T>(&self, peer: &Peer, reply: Result<tonic::Response<T>, Status>) -> Result<T, TransportError> {
-        reply.map(tonic::Response::into_inner).map_err(|status| failure(peer, &status, &self.refused))
+        reply.map(tonic::Response::into_inner).map_err(|status| heeded(peer, &status, &self.witness))
     }
 
     /// The connection to a node; a new one when its address changed.
@@ -111,7 +102,7 @@ impl Peers {
         let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).map_err(|error| {
             TransportError::Refused { peer: peer.clone(), reason: format!("this is no address: {error}") }
         })?;
-        let (tls, peer) = (self.tls.clone(), peer.clone());
+        let (tls, peer, witness) = (self.tls.clone(), peer.clone(), self.witness.clone());
         let (node, address) = (peer.node, peer.address.clone());
         let (stream_window, window) = self.windows.unzip();
         let channel = endpoint
@@ -121,8 +112,7 @@ impl Peers {
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(tower::service_fn(move |_| {
-                let (tls, peer) = (Arc::clone(&tls.borrow()), peer.clone());
-                connect(tls, peer)
+                connect(Arc::clone(&tls.borrow()), peer.clone(), witness.clone())
             }));
         channels.insert(node, (address, channel.clone()));
         Ok(channel)
@@ -136,8 +126,8 @@ type Connected = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
 #[error("{0}")]
 struct NotConnected(String);
 
-async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<Connected> {
-    let failed = match timeout(CONNECT_MAX, shake_hands(tls, peer)).await {
+async fn connect(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Connected> {
+    let failed = match timeout(CONNECT_MAX, shake_hands(tls, peer, witness)).await {
         Ok(Ok(connected)) => return Ok(connected),
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_MAX.as_secs())),
@@ -145,10 +135,12 @@ async fn connect(tls: Arc<Tls>, peer: Peer) -> io::Result<Connected> {
     Err(io::Error::new(failed.kind(), NotConnected(failed.to_string())))
 }
 
-async fn shake_hands(tls: Arc<Tls>, peer: Peer) -> io::Result<Connected> {
+async fn shake_hands(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Connected> {
     let stream = TcpStream::connect(&peer.address).await?;
     stream.set_nodelay(true)?;
-    let stream = TlsConnector::from(Arc::clone(&tls.client)).connect(name_of(tls.cluster, peer.node), stream).await?;
+    let mut stream =
+        TlsConnector::from(Arc::clone(&tls.client)).connect(name_of(tls.cluster, peer.node), stream).await?;
+    hello::call(&mut stream, &witness, peer.node).await?;
     Ok(TokioIo::new(stream))
 }
 
@@ -179,12 +171,17 @@ fn was_sent(status: &Status) -> bool {
     true
 }
 
-/// What a failed call says about its peer, and about this node.
-fn failure(peer: &Peer, status: &Status, refused: &watch::Sender<Option<String>>) -> TransportError {
-    let (peer, reason) = (peer.clone(), reason(status));
+/// What a failed call says about its peer, and about this node, which ends by a refusal.
+fn heeded(peer: &Peer, status: &Status, witness: &Witness) -> TransportError {
     if status.code() == Code::PermissionDenied {
-        refused.send_replace(Some(reason.clone()));
+        witness.end(Refusal::end(reason(status)));
     }
+    failure(peer, status)
+}
+
+/// What a failed call says about its peer.
+fn failure(peer: &Peer, status: &Status) -> TransportError {
+    let (peer, reason) = (peer.clone(), reason(status));
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => {
             TransportError::Unreachable { peer, reason, sent: was_sent(status) }
@@ -207,19 +204,43 @@ impl<T> Stream for Outgoing<T> {
 
 impl Transport for Peers {
     fn append<'a>(&'a self, peer: &'a Peer, requests: BoxStream<'static, v1::AppendRequest>) -> Asked<'a, Replies> {
-        let requests = Outgoing(requests);
+        // All requests of a stream are of one leader.
+        let ballot = Arc::new(OnceLock::new());
+        let sent = Arc::clone(&ballot);
+        let requests = requests.inspect(move |request| {
+            if let Some(ballot) = request.ballot {
+                let _first = sent.set(ballot);
+            }
+        });
+        let requests = Outgoing(requests.boxed());
         async move {
             let replies =
-                self.raft(peer)?.append(requests).await.map_err(|status| failure(peer, &status, &self.refused))?;
-            let (peer, refused) = (peer.clone(), self.refused.clone());
-            let failure = move |status: Status| failure(&peer, &status, &refused);
-            Ok(replies.into_inner().map(move |reply| reply.map_err(&failure)).boxed())
+                self.raft(peer)?.append(requests).await.map_err(|status| heeded(peer, &status, &self.witness))?;
+            let (peer, witness) = (peer.clone(), self.witness.clone());
+            let heard = move |reply: Result<v1::AppendReply, Status>| {
+                let reply = reply.map_err(|status| heeded(&peer, &status, &witness))?;
+                if let (Some(append_reply::Result::Matching(v1::Matching { last })), Some(ballot)) =
+                    (&reply.result, ballot.get())
+                {
+                    witness.acknowledged(peer.node, v1::Mark { vote: Some(*ballot), last: *last }.into());
+                }
+                Ok(reply)
+            };
+            Ok(replies.into_inner().map(heard).boxed())
         }
         .boxed()
     }
 
     fn vote<'a>(&'a self, peer: &'a Peer, request: v1::VoteRequest) -> Asked<'a, v1::VoteReply> {
-        async move { self.answer(peer, self.raft(peer)?.vote(request).await) }.boxed()
+        async move {
+            let pre_vote = request.pre_vote;
+            let reply = self.answer(peer, self.raft(peer)?.vote(request).await)?;
+            if reply.granted && !pre_vote {
+                self.witness.acknowledged(peer.node, v1::Mark { vote: reply.ballot, last: None }.into());
+            }
+            Ok(reply)
+        }
+        .boxed()
     }
 
     fn snapshot<'a>(
@@ -243,7 +264,15 @@ impl Transport for Peers {
         async move { self.answer(peer, self.forward(peer)?.read_index(v1::ReadIndexRequest {}).await) }.boxed()
     }
 
-    fn greet<'a>(&'a self, peer: &'a Peer) -> Asked<'a, v1::RollCallReply> {
-        async move { self.answer(peer, self.forward(peer)?.roll_call(v1::RollCallRequest {}).await) }.boxed()
+    fn greet<'a>(&'a self, peer: &'a Peer, holds: Mark) -> Asked<'a, v1::RollCallReply> {
+        async move {
+            let request = v1::RollCallRequest { holds: Some(holds.into()) };
+            let reply = self.answer(peer, self.forward(peer)?.roll_call(request).await)?;
+            if let (Ok(run), Some(holds)) = (Uuid::from_slice(&reply.run), reply.holds) {
+                self.witness.note(peer.node, Incarnation(run), holds.into(), Instant::now());
+            }
+            Ok(reply)
+        }
+        .boxed()
     }
 }

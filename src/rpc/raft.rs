@@ -9,19 +9,20 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Admit;
-use super::caller::{check_ballot, may_lead, member, status};
+use super::caller::{Member, check_ballot, may_lead, member, process, status};
+use super::{Admit, Witness};
 use crate::consensus::Receiver;
 
 pub(super) struct RaftService {
     receiver: Receiver,
     admit: Admit,
+    witness: Witness,
     stop: CancellationToken,
 }
 
 impl RaftService {
-    pub(super) fn new(receiver: Receiver, admit: Admit, stop: CancellationToken) -> Self {
-        Self { receiver, admit, stop }
+    pub(super) fn new(receiver: Receiver, admit: Admit, witness: Witness, stop: CancellationToken) -> Self {
+        Self { receiver, admit, witness, stop }
     }
 }
 
@@ -33,13 +34,14 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let caller = member(&request)?;
-        let admit = self.admit.clone();
+        let Member { node: caller, run } = process(&request)?;
+        let (admit, witness) = (self.admit.clone(), self.witness.clone());
         let (refuse, refused) = mpsc::channel(1);
-        // The stream may be open for days: a node that is removed meanwhile is not heard any more.
+        // The stream may be open for days: a node that is removed meanwhile, or whose place was taken, is not heard any more.
         let requests = request.into_inner().scan(refuse, move |refuse, request| {
             let heard = request.and_then(|request| {
                 may_lead(caller, admit(caller).map_err(Status::permission_denied)?)?;
+                witness.is_current(caller, run).map_err(|refusal| Status::permission_denied(refusal.words))?;
                 check_ballot(request.ballot, caller)?;
                 Ok(request)
             });

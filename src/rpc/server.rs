@@ -30,7 +30,7 @@ use super::logs::LogService;
 use super::raft::RaftService;
 use super::stream::{Caller, Link, Stay};
 use super::tls::node_of;
-use super::{Admit, MESSAGE_BYTES_MAX, Tls};
+use super::{Admit, MESSAGE_BYTES_MAX, Tls, Witness, hello};
 use crate::agent::LocalExec;
 use crate::artifact::ArtifactStore;
 use crate::consensus::Consensus;
@@ -98,8 +98,8 @@ pub struct Parts {
     pub exec: LocalExec,
     /// Counts the connections of other nodes to instances of this one.
     pub tunnels: OpenTunnels,
-    /// Told when the cluster goes on without this node.
-    pub refused: watch::Sender<Option<String>>,
+    /// Which process speaks as which node.
+    pub witness: Witness,
 }
 
 /// The server, listening and not yet answering.
@@ -124,10 +124,10 @@ impl Server {
 
     /// Serves until the supervisor stops.
     pub fn run(self, supervisor: &Supervisor) {
-        let Parts { consensus, artifacts, tls, admit, node, logs, exec, tunnels, refused } = self.parts;
+        let Parts { consensus, artifacts, tls, admit, node, logs, exec, tunnels, witness } = self.parts;
         let stop = supervisor.stopping();
         let receiver = consensus.receiver();
-        let forward = ForwardServer::new(ForwardService::new(consensus.clone(), refused))
+        let forward = ForwardServer::new(ForwardService::new(consensus.clone(), witness.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let entrance = Entrance {
@@ -141,13 +141,14 @@ impl Server {
         let exec = ExecServer::new(ExecService { exec, admit: admit.clone(), stop: stop.clone() })
             .max_decoding_message_size(TUNNEL_BYTES_MAX);
         let tunnel = TunnelServer::new(entrance).max_decoding_message_size(TUNNEL_BYTES_MAX);
-        let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), stop.clone()))
+        let raft = RaftServer::new(RaftService::new(receiver, admit.clone(), witness.clone(), stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let blobs = ArtifactsServer::new(BlobService::new(artifacts, admit.clone(), stop.clone()));
         let join = JoinServer::new(JoinService::new(consensus)).max_decoding_message_size(JOIN_BYTES_MAX);
         let (links, accepted) = mpsc::channel(LINKS_WAITING);
-        let accept = accept(self.listener, tls, links, supervisor.clone());
+        let greeting = Greeting { tls, admit: admit.clone(), witness: witness.clone() };
+        let accept = accept(self.listener, greeting, links, supervisor.clone());
         supervisor.spawn("node port", OnError::StopNode, accept);
         supervisor.spawn("node server", OnError::StopNode, async move {
             tonic::transport::Server::builder()
@@ -156,12 +157,12 @@ impl Server {
                 .max_concurrent_streams(Some(STREAMS_MAX))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .add_service(InterceptedService::new(raft, leaders(admit.clone())))
-                .add_service(InterceptedService::new(forward, members(admit.clone())))
-                .add_service(InterceptedService::new(blobs, members(admit.clone())))
-                .add_service(InterceptedService::new(logs, members(admit.clone())))
-                .add_service(InterceptedService::new(exec, members(admit.clone())))
-                .add_service(InterceptedService::new(tunnel, members(admit)))
+                .add_service(InterceptedService::new(raft, leaders(admit.clone(), witness.clone())))
+                .add_service(InterceptedService::new(forward, members(admit.clone(), witness.clone())))
+                .add_service(InterceptedService::new(blobs, members(admit.clone(), witness.clone())))
+                .add_service(InterceptedService::new(logs, members(admit.clone(), witness.clone())))
+                .add_service(InterceptedService::new(exec, members(admit.clone(), witness.clone())))
+                .add_service(InterceptedService::new(tunnel, members(admit, witness)))
                 .add_service(join)
                 .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled())
                 .await
@@ -172,7 +173,7 @@ impl Server {
 /// Lets connections in whose other end proves who it is, or claims nothing. The others are closed and noted.
 async fn accept(
     listener: TcpListener,
-    tls: watch::Receiver<Arc<Tls>>,
+    greeting: Greeting,
     links: mpsc::Sender<std::io::Result<Link>>,
     supervisor: Supervisor,
 ) -> Result<(), Infallible> {
@@ -200,9 +201,12 @@ async fn accept(
             tracing::debug!(%from, "this address makes too many connections");
             continue;
         };
-        let (tls, links, house) = (Arc::clone(&tls.borrow()), links.clone(), house.clone());
+        let (greeting, links, house) = (greeting.clone(), links.clone(), house.clone());
         supervisor.spawn("node handshake", OnError::Log, async move {
-            let shaken = handshake(stream, from.ip(), &tls).await;
+            let shaken = timeout(HANDSHAKE_MAX, greeting.shake_hands(stream, from.ip())).await;
+            let shaken = shaken
+                .map_err(|_| format!("its handshake took longer than {} ms", HANDSHAKE_MAX.as_millis()))
+                .flatten();
             drop(arrival);
             match shaken.and_then(|(stream, caller)| house.enter(stream, caller)) {
                 // Nobody takes it when the server stops.
@@ -238,22 +242,31 @@ impl House {
     }
 }
 
-/// Whoever shows no certificate may come in, and can do nothing but ask to join.
-async fn handshake(stream: TcpStream, from: IpAddr, tls: &Tls) -> Result<(TlsStream<TcpStream>, Caller), String> {
-    // Without it each small message waits some 40 ms.
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let accept = TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
-    let stream = match timeout(HANDSHAKE_MAX, accept).await {
-        Ok(accepted) => accepted.map_err(|error| error.to_string())?,
-        Err(_) => return Err(format!("its handshake took longer than {} ms", HANDSHAKE_MAX.as_millis())),
-    };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let node = match certificate {
-        None => None,
-        Some(certificate) => {
-            let node = node_of(tls.cluster, certificate);
-            Some(node.ok_or("its certificate names no node of this cluster")?)
-        }
-    };
-    Ok((stream, Caller { node, from }))
+/// What is looked at before a connection is let in.
+#[derive(Clone)]
+struct Greeting {
+    tls: watch::Receiver<Arc<Tls>>,
+    admit: Admit,
+    witness: Witness,
+}
+
+impl Greeting {
+    /// Whoever shows no certificate may come in, and can do nothing but ask to join.
+    async fn shake_hands(&self, stream: TcpStream, from: IpAddr) -> Result<(TlsStream<TcpStream>, Caller), String> {
+        // Without it each small message waits some 40 ms.
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let tls = Arc::clone(&self.tls.borrow());
+        let accept = TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
+        let mut stream = accept.await.map_err(|error| error.to_string())?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let Some(certificate) = certificate else {
+            return Ok((stream, Caller { node: None, run: None, from }));
+        };
+        let node = node_of(tls.cluster, certificate).ok_or("its certificate names no node of this cluster")?;
+        // One that was removed is told so when it asks for something.
+        let admitted = (self.admit)(node).is_ok();
+        let said = hello::answer(&mut stream, &self.witness, node, admitted).await;
+        let run = said.map_err(|error| format!("node {node}: {error}"))?;
+        Ok((stream, Caller { node: Some(node), run: Some(run), from }))
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::model::NodeId;
+use crate::model::{Incarnation, NodeId};
 use crate::network::Entered;
 
 /// Who is at the other end.
@@ -21,6 +21,8 @@ use crate::network::Entered;
 pub(super) struct Caller {
     /// The node that its certificate names; none when it showed no certificate.
     pub(super) node: Option<NodeId>,
+    /// Which process of that node it is.
+    pub(super) run: Option<Incarnation>,
     /// Its address.
     pub(super) from: IpAddr,
 }

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::*;
-use crate::consensus::{self, Peer, RaftRole, Transport, TransportError};
-use group::{Cluster, domain, everybody, leader, until};
+use crate::consensus::{self, Mark, Peer, RaftRole, Transport, TransportError};
+use group::{Cluster, domain, everybody, leader, until, witness};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_agree_and_go_on_without_the_one_that_led() {
@@ -125,10 +125,11 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     });
     let member = cluster.member(1, consensus::Options::default(), removed).await;
     member.consensus.initialize(&member.peer.address).await.expect("initialises");
+    let own = witness(Mark::default());
     let ask = async |tls: watch::Receiver<Arc<Tls>>, to: &Peer, claimed: u64| {
         let ballot = Some(narvana_proto::v1::Ballot { term: 1_000, node: claimed, committed: false });
         let request = narvana_proto::v1::VoteRequest { ballot, pre_vote: true, ..Default::default() };
-        Peers::new(tls).vote(to, request).await
+        Peers::new(tls, own.clone()).vote(to, request).await
     };
     let refused = async |tls, to: &Peer, claimed, words: &str| {
         let error = ask(tls, to, claimed).await.expect_err(words).to_string();

@@ -28,6 +28,23 @@ pub struct LogEntry {
     pub command: Command,
 }
 
+impl LogEntry {
+    /// The node that says this about itself or its own work, where only that one may.
+    pub fn speaker(&self) -> Option<NodeId> {
+        match (&self.command, self.actor) {
+            (Command::RegisterNode(facts), _) => Some(facts.id),
+            (
+                Command::ReportInstance { node, .. }
+                | Command::ReaddressNode { node, .. }
+                | Command::NoteAuthority { node, .. },
+                _,
+            ) => Some(*node),
+            (_, Actor::Node(node)) => Some(node),
+            _ => None,
+        }
+    }
+}
+
 /// Who asked for a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Actor {

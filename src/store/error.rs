@@ -43,7 +43,11 @@ pub enum Error {
         node: NodeId,
     },
     /// A file that must be there is gone.
-    #[error("{} is missing although the data folder was in use: restore it, or rebuild the node", path.display())]
+    #[error(
+        "{} is missing although the data folder was in use; the node must not start without what it promised to the others. \
+         Make it a new node with `narvana node rebuild`; a copy of the folder may be too old",
+        path.display()
+    )]
     Missing {
         /// The file.
         path: PathBuf,

@@ -65,6 +65,8 @@ pub(super) struct Memory {
     committed_on_disk: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// The last of those that are on disk. While entries are being taken away it may be one of them.
+    last_on_disk: Option<LogId>,
     /// Sizes of the entries in the log; the first belongs to `first`.
     sizes: VecDeque<u32>,
     first: u64,
@@ -126,6 +128,12 @@ impl LogStore {
         written.await.map_err(|_| Error::Closed)?
     }
 
+    /// The vote and the last entry of the log, as they are on disk.
+    pub fn held(&self) -> (Option<Vote>, Option<LogId>) {
+        let memory = self.shared.memory();
+        (memory.vote, memory.last_on_disk)
+    }
+
     /// Up to where the log is known to be agreed on.
     pub(super) fn committed(&self) -> Option<LogId> {
         self.shared.memory().committed
@@ -172,6 +180,11 @@ impl Shared {
         self.memory().committed_on_disk = committed;
     }
 
+    /// Told by the writer: the log on disk ends here now.
+    pub(super) fn note_last(&self, last: Option<LogId>) {
+        self.memory().last_on_disk = last;
+    }
+
     /// Told by the writer: every append up to this one is on disk.
     pub(super) fn flushed(&self, append: u64) {
         let mut memory = self.memory();
@@ -201,6 +214,7 @@ impl Memory {
             memory.push(entry, 0);
             memory.shrink_cache();
         }
+        memory.last_on_disk = memory.last;
         Ok(memory)
     }
 

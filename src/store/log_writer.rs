@@ -123,6 +123,7 @@ impl Writer {
         }
         failpoint::pass("log.committed");
         self.position = next;
+        self.shared.note_last(next.last.map(LogId::from));
         self.file.note(&next)?;
         failpoint::pass("log.noted");
         Ok(())

@@ -115,6 +115,19 @@ pub struct Store {
 }
 
 impl Store {
+    /// Opens the store of a node that exists. One whose files are gone is refused: under the same id, an empty log and no vote
+    /// would take back what the node promised.
+    pub fn open_existing(options: Options) -> Result<Self, Error> {
+        renewal::finish_renewal(&options.folder)?;
+        for file in [STATE_FILE, RAFT_FILE] {
+            let path = options.folder.join(file);
+            if !path.exists() {
+                return Err(Error::Missing { path });
+            }
+        }
+        Self::open(options)
+    }
+
     /// Opens the store, or makes a new one in a folder that has none. Verifies the files and every value in them,
     /// so a damaged store is found before the node votes. Blocks for as long as that takes.
     pub fn open(options: Options) -> Result<Self, Error> {

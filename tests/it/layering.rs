@@ -32,6 +32,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic", &["rpc"]),
     // Raft's messages are made where openraft lives; everything else of the protocol is rpc's.
     ("narvana_proto", &["consensus", "rpc"]),
+    ("prost", &["rpc"]),
     ("axum", &["api", "web"]),
     ("clap", &["cli", "config", "main"]),
 ];

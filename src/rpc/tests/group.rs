@@ -16,7 +16,7 @@ use super::super::*;
 use crate::agent::LocalExec;
 use crate::artifact::ArtifactStore;
 use crate::cluster::{Authority, PEER_LIFE};
-use crate::consensus::{self, Consensus, Peer, RaftRole};
+use crate::consensus::{self, Consensus, Mark, Peer, RaftRole};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, SettingKey};
 use crate::state::{Actor, Command, LogEntry};
@@ -40,6 +40,7 @@ pub(super) struct Member {
     pub(super) logs: LogStore,
     exec: LocalExec,
     pub(super) tunnels: OpenTunnels,
+    pub(super) witness: Witness,
     tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
     fatal: CancellationToken,
@@ -75,7 +76,8 @@ impl Cluster {
         .expect("opens");
         let tls = self.tls(node);
         let supervisor = Supervisor::new("consensus", fatal.clone());
-        let peers = Peers::new(tls.clone());
+        let witness = witness(Mark::found(&store.log()));
+        let peers = Peers::new(tls.clone(), witness.clone());
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
@@ -92,11 +94,11 @@ impl Cluster {
             logs: logs.clone(),
             exec: exec.clone(),
             tunnels: tunnels.clone(),
-            refused: tokio::sync::watch::Sender::new(None),
+            witness: witness.clone(),
         };
         let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, peer, consensus, artifacts, logs, exec, tunnels, tls, server, fatal }
+        Member { _folder: folder, witness, peer, consensus, artifacts, logs, exec, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -139,7 +141,7 @@ impl Member {
             logs: self.logs.clone(),
             exec: self.exec.clone(),
             tunnels: self.tunnels.clone(),
-            refused: tokio::sync::watch::Sender::new(None),
+            witness: self.witness.clone(),
         };
         let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();
@@ -159,6 +161,11 @@ impl Member {
     pub(super) fn domain(&self) -> String {
         self.consensus.latest().state.setting(SettingKey::ServerDomain).to_owned()
     }
+}
+
+/// Of a process that remembers nobody.
+pub(super) fn witness(began: Mark) -> Witness {
+    Witness::new(Hello { run: random::id(), began }, [])
 }
 
 pub(super) fn everybody() -> Admit {

@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
-use super::group::{Cluster, Member, until};
-use crate::consensus;
+use super::group::{Cluster, Member, until, witness};
+use crate::consensus::{self, Mark};
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, DeploymentId, EnvVars, Health, InstanceId,
     InstanceState, InstanceStatus, Memory, NodeResources, PasswordHash, Placement, Port, PortBinding, Protocol,
@@ -59,7 +59,10 @@ impl Scene {
         member.consensus.initialize(&member.peer.address).await.expect("initialises");
         let (port, backend) = listen(talk).await;
         let instance = run_instance(&member, port).await;
-        let tunnels = Tunnels::new(Peers::for_traffic(cluster.tls(NodeId(2))), member.consensus.watch());
+        let tunnels = Tunnels::new(
+            Peers::for_traffic(cluster.tls(NodeId(2)), witness(Mark::default())),
+            member.consensus.watch(),
+        );
         Self { member, instance, tunnels, removed, backend }
     }
 

@@ -82,6 +82,13 @@ fn program(within: &[String], name: &str) -> Command {
     }
 }
 
+/// As people do.
+#[track_caller]
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.expect("cp runs").success());
+}
+
 impl Node {
     /// A new cluster of one node on the engine at this address.
     pub(crate) fn init(engine: &str) -> Self {
@@ -183,6 +190,23 @@ impl Node {
         node.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), passphrase.to_owned())];
         node.start(&format!("backup restore {}", backup.display()));
         node
+    }
+
+    /// A machine with a copy of this node's data folder as it is now.
+    #[track_caller]
+    pub(crate) fn copied(&self) -> Self {
+        let mut copy = Self::at_rest(&self.name, &self.engine, tempfile::tempdir().expect("a folder"));
+        copy_folder(&self.data, &copy.data);
+        copy.token.clone_from(&self.token);
+        copy.api.clone_from(&self.api);
+        copy
+    }
+
+    /// The folder of a node that does not run becomes what the other one has.
+    #[track_caller]
+    pub(crate) fn restore_from(&mut self, copy: &Self) {
+        std::fs::remove_dir_all(&self.data).expect("removes");
+        copy_folder(&copy.data, &self.data);
     }
 
     /// Joins, and says whether it became ready.

@@ -3,6 +3,7 @@
 mod authority;
 mod certificates;
 mod cluster;
+mod copies;
 mod daily;
 mod doctor;
 mod durability;

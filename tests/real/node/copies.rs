@@ -1,0 +1,121 @@
+//! Data folders that were copied, put back, or emptied: nobody may act as a node that lives or that knew more.
+
+use serde_json::json;
+
+use super::cluster::{names, three};
+use super::image_service;
+use crate::harness::node::Node;
+use crate::harness::{Harness, until};
+
+/// Refused for good, in these words.
+#[track_caller]
+fn refused(node: &mut Node, words: &str, command: &str) {
+    assert!(!node.try_run(), "it was let in: {}", node.log());
+    assert!(node.log().contains(words), "{}", node.log());
+    assert!(node.log().contains(command), "it says what to do: {}", node.log());
+}
+
+async fn until_three_vote(node: &Node) {
+    let answering = || node.get("/v1/status").expect(200)["quorum"]["answering"].clone();
+    until("three vote", || async { (answering() == 3).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_node_that_runs_is_refused_and_the_node_goes_on() {
+    let harness = Harness::podman().await;
+    let [first, second, third] = three(harness.address());
+    until_three_vote(&first).await;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    let deployment = first.deploy("shop", "web");
+    let instance = deployment["instances"][0].clone();
+
+    // Of the one that leads, of one that follows: each copy ends, and its original does not notice.
+    for node in [&first, &second] {
+        let mut copy = node.copied();
+        refused(&mut copy, "runs already, elsewhere", "narvana join");
+        // However often somebody tries.
+        refused(&mut copy, "runs already, elsewhere", "narvana join");
+        assert!(!copy.log().contains(" serves: API"), "it never served: {}", copy.log());
+        node.post("/v1/apps", &json!({"name": format!("after-{}", node.name())})).expect(201);
+    }
+    assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["test-node", "second", "third"]);
+    let id = deployment["id"].as_str().expect("an id");
+    let now = third.get(&format!("/v1/deployments/{id}")).expect(200);
+    assert_eq!(now["instances"][0]["container_id"], instance["container_id"], "the same container runs");
+    let left = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
+    assert!(left.iter().any(|container| instance["container_id"] == *container.id), "it is still there");
+}
+
+/// Of two members the founder is the only one that votes: its copy needs nobody to decide, and has to hear that it may not.
+#[tokio::test]
+async fn a_copy_of_the_only_voter_of_two_is_refused() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let second = first.joined("second");
+    let mut copy = first.copied();
+    refused(&mut copy, "runs already, elsewhere", "narvana join");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    second.get("/v1/apps/shop").expect(200);
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_data_folder_is_refused_also_when_all_were_off() {
+    let harness = Harness::podman().await;
+    let [mut first, mut second, mut third] = three(harness.address());
+    until_three_vote(&first).await;
+    third.stop();
+    let old = third.copied();
+    third.run();
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    until("the third has it", || async { (third.get("/v1/apps/shop?consistency=stale").status == 200).then_some(()) })
+        .await;
+    // A machine goes back to what it was before; the others remember.
+    third.stop();
+    let newest = third.copied();
+    third.restore_from(&old);
+    refused(&mut third, "is an old copy", "narvana node rebuild");
+    // Also when their processes are new ones.
+    for node in [&mut first, &mut second] {
+        node.stop();
+    }
+    std::thread::scope(|scope| {
+        for node in [&mut first, &mut second] {
+            scope.spawn(|| node.run());
+        }
+    });
+    refused(&mut third, "is an old copy", "narvana node rebuild");
+    // A folder that was moved elsewhere properly is the node.
+    third.restore_from(&newest);
+    third.run();
+    third.post("/v1/apps", &json!({"name": "back"})).expect(201);
+    first.get("/v1/apps/back").expect(200);
+}
+
+/// Under the old id an empty store would vote anew on what it voted on before.
+#[tokio::test]
+async fn a_node_without_its_store_is_refused() {
+    let harness = Harness::podman().await;
+    let [first, mut second, _third] = three(harness.address());
+    second.stop();
+    let whole = second.copied();
+    for lost in [&["raft.redb"][..], &["state.redb"], &["raft.redb", "state.redb", "position", "snapshots", "clean"]] {
+        second.restore_from(&whole);
+        for name in lost {
+            let path = second.data.join(name);
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("removes");
+            } else {
+                std::fs::remove_file(path).expect("removes");
+            }
+        }
+        refused(&mut second, "is missing although the data folder was in use", "narvana node rebuild");
+        let files: Vec<_> =
+            std::fs::read_dir(&second.data).expect("lists").map(|file| file.expect("a file").file_name()).collect();
+        assert!(lost.iter().all(|lost| files.iter().all(|file| file != lost)), "nothing was made anew: {files:?}");
+    }
+    second.restore_from(&whole);
+    second.run();
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    second.get("/v1/apps/shop").expect(200);
+}
