@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::live::{Live, addresses, node_fails, program, said};
 use super::{Check, Row, interrupt};
-use Check::{Live as Do, NotYet, Test};
-
-const NO_JOIN: &str = "there is no `join` yet: a cluster has one node, and no join token exists";
+use Check::{Live as Do, Test};
+use narvana::cluster::{JoinSecret, TokenText};
 
 pub(super) const ROWS: &[Row] = &[
-    Row { number: 47, sent: "an empty or padded join token", checks: &[NotYet(NO_JOIN), Do(no_join)] },
-    Row { number: 48, sent: "a join token as an argument", checks: &[NotYet(NO_JOIN), Do(no_join)] },
+    Row {
+        number: 47,
+        sent: "an empty or padded join token",
+        checks: &[Do(no_token), Test("src/cluster/token.rs", "what_is_written_is_read")],
+    },
+    Row { number: 48, sent: "a join token as an argument", checks: &[Do(token_as_argument)] },
     Row {
         number: 49,
         sent: "a data folder that is /, a file, somebody else's, or open to all (a symlink is followed: the check is on \
@@ -30,7 +33,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 53,
         sent: "an address of nowhere, or none, to be reached at (loopback is one as long as nobody joins)",
-        checks: &[NotYet(NO_JOIN), Do(addresses_of_nowhere), Test("src/config.rs", "addresses_to_be_reached_at")],
+        checks: &[Do(addresses_of_nowhere), Test("src/config.rs", "addresses_to_be_reached_at")],
     },
     Row {
         number: 54,
@@ -65,10 +68,29 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-fn no_join(_: &Live) {
-    for token in ["", "nvj1.x", " nvj1.x\n"] {
-        said(&program().args(["join", token]).output().expect("the program runs"), 2);
+fn no_token(live: &Live) {
+    let data = live.folder.path().join("unused");
+    for token in ["", " ", "\n", "'nvj1.x'", "nvj1.x", " nvj1.x\n", "nvj1.AAAA AAAA", "nvj2.AAAA"] {
+        let asked = program().args(["join", token, "--data-dir"]).arg(&data).output().expect("the program runs");
+        let text = said(&asked, 2);
+        assert!(text.contains("join token"), "{text}");
     }
+    assert!(!data.exists(), "nothing was made");
+}
+
+/// It works, with a warning, and what is printed does not repeat it.
+fn token_as_argument(live: &Live) {
+    let token = TokenText {
+        id: narvana::random::id(),
+        secret: JoinSecret::new(),
+        cluster: narvana::random::id(),
+        pin: [7; 32],
+        addresses: vec!["127.0.0.1:1".to_owned()],
+    };
+    let token = token.to_string();
+    let text = node_fails("join", &live.folder.path().join("joining"), &[&token], 1);
+    assert!(text.contains("--token-file") && text.contains("cannot be reached"), "{text}");
+    assert!(!text.contains(&token), "{text}");
 }
 
 fn addresses_of_nowhere(live: &Live) {

@@ -1,8 +1,9 @@
 //! The files of a node.
 
 use super::{Check, Row};
-use Check::{NotYet, Test};
+use Check::Test;
 
+const BACKUP: &str = "src/backup/file.rs";
 const STORE: &str = "src/store/tests.rs";
 
 pub(super) const ROWS: &[Row] = &[
@@ -23,5 +24,13 @@ pub(super) const ROWS: &[Row] = &[
             Test("src/store/seal.rs", "a_value_opens_only_whole_in_its_place_and_on_its_node"),
         ],
     },
-    Row { number: 118, sent: "a damaged or foreign backup", checks: &[NotYet("there are no backups in this version")] },
+    Row {
+        number: 118,
+        sent: "a backup that is cut, changed, newer, or sealed with another passphrase",
+        checks: &[
+            Test(BACKUP, "every_flipped_byte_and_every_cut_is_refused_with_what_to_do"),
+            Test(BACKUP, "what_is_wrong_is_said_with_its_cause"),
+            Test(BACKUP, "what_breaks_off_leaves_nothing"),
+        ],
+    },
 ];

@@ -93,6 +93,13 @@ impl Live {
         }
     }
 
+    /// Host and port between nodes.
+    pub(super) fn grpc(&self) -> String {
+        let text = std::fs::read(self.data.join("endpoints.json")).expect("it runs");
+        let endpoints: Value = serde_json::from_slice(&text).expect("JSON");
+        endpoints["grpc"].as_str().expect("an address").to_owned()
+    }
+
     pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }

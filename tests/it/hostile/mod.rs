@@ -7,6 +7,7 @@
 //! documented choice is what is expected here: 400 `invalid_request` with the field in `details`.
 
 mod archive;
+mod between_nodes;
 mod cli_config;
 mod data;
 mod dockerfile_image;
@@ -14,6 +15,7 @@ mod env_names;
 mod git;
 mod http;
 mod interrupt;
+mod joining;
 mod live;
 mod logs;
 mod token;
@@ -48,8 +50,10 @@ enum Check {
 /// A request and its refusal: method, path, body, status, code, and the field that `details` names (or nothing).
 type Refused = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
-const FAMILIES: [&[Row]; 8] = [
+const FAMILIES: [&[Row]; 10] = [
     http::ROWS,
+    between_nodes::ROWS,
+    joining::ROWS,
     cli_config::ROWS,
     git::ROWS,
     archive::ROWS,
@@ -108,6 +112,6 @@ fn every_number_of_the_list_has_a_row_with_a_check_that_exists() {
             }
         }
     }
-    let wanted: Vec<u16> = (1..=24).chain(47..=58).chain(69..=109).chain(113..=118).collect();
+    let wanted: Vec<u16> = (1..=24).chain(35..=109).chain(113..=118).collect();
     assert_eq!(rows.into_keys().collect::<Vec<u16>>(), wanted);
 }
