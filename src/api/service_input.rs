@@ -62,6 +62,9 @@ pub(super) struct ServiceRequest {
     constraints: Option<Vec<String>>,
     /// Command instead of the image's own.
     command: Option<Vec<String>>,
+    /// That it must never run twice at the same time: one replica, and an old instance has ended before a new one starts,
+    /// also when its node is cut off. False when absent.
+    exclusive: Option<bool>,
 }
 
 /// A kind of database and its version.
@@ -199,6 +202,7 @@ pub(super) fn new_spec(request: ServiceRequest, caller: &Caller, allow_loopback:
         volumes: Vec::new(),
         constraints: Vec::new(),
         command: Vec::new(),
+        exclusive: false,
     };
     overlay(blank, request, invalid, allow_loopback)
 }
@@ -343,6 +347,7 @@ fn overlay(
     spec.depends_on = request.depends_on.unwrap_or(spec.depends_on);
     spec.constraints = request.constraints.unwrap_or(spec.constraints);
     spec.command = request.command.unwrap_or(spec.command);
+    spec.exclusive = request.exclusive.unwrap_or(spec.exclusive);
     if let Err(more) = spec.check() {
         more.fields.into_iter().for_each(|(field, reason)| bad.add(field, reason));
     }

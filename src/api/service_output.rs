@@ -61,6 +61,8 @@ pub(super) struct SpecView {
     volumes: Vec<VolumeBody>,
     constraints: Vec<String>,
     command: Vec<String>,
+    /// That it must never run twice at the same time.
+    exclusive: bool,
 }
 
 pub(super) fn view(service: &Scoped<Service>, gate: &Gate, server_domain: &str) -> ServiceView {
@@ -132,6 +134,7 @@ pub(super) fn spec(spec: &ServiceSpec) -> SpecView {
         volumes: Vec::new(),
         constraints: spec.constraints.clone(),
         command: spec.command.clone(),
+        exclusive: spec.exclusive,
     };
     for volume in &spec.volumes {
         let size = volume.size.map(|size| size.to_string());

@@ -158,6 +158,9 @@ pub(super) struct SpecArgs {
     /// Label that a node must have; may be given more than once
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) constraint: Vec<String>,
+    /// Never run it twice at the same time, also when a node is cut off; `--exclusive false` ends that
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) exclusive: Option<bool>,
     /// Everything the API knows of a service, as JSON or YAML; `-` reads standard input. Flags win over it
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
@@ -190,6 +193,7 @@ impl SpecArgs {
         set("image", self.image.clone().map(Value::from));
         set("build_strategy", self.strategy.clone().map(Value::from));
         set("replicas", self.replicas.map(Value::from));
+        set("exclusive", self.exclusive.map(Value::from));
         let list = |values: Vec<Value>| (!values.is_empty()).then_some(Value::Array(values));
         set("ports", list(self.port.iter().map(|port| port.json()).collect()));
         set("depends_on", list(self.depends_on.iter().cloned().map(Value::from).collect()));

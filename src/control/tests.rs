@@ -112,6 +112,7 @@ impl Node {
             volumes: Vec::new(),
             constraints: Vec::new(),
             command: Vec::new(),
+            exclusive: false,
         };
         let new = NewService { id: service, name: name.to_owned(), spec };
         self.command(Command::CreateService { app: self.app, service: new }).await;

@@ -9,8 +9,10 @@ use crate::model::{
     InstanceState, Service,
 };
 
+use super::drain::{self, Fate};
 use super::plan::{Plan, Situation, plan};
 use super::rollout::cause_of;
+use super::schedule::Room;
 
 /// Sentences, the most important first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,9 +184,41 @@ fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation:
     if !instance.placement.reasons.is_empty() {
         explanation.say(format!("  it is there because {}", instance.placement.reasons.join("; ")));
     }
+    if let Some(relocation) = &instance.relocation {
+        let (from, reason) = (relocation.from.short(), &relocation.reason);
+        explanation.say(format!("  it takes the place of instance {from}: {reason}"));
+    }
     if let Some(reason) = &instance.stop_requested {
         explanation.say(format!("  it was told to stop: {reason}"));
+    } else if !status.state.is_terminal() {
+        explain_stay(situation, instance, explanation);
     }
+}
+
+/// Why one that runs where it would not be put any more is still there.
+fn explain_stay(situation: Situation<'_>, instance: &Instance, explanation: &mut Explanation) {
+    let state = situation.state;
+    let Some(node) = state.node(instance.placement.node) else { return };
+    let Some(deployment) = state.deployment(instance.deployment) else { return };
+    let constraints = deployment.spec.constraints.iter().filter(|constraint| !node.has_label(constraint));
+    let missing: Vec<&str> = constraints.map(String::as_str).collect();
+    if !missing.is_empty() {
+        explanation.say(format!(
+            "  node {} has no label {} any more; it runs on until it is deployed again, its node is drained, or it ends",
+            node.name,
+            missing.join(" and ")
+        ));
+    }
+    let Some(drain) = node.drain else { return };
+    let becomes = match drain::fate(situation, &mut Room::of(situation), instance, deployment, drain) {
+        Fate::Moves(_) | Fate::EndsFirst(_) => "it is about to go".to_owned(),
+        Fate::Moving(successor) => format!("instance {} is to take its place", successor.short()),
+        Fate::EndsUntilBack => "it is about to end until the node is back, since its volumes are there".to_owned(),
+        Fate::Ends(why) => format!("it ends: {why}"),
+        Fate::Waits(why) => format!("it waits to go: {why}"),
+        Fate::Stays(why) => format!("it stays, since {why}"),
+    };
+    explanation.say(format!("  node {} is drained: {becomes}", node.name));
 }
 
 /// Whether another one has to take its place.
@@ -200,8 +234,10 @@ fn explain_restart(situation: Situation<'_>, instance: &Instance, explanation: &
         .filter(|other| other.slot == instance.slot && other.id != instance.id)
         .filter(|other| (other.created_at, other.id) < (instance.created_at, instance.id))
         .max_by_key(|other| (other.created_at, other.id));
-    let Some(before) = before.filter(|before| ended_badly(before)) else { return };
-    explanation.say(format!("it replaced instance {}: {}", before.id.short(), cause_of(before)));
+    let Some(before) = before.filter(|before| ended_badly(before) || instance.relocation.is_some()) else { return };
+    if ended_badly(before) {
+        explanation.say(format!("it replaced instance {}: {}", before.id.short(), cause_of(before)));
+    }
     if before.placement.node != instance.placement.node {
         let name = |id| situation.state.node(id).map_or_else(|| format!("{id}"), |node| node.name.clone());
         explanation.say(format!(

@@ -48,6 +48,7 @@ pub(super) fn small_spec() -> ServiceSpec {
         volumes: Vec::new(),
         constraints: Vec::new(),
         command: Vec::new(),
+        exclusive: false,
     }
 }
 
@@ -157,6 +158,14 @@ impl World {
 
     pub(super) fn absent(&mut self, number: u64) {
         self.command(Command::NoteAbsence { node: NodeId(number), absent: true });
+    }
+
+    pub(super) fn drain(&mut self, number: u64, stop_exclusive: bool, stop_volumes: bool) {
+        self.command(Command::DrainNode { node: NodeId(number), stop_exclusive, stop_volumes });
+    }
+
+    pub(super) fn uncordon(&mut self, number: u64) {
+        self.command(Command::CordonNode { node: NodeId(number), cordoned: false });
     }
 
     /// It answers again, and has what it had.

@@ -1,13 +1,14 @@
 //! Instances on nodes that do not answer: which are given up, and when.
 //!
-//! One without volumes is given up at once: a second one elsewhere does no harm, and the node ends it when it is back. One
-//! with volumes is never in two places, so it is given up when its node must have stopped it (`isolation`).
+//! One that may run twice is given up at once: a second one elsewhere does no harm, and the node ends it when it is back. One
+//! that runs alone (`alone`) is never in two places, so it is given up when its node must have stopped it (`isolation`).
 
 use std::collections::BTreeMap;
 
-use crate::model::{Instance, InstanceId, NodeId};
+use crate::model::{InstanceId, NodeId};
 use crate::state::Command;
 
+use super::alone::runs_alone;
 use super::plan::{Plan, Situation};
 
 /// Instances in one command at most; a command is one entry of the log, and those have a limit.
@@ -20,7 +21,7 @@ pub(super) fn decide(situation: Situation<'_>, plan: &mut Plan) {
     let mut lost: BTreeMap<NodeId, Vec<InstanceId>> = BTreeMap::new();
     for instance in situation.state.live_instances() {
         let node = instance.placement.node;
-        if !situation.answers(node) && (!has_volumes(situation, instance) || situation.fenced.contains(&node)) {
+        if !situation.answers(node) && (!runs_alone(situation.state, instance) || situation.fenced.contains(&node)) {
             lost.entry(node).or_default().push(instance.id);
         }
     }
@@ -31,10 +32,6 @@ pub(super) fn decide(situation: Situation<'_>, plan: &mut Plan) {
             plan.commands.push(Command::LoseInstances { instances: instances.to_vec(), reason });
         }
     }
-}
-
-fn has_volumes(situation: Situation<'_>, instance: &Instance) -> bool {
-    situation.state.deployment(instance.deployment).is_some_and(|deployment| !deployment.spec.volumes.is_empty())
 }
 
 #[cfg(test)]
@@ -136,6 +133,38 @@ mod tests {
         world.run_until_quiet();
         let second = world.live_instances(deployment)[0].clone();
         assert_eq!((second.placement.node, second.attempt), (NodeId(1), 0));
+    }
+
+    #[test]
+    fn an_exclusive_instance_moves_once_its_node_must_have_ended_it() {
+        let mut world = World::with_nodes(2);
+        world.service("bot", |spec| spec.exclusive = true);
+        let deployment = world.deploy("bot");
+        world.run_until_quiet();
+        let first = world.live_instances(deployment)[0].clone();
+        world.absent(first.placement.node.0);
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment)[0].id, first.id, "its node may still run it");
+        world.fenced.insert(first.placement.node);
+        world.run_until_quiet();
+        let second = world.live_instances(deployment)[0].clone();
+        assert_ne!(second.placement.node, first.placement.node, "nothing of it is bound to a node");
+        // The same when its node is removed: what it ran is lost at once, and still waited for.
+        world.returns(first.placement.node.0);
+        world.fenced.clear();
+        world.command(crate::state::Command::RemoveNode(second.placement.node));
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment), []);
+        assert_eq!(
+            world.reason(deployment),
+            format!(
+                "waits until node {}, which was removed, has certainly stopped it: it is exclusive",
+                second.placement.node
+            )
+        );
+        world.fenced.insert(second.placement.node);
+        world.run_until_quiet();
+        assert_eq!(world.live_instances(deployment)[0].placement.node, first.placement.node);
     }
 
     #[test]

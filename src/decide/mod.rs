@@ -5,8 +5,10 @@
 //! functions serve the leader, the questions "why is it pending" and the tests. Deliberately absent: doing anything.
 
 pub mod address;
+mod alone;
 mod builds;
 pub mod dockerfile;
+pub mod drain;
 pub mod explain;
 #[cfg(test)]
 mod fixture;

@@ -13,6 +13,8 @@ use std::time::Duration;
 use crate::model::{Exit, Instance, InstanceId, InstanceState, NodeId, Timestamp};
 use crate::state::State;
 
+use super::alone::runs_alone;
+
 /// Time between asking a process to end and ending it.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -164,8 +166,8 @@ pub fn reconcile(
     for instance in live.chain(ended) {
         if seen.insert(instance.id) {
             let container = own.get(&instance.id).copied();
-            if isolated && !instance.status.state.is_terminal() && has_volumes(state, instance) {
-                decided.actions.extend(isolate(instance.id, container, tasks.contains_key(&instance.id)));
+            if isolated && !instance.status.state.is_terminal() && runs_alone(state, instance) {
+                decided.actions.extend(isolate(state, instance, container, tasks.contains_key(&instance.id)));
                 continue;
             }
             decide_one(instance, container, tasks.get(&instance.id).copied(), now, &mut decided);
@@ -226,16 +228,13 @@ fn decide_one(
     decided.actions.extend(action);
 }
 
-fn has_volumes(state: &State, instance: &Instance) -> bool {
-    state.deployment(instance.deployment).is_some_and(|deployment| !deployment.spec.volumes.is_empty())
-}
-
-fn isolate(id: InstanceId, container: Option<&Container>, busy: bool) -> Option<Action> {
+fn isolate(state: &State, instance: &Instance, container: Option<&Container>, busy: bool) -> Option<Action> {
     let runs = container.is_some_and(|container| container.state == ContainerState::Running);
+    let because = state.deployment(instance.deployment).map_or("", |deployment| deployment.spec.alone_because());
     (runs || busy).then(|| Action::Isolate {
-        instance: id,
+        instance: instance.id,
         container: container.map(|container| container.id.clone()),
-        reason: "its node was cut off from the cluster, and its volumes are for one at a time".to_owned(),
+        reason: format!("its node was cut off from the cluster, and {because}"),
     })
 }
 

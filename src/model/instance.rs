@@ -26,12 +26,24 @@ pub struct Instance {
     pub placement: Placement,
     /// The agent starts it no earlier: the back-off after failures.
     pub start_after: Timestamp,
+    /// Set when it is to take the place of another one that works until then.
+    pub relocation: Option<Relocation>,
     /// That the leader wants it to end. Once set it stays set.
     pub stop_requested: Option<String>,
     /// What the agent observed last.
     pub status: InstanceStatus,
     /// When it was assigned.
     pub created_at: Timestamp,
+}
+
+/// A move of a replica: both instances are there until the new one works, then the old one is told to end. When the new one
+/// ends first, nothing has happened to the old one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relocation {
+    /// The instance of the same replica whose place is taken.
+    pub from: InstanceId,
+    /// Why it has to go.
+    pub reason: String,
 }
 
 /// Where an instance runs and why.

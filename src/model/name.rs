@@ -71,6 +71,34 @@ pub fn check_node_name(name: &str) -> Check {
     Ok(())
 }
 
+/// Key of a node's label: 1 to 63 letters, digits, '.', '_', '/' and '-', the first and last a letter or digit.
+pub fn check_label_key(key: &str) -> Check {
+    let charset_ok = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'));
+    let ends_ok =
+        [key.chars().next(), key.chars().next_back()].map(|end| end.is_some_and(|c| c.is_ascii_alphanumeric()));
+    if key.len() > LABEL_BYTES_MAX || !charset_ok || ends_ok != [true, true] {
+        return Err(Problem::new(format!(
+            "a label is named with 1 to {LABEL_BYTES_MAX} letters, digits, '.', '_', '/' and '-', the first and last a \
+             letter or digit, got {}",
+            quoted(key)
+        )));
+    }
+    Ok(())
+}
+
+/// Value of a node's label: 1 to 63 letters, digits, '.', '_', '/', ':', '@', '+' and '-'.
+pub fn check_label_value(value: &str) -> Check {
+    let charset_ok =
+        value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b':' | b'@' | b'+' | b'-'));
+    if !(1..=LABEL_BYTES_MAX).contains(&value.len()) || !charset_ok {
+        return Err(Problem::new(format!(
+            "the value of a label has 1 to {LABEL_BYTES_MAX} letters, digits, '.', '_', '/', ':', '@', '+' and '-', got {}",
+            quoted(value)
+        )));
+    }
+    Ok(())
+}
+
 /// Where a node is reached: a host name or an address, and a port; an IPv6 address in brackets.
 pub fn check_node_address(address: &str) -> Check {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));

@@ -30,16 +30,31 @@ pub struct Node {
     pub engine: Result<String, String>,
     /// What it has in all.
     pub resources: NodeResources,
-    /// Free labels, for constraints.
+    /// Free labels, for constraints: those that it was started with, under what was changed since.
     pub labels: BTreeMap<String, String>,
+    /// What operators changed of its labels: the new value, or nothing for one that was taken away. Outlives its restarts.
+    pub label_changes: BTreeMap<String, Option<String>>,
     /// Takes no new instances when set.
     pub cordoned: bool,
+    /// That what runs there is to go elsewhere. Only ever set when `cordoned` is.
+    pub drain: Option<Drain>,
     /// Which run of its process this is. Work leased to an older one is lost.
     pub incarnation: Incarnation,
     /// When it became a member.
     pub joined_at: Timestamp,
     /// When this run began.
     pub started_at: Timestamp,
+}
+
+/// That a node is to be emptied, and what may be stopped for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When that was asked for first.
+    pub since: Timestamp,
+    /// Exclusive services are stopped, and started elsewhere once they have ended.
+    pub stop_exclusive: bool,
+    /// Services with volumes are stopped, and wait for the node, since their data is there.
+    pub stop_volumes: bool,
 }
 
 /// Node label that names a zone: what may fail together.
@@ -49,6 +64,12 @@ impl Node {
     /// Host and port as other nodes connect to it.
     pub fn peer_address(&self) -> String {
         peer_address(&self.address, self.grpc_port)
+    }
+
+    /// Whether it has a label that a service asks for as `key=value`.
+    pub fn has_label(&self, constraint: &str) -> bool {
+        let wanted = constraint.split_once('=');
+        wanted.is_some_and(|(key, value)| self.labels.get(key).is_some_and(|actual| actual == value))
     }
 
     /// The zone that its operator named; empty when none.

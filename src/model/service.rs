@@ -87,6 +87,8 @@ pub struct ServiceSpec {
     pub constraints: Vec<String>,
     /// Command instead of the image's own; empty for that.
     pub command: Vec<String>,
+    /// That it must never run twice at the same time, on any two nodes.
+    pub exclusive: bool,
 }
 
 word_enum! {
@@ -129,6 +131,17 @@ pub struct Volume {
 }
 
 impl ServiceSpec {
+    /// Whether there must never be two instances of it at the same time, wherever: it is stopped before it is replaced, and
+    /// a node that is cut off stops it before a replacement may start elsewhere.
+    pub fn runs_alone(&self) -> bool {
+        self.exclusive || !self.volumes.is_empty()
+    }
+
+    /// Why that is so, in words that can follow a colon.
+    pub fn alone_because(&self) -> &'static str {
+        if self.volumes.is_empty() { "it is exclusive" } else { "its volumes are for one at a time" }
+    }
+
     /// Every rule of a specification that needs nothing but itself.
     pub fn check(&self) -> Result<(), Invalid> {
         let mut invalid = Invalid::default();
@@ -154,11 +167,10 @@ impl ServiceSpec {
         if env_bytes > ENV_BYTES_MAX {
             invalid.add("env_vars", format!("must have at most {} KiB together", ENV_BYTES_MAX >> 10));
         }
-        let env_bytes: usize = self.env.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if env_bytes > ENV_BYTES_MAX {
-            invalid.add("env_vars", format!("must have at most {} KiB together", ENV_BYTES_MAX >> 10));
-        }
         self.check_volumes(&mut invalid);
+        if self.exclusive && self.replicas > 1 {
+            invalid.add("replicas", "an exclusive service has one replica, since it must never run twice");
+        }
         for (position, constraint) in self.constraints.iter().enumerate() {
             let parts_ok = constraint.split_once('=').is_some_and(|(key, value)| !key.is_empty() && !value.is_empty());
             if !parts_ok || constraint.len() > WORD_BYTES_MAX {
@@ -249,6 +261,7 @@ mod tests {
             volumes: Vec::new(),
             constraints: Vec::new(),
             command: Vec::new(),
+            exclusive: false,
         }
     }
 
@@ -286,6 +299,10 @@ mod tests {
         refused("volumes[1]", |s| s.volumes = vec![volume.clone(), volume.clone()]);
         refused("replicas", |s| {
             s.volumes = vec![volume.clone()];
+            s.replicas = 2;
+        });
+        refused("replicas", |s| {
+            s.exclusive = true;
             s.replicas = 2;
         });
     }

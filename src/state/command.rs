@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     AppId, Artifact, BuildFailure, BuildId, Cause, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars,
     Incarnation, InstanceId, InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, NodeResources, OrgId, PasswordHash,
-    Placement, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session, SessionId, SettingKey, SourceId,
-    Timestamp, UploadedSource, UserId,
+    Placement, Relocation, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session, SessionId, SettingKey,
+    SourceId, Timestamp, UploadedSource, UserId,
 };
 
 /// One entry of the replicated log.
@@ -300,6 +300,22 @@ pub enum Command {
         /// Of the rotation that was begun then.
         begun_at: Timestamp,
     },
+    /// Cordons a node, and has what runs there go elsewhere until it is uncordoned. Said again, it changes what may be stopped.
+    DrainNode {
+        /// Which.
+        node: NodeId,
+        /// Exclusive services may be stopped, to be started elsewhere.
+        stop_exclusive: bool,
+        /// Services with volumes may be stopped, to wait for the node.
+        stop_volumes: bool,
+    },
+    /// Changes labels of a node, over those that it was started with.
+    LabelNode {
+        /// Which.
+        node: NodeId,
+        /// Each label with its new value, or nothing to take it away.
+        changes: BTreeMap<String, Option<String>>,
+    },
 }
 
 impl Command {
@@ -346,7 +362,9 @@ impl Command {
             | Self::FenceNode(_)
             | Self::ReaddressNode { .. }
             | Self::RotateAuthority { .. }
-            | Self::NoteAuthority { .. } => false,
+            | Self::NoteAuthority { .. }
+            | Self::DrainNode { .. }
+            | Self::LabelNode { .. } => false,
         }
     }
 
@@ -393,7 +411,9 @@ impl Command {
             | Self::LoseInstances { .. }
             | Self::ReaddressNode { .. }
             | Self::RotateAuthority { .. }
-            | Self::NoteAuthority { .. } => false,
+            | Self::NoteAuthority { .. }
+            | Self::DrainNode { .. }
+            | Self::LabelNode { .. } => false,
         }
     }
 
@@ -439,6 +459,8 @@ impl Command {
             Self::LoseInstances { .. } => "lose_instances",
             Self::RotateAuthority { .. } => "rotate_authority",
             Self::NoteAuthority { .. } => "note_authority",
+            Self::DrainNode { .. } => "drain_node",
+            Self::LabelNode { .. } => "label_node",
         }
     }
 }
@@ -552,6 +574,8 @@ pub struct NewInstance {
     pub placement: Placement,
     /// Not to be started earlier.
     pub start_after: Timestamp,
+    /// Whose place it takes, when that one works until then.
+    pub relocation: Option<Relocation>,
 }
 
 /// How a build ended.

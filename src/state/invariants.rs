@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::DeploymentStatus;
+use crate::model::{DeploymentStatus, Instance};
 
 use super::State;
 
@@ -103,7 +103,7 @@ fn check_nodes(state: &State, wrong: &mut Vec<String>) {
 }
 
 fn check_instances(state: &State, wrong: &mut Vec<String>) {
-    let mut slots: BTreeMap<_, u32> = BTreeMap::new();
+    let mut slots: BTreeMap<_, Vec<&Instance>> = BTreeMap::new();
     for instance in state.instances() {
         if state.deployment(instance.deployment).is_none() {
             wrong.push(format!("instance {} belongs to no deployment", instance.id));
@@ -113,10 +113,21 @@ fn check_instances(state: &State, wrong: &mut Vec<String>) {
             wrong.push(format!("instance {} is on no node", instance.id));
         }
         if !instance.status.state.is_terminal() && instance.stop_requested.is_none() {
-            *slots.entry((instance.deployment, instance.slot)).or_default() += 1;
+            slots.entry((instance.deployment, instance.slot)).or_default().push(instance);
         }
     }
-    for ((deployment, slot), count) in slots.into_iter().filter(|(_, count)| *count > 1) {
-        wrong.push(format!("replica {slot} of deployment {deployment} has {count} live instances"));
+    for ((deployment, slot), instances) in slots {
+        let is_move = |one: &Instance, other: &Instance| one.relocation.as_ref().is_some_and(|it| it.from == other.id);
+        let sound = match instances[..] {
+            [_] => true,
+            [one, other] => is_move(one, other) || is_move(other, one),
+            _ => false,
+        };
+        if !sound {
+            wrong.push(format!("replica {slot} of deployment {deployment} has {} live instances", instances.len()));
+        }
+    }
+    for node in state.nodes().filter(|node| node.drain.is_some() && !node.cordoned) {
+        wrong.push(format!("node {} is drained and takes work", node.id));
     }
 }

@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::model::{
     Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec,
     BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
-    Desired, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState,
+    Desired, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState,
     InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, Origin,
-    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, RequestId, Resources, Role, RotationStep, Secret,
-    Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp,
+    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, Relocation, RequestId, Resources, Role, RotationStep,
+    Secret, Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp,
     UploadedSource, User, UserId, Volume,
 };
 
@@ -58,6 +58,7 @@ fn spec() -> ServiceSpec {
         }],
         constraints: vec!["disk=ssd".to_owned()],
         command: vec!["serve".to_owned(), "--all".to_owned()],
+        exclusive: false,
     }
 }
 
@@ -116,6 +117,10 @@ fn status() -> InstanceStatus {
 
 fn placement() -> Placement {
     Placement { node: NodeId::FOUNDER, reasons: vec!["the only node with room".to_owned()] }
+}
+
+fn relocation() -> Relocation {
+    Relocation { from: id(110), reason: "node one is drained".to_owned() }
 }
 
 fn facts() -> NodeFacts {
@@ -238,7 +243,14 @@ pub fn sample_entries() -> Vec<LogEntry> {
         },
         Command::AssignInstances {
             deployment,
-            instances: vec![NewInstance { id: instance, slot: 0, attempt: 1, placement: placement(), start_after: AT }],
+            instances: vec![NewInstance {
+                id: instance,
+                slot: 0,
+                attempt: 1,
+                placement: placement(),
+                start_after: AT,
+                relocation: Some(relocation()),
+            }],
         },
         Command::StopInstances { instances: vec![instance], reason: "replaced by version 2".to_owned() },
         Command::ReportInstance { instance, node: NodeId::FOUNDER, status: status() },
@@ -267,6 +279,11 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::ReaddressNode { node: NodeId::FOUNDER, address: "10.0.0.3:9090".to_owned() },
         Command::RotateAuthority { certificate: "-----BEGIN CERTIFICATE-----".to_owned(), key: Secret::new([9; 32]) },
         Command::NoteAuthority { node: NodeId::FOUNDER, step: RotationStep::Show, begun_at: AT },
+        Command::DrainNode { node: NodeId::FOUNDER, stop_exclusive: true, stop_volumes: false },
+        Command::LabelNode {
+            node: NodeId::FOUNDER,
+            changes: BTreeMap::from([("disk".to_owned(), Some("hdd".to_owned())), ("zone".to_owned(), None)]),
+        },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -378,6 +395,7 @@ pub fn sample_records() -> Vec<Record> {
             attempt: 0,
             placement: placement(),
             start_after: AT,
+            relocation: Some(relocation()),
             stop_requested: Some("replaced".to_owned()),
             status: status(),
             created_at: AT,
@@ -395,7 +413,9 @@ pub fn sample_records() -> Vec<Record> {
             engine: facts.engine,
             resources: facts.resources,
             labels: facts.labels,
-            cordoned: false,
+            label_changes: BTreeMap::from([("zone".to_owned(), None)]),
+            cordoned: true,
+            drain: Some(Drain { since: AT, stop_exclusive: true, stop_volumes: false }),
             incarnation: facts.incarnation,
             joined_at: AT,
             started_at: AT,
@@ -436,7 +456,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 39, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 41, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::model::{
     Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus, JoinToken, Lease,
-    NodeId, NodeRole, Placement, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
+    NodeId, NodeRole, Placement, Relocation, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
 };
 
 /// Ids come from a small pool, so that commands meet the rows of others.
@@ -130,6 +130,8 @@ fn command() -> impl Strategy<Value = Command> {
         (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
             deployment: id(9, deployment),
             instances: vec![NewInstance {
+                relocation: (instance & 1 == 0)
+                    .then(|| Relocation { from: id(11, instance.wrapping_add(1)), reason: "test".to_owned() }),
                 id: id(11, instance),
                 slot,
                 attempt: 0,
@@ -187,6 +189,8 @@ fn node_command() -> impl Strategy<Value = Command> {
         }),
         (small(), 1_u64..60).prop_map(|(kind, node)| match kind % 8 {
             0 => Command::RevokeJoinToken(id(14, kind)),
+            1 if kind & 16 == 0 =>
+                Command::DrainNode { node: NodeId(node), stop_exclusive: kind & 8 == 0, stop_volumes: kind & 32 == 0 },
             1 => Command::CordonNode { node: NodeId(node), cordoned: kind & 8 == 0 },
             2 => Command::NoteAbsence { node: NodeId(node), absent: kind & 8 == 0 },
             3 => Command::LoseInstances { instances: vec![id(11, kind)], reason: "test".to_owned() },

@@ -94,7 +94,7 @@ impl Rollout<'_, '_> {
             has_the_floor = self.advance(newest, serving.map(|deployment| &**deployment));
         }
         if let Some(serving) = serving.filter(|_| !has_the_floor) {
-            let waiting = self.keep_replicas(serving);
+            let waiting = self.keep_whole(serving);
             self.say(serving, waiting);
         }
     }

@@ -34,13 +34,16 @@ enum Event {
     CutOff(usize),
     /// The leader finds that.
     FindAbsent,
-    /// The node finds that, and ends what has volumes; only then may the leader count on it.
+    /// The node finds that, and ends what runs alone; only then may the leader count on it.
     Isolate,
     /// The leader has waited until that must have happened.
     Fence,
     /// Everybody hears everybody again; the leader has yet to find that too.
     Heal,
     FindBack,
+    /// A node is to be emptied, whatever has to be stopped for that, or only what need not be.
+    Drain(usize, bool),
+    Uncordon,
     /// The leader proposes a plan that is as old as the event before.
     StaleRound,
     Round,
@@ -70,8 +73,19 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Fence),
         1 => Just(Event::Heal),
         1 => Just(Event::FindBack),
+        1 => (0_usize..2, any::<bool>()).prop_map(|(node, stop)| Event::Drain(node, stop)),
+        1 => Just(Event::Uncordon),
         8 => Just(Event::Round),
     ]
+}
+
+/// What the service must not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// It has data, which is on one node.
+    WithVolumes,
+    Exclusive,
 }
 
 struct Simulation {
@@ -79,19 +93,20 @@ struct Simulation {
     behaviours: Vec<(DeploymentId, Behaviour)>,
     /// Deployments that lost a working instance to an accident.
     unlucky: BTreeSet<DeploymentId>,
-    volumes: bool,
+    kind: Kind,
     /// What really runs, and where: not always what the state says.
     containers: BTreeMap<InstanceId, NodeId>,
     cut_off: Option<NodeId>,
-    /// That the node that is cut off has ended what has volumes.
+    /// That the node that is cut off has ended what runs alone.
     isolated: bool,
 }
 
 impl Simulation {
-    fn new(volumes: bool, check: bool) -> Self {
+    fn new(kind: Kind, check: bool) -> Self {
         let mut world = World::with_nodes(2);
         world.service("web", |spec| {
-            if volumes {
+            spec.exclusive = kind == Kind::Exclusive;
+            if kind == Kind::WithVolumes {
                 spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
             }
             let probe = Probe::Tcp { port: None };
@@ -102,7 +117,7 @@ impl Simulation {
             world,
             behaviours: Vec::new(),
             unlucky: BTreeSet::new(),
-            volumes,
+            kind,
             containers: BTreeMap::new(),
             cut_off: None,
             isolated: false,
@@ -120,7 +135,7 @@ impl Simulation {
                 self.behaviours.push((id, *behaviour));
             }
             Event::Scale(replicas) => {
-                let replicas = if self.volumes { (*replicas).min(1) } else { *replicas };
+                let replicas = if self.kind != Kind::Plain { (*replicas).min(1) } else { *replicas };
                 self.world.scale("web", replicas);
             }
             Event::Stop => {
@@ -148,6 +163,8 @@ impl Simulation {
             }
             Event::Heal => self.heal(),
             Event::FindBack => self.find_back(),
+            Event::Drain(node, stop) => self.world.drain(*node as u64 + 1, *stop, *stop),
+            Event::Uncordon => self.uncordon(),
             Event::StaleRound => {
                 let plan = self.world.decide();
                 self.step(0);
@@ -169,7 +186,7 @@ impl Simulation {
     fn isolate(&mut self) {
         let Some(node) = self.cut_off else { return };
         self.isolated = true;
-        if self.volumes {
+        if self.kind != Kind::Plain {
             self.containers.retain(|_, on| *on != node);
         }
     }
@@ -196,6 +213,11 @@ impl Simulation {
                 self.world.returns(node.0);
             }
         }
+    }
+
+    fn uncordon(&mut self) {
+        self.world.uncordon(1);
+        self.world.uncordon(2);
     }
 
     /// Nodes that hear the state run what it says.
@@ -276,18 +298,19 @@ impl Simulation {
     /// True at every moment, not only at the end.
     fn check(&mut self) {
         self.follow();
-        if !self.volumes {
+        if self.kind == Kind::Plain {
             return;
         }
-        assert!(self.containers.len() <= 1, "{:?} have the same volume", self.containers);
+        assert!(self.containers.len() <= 1, "{:?} run at the same time", self.containers);
         let live = self.world.state.live_instances().count();
-        assert!(live <= 1, "{live} instances have the same volume");
+        assert!(live <= 1, "{live} instances run at the same time");
     }
 
     /// Everybody does what there is to do, until there is nothing left but bad versions crashing.
     fn come_to_rest(&mut self) {
         self.heal();
         self.find_back();
+        self.uncordon();
         for _ in 0..2_000 {
             // One that crashes for ever although it took over, because nothing served, is the user's to replace:
             // from here on whatever serves works.
@@ -347,11 +370,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn everything_comes_to_rest_where_it_should(
-        volumes in any::<bool>(),
+        kind in prop_oneof![Just(Kind::Plain), Just(Kind::WithVolumes), Just(Kind::Exclusive)],
         check in any::<bool>(),
         events in prop::collection::vec(event(), 1..60),
     ) {
-        let mut simulation = Simulation::new(volumes, check);
+        let mut simulation = Simulation::new(kind, check);
         for event in &events {
             simulation.run(event);
         }

@@ -34,13 +34,16 @@ impl Rollout<'_, '_> {
     fn begin(&mut self, target: &Deployment) -> bool {
         let (reason, has_the_floor) = match self.dependency_missing(target) {
             Some(reason) => (reason, false),
-            None => match self.home_may_run_it(target).map_or_else(|| self.make_room(target), |it| Err((it, false))) {
-                Ok(()) => match self.assign_all(target) {
-                    Ok(()) => return runs_alone(target),
-                    Err(reason) => (reason, false),
-                },
-                Err(waiting) => waiting,
-            },
+            None => {
+                match self.removed_node_may_run_it(target).map_or_else(|| self.make_room(target), |it| Err((it, false)))
+                {
+                    Ok(()) => match self.assign_all(target) {
+                        Ok(()) => return self.has_the_floor(target),
+                        Err(reason) => (reason, false),
+                    },
+                    Err(waiting) => waiting,
+                }
+            }
         };
         let deadline = self.built_at(target).plus(self.situation.options.room_deadline);
         if self.situation.now >= deadline {
@@ -80,25 +83,32 @@ impl Rollout<'_, '_> {
         None
     }
 
-    /// When volumes keep two versions from running at once: stops the older ones, once it is sure that the new one can
+    /// Whether the version before must be down while this one is up: when either of them runs alone. What an older version
+    /// did with volumes does not concern one without.
+    fn has_the_floor(&self, target: &Deployment) -> bool {
+        let mut others = self.situation.state.deployments_of(target.service);
+        target.spec.runs_alone() || others.any(|other| !other.status.is_terminal() && other.spec.exclusive)
+    }
+
+    /// When two versions must not run at once: stops the older ones, once it is sure that the new one can
     /// be placed. `Ok` when nothing is in the way; else what it waits for, and whether older ones are to stay down.
     fn make_room(&mut self, target: &Deployment) -> Result<(), (String, bool)> {
         let older = self.other_live_instances(target);
-        if !runs_alone(target) || wanted_replicas(self.service, target) == 0 || older.is_empty() {
+        if !self.has_the_floor(target) || wanted_replicas(self.service, target) == 0 || older.is_empty() {
             return Ok(());
         }
         self.would_fit_without(target, &older).map_err(|reason| (reason, false))?;
+        let because = match target.spec.runs_alone() {
+            true => target.spec.alone_because(),
+            false => "the version before is exclusive",
+        };
         let running: Vec<_> =
             older.iter().filter(|other| other.stop_requested.is_none()).map(|other| other.id).collect();
         if !running.is_empty() {
-            let reason = format!("makes way for version {}: its volumes are for one version at a time", target.version);
+            let reason = format!("makes way for version {}: {because}", target.version);
             self.plan.commands.push(Command::StopInstances { instances: running, reason });
         }
-        Err((
-            "waits for the instances of the version before to stop: its volumes are for one version at a time"
-                .to_owned(),
-            true,
-        ))
+        Err((format!("waits for the instances of the version before to stop: {because}"), true))
     }
 
     fn other_live_instances(&self, target: &Deployment) -> Vec<Instance> {
@@ -177,7 +187,7 @@ impl Rollout<'_, '_> {
         let begun = slots.values().flat_map(|slot| slot.newest).any(|i| i.status.state > InstanceState::Assigned);
         if target.status == DeploymentStatus::Scheduled && begun {
             self.move_to(target, DeploymentStatus::Starting, None, Vec::new());
-            return runs_alone(target);
+            return self.has_the_floor(target);
         }
         let progress = slots.values().filter_map(|slot| slot.newest).map(last_progress).max();
         let progress = progress.max(target.started_at).unwrap_or(target.created_at);
@@ -193,7 +203,7 @@ impl Rollout<'_, '_> {
         }
         // One that began with no replicas and got some since has to make room only now.
         let (waiting, has_the_floor) = match self.make_room(target) {
-            Ok(()) => (self.keep_replicas(target), runs_alone(target)),
+            Ok(()) => (self.keep_replicas(target, &slots), self.has_the_floor(target)),
             Err((waiting, has_the_floor)) => (Some(waiting), has_the_floor),
         };
         self.say(target, waiting);
@@ -210,10 +220,19 @@ impl Rollout<'_, '_> {
 
     /// Without a health check, running is all there is to see: it must last a little before it replaces what works.
     fn may_take_over(&mut self, target: &Deployment, serving: Option<&Deployment>, current: &[&Instance]) -> bool {
-        if target.spec.health_check.is_some() || serving.is_none() {
+        if serving.is_none() {
             return true;
         }
-        let Some(last) = current.iter().map(|i| i.status.started_at.unwrap_or(i.created_at)).max() else { return true };
+        self.has_settled(target, current)
+    }
+
+    /// Whether instances that work have shown it for long enough: a health check that passes is enough.
+    pub(super) fn has_settled(&mut self, deployment: &Deployment, instances: &[&Instance]) -> bool {
+        if deployment.spec.health_check.is_some() {
+            return true;
+        }
+        let started = instances.iter().map(|instance| instance.status.started_at.unwrap_or(instance.created_at));
+        let Some(last) = started.max() else { return true };
         let settled = last.plus(self.situation.options.settle);
         if self.situation.now < settled {
             self.plan.wake(settled);
@@ -222,12 +241,8 @@ impl Rollout<'_, '_> {
     }
 }
 
-/// Whether two versions cannot run at the same time.
-fn runs_alone(deployment: &Deployment) -> bool {
-    !deployment.spec.volumes.is_empty()
-}
-
-fn works(instance: &Instance) -> bool {
+/// Whether it runs and gets requests.
+pub(super) fn works(instance: &Instance) -> bool {
     instance.status.state == InstanceState::Running && instance.status.health == Health::Healthy
 }
 

@@ -210,7 +210,7 @@ impl Room {
         if want.arch.is_some_and(|arch| arch != host.node.arch) {
             return Some(Filter::Architecture);
         }
-        if want.constraints.iter().any(|constraint| !has_label(&host.node, constraint)) {
+        if want.constraints.iter().any(|constraint| !host.node.has_label(constraint)) {
             return Some(Filter::Constraints);
         }
         if want.home.is_some_and(|home| home != host.node.id) {
@@ -245,7 +245,7 @@ impl Room {
                 let missing: Vec<&str> = want
                     .constraints
                     .iter()
-                    .filter(|constraint| !has_label(&host.node, constraint))
+                    .filter(|constraint| !host.node.has_label(constraint))
                     .map(String::as_str)
                     .collect();
                 format!("node {name} has no label {}", missing.join(" and "))
@@ -331,6 +331,9 @@ fn blocked(node: &Node, down: bool) -> Option<(Filter, String)> {
     if down {
         return Some((Filter::Alive, format!("node {} does not answer", node.name)));
     }
+    if node.drain.is_some() {
+        return Some((Filter::Cordoned, format!("node {} is drained", node.name)));
+    }
     if node.cordoned {
         return Some((Filter::Cordoned, format!("node {} is cordoned", node.name)));
     }
@@ -338,10 +341,6 @@ fn blocked(node: &Node, down: bool) -> Option<(Filter, String)> {
         Err(reason) => Some((Filter::Engine, format!("node {} has no container engine: {reason}", node.name))),
         Ok(_) => None,
     }
-}
-
-fn has_label(node: &Node, constraint: &str) -> bool {
-    constraint.split_once('=').is_some_and(|(key, value)| node.labels.get(key).is_some_and(|actual| actual == value))
 }
 
 /// Memory for people: whole mebibytes, rounded down, as gibibytes with one digit when it is more.

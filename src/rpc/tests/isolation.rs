@@ -82,6 +82,7 @@ fn spec(volumes: Vec<Volume>) -> ServiceSpec {
         volumes,
         constraints: vec!["position=1".to_owned()],
         command: Vec::new(),
+        exclusive: false,
     }
 }
 

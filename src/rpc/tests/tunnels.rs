@@ -153,6 +153,7 @@ async fn run_instance(member: &Member, host_port: u16) -> InstanceId {
         volumes: Vec::new(),
         constraints: Vec::new(),
         command: Vec::new(),
+        exclusive: false,
     };
     command(
         member,
@@ -172,7 +173,7 @@ async fn run_instance(member: &Member, host_port: u16) -> InstanceId {
     command(member, Command::Deploy(vec![deploy])).await;
     let id = random::id();
     let placement = Placement { node: member.peer.node, reasons: Vec::new() };
-    let instance = NewInstance { id, slot: 0, attempt: 0, placement, start_after: now };
+    let instance = NewInstance { id, slot: 0, attempt: 0, placement, start_after: now, relocation: None };
     command(member, Command::AssignInstances { deployment, instances: vec![instance] }).await;
     let status = InstanceStatus {
         state: InstanceState::Running,

@@ -1,6 +1,6 @@
 //! Commands about instances.
 
-use crate::model::{DeploymentId, DeploymentStatus, Instance, InstanceId, InstanceStatus, NodeId};
+use crate::model::{Deployment, DeploymentId, DeploymentStatus, Instance, InstanceId, InstanceStatus, NodeId};
 use crate::state::{NewInstance, Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
@@ -19,15 +19,7 @@ impl Draft {
             if self.state.node(instance.placement.node).is_none() {
                 return Err(not_found("node", instance.placement.node));
             }
-            let slot_taken = self.state.instances_of(id).any(|other| {
-                other.slot == instance.slot && !other.status.state.is_terminal() && other.stop_requested.is_none()
-            });
-            if slot_taken || self.state.instance(instance.id).is_some() {
-                return Err(Rejection::Conflict(format!(
-                    "replica {} of deployment {id} has an instance",
-                    instance.slot
-                )));
-            }
+            self.check_slot(&deployment, instance)?;
             self.put(Instance {
                 id: instance.id,
                 deployment: id,
@@ -37,6 +29,7 @@ impl Draft {
                 attempt: instance.attempt,
                 placement: instance.placement.clone(),
                 start_after: instance.start_after,
+                relocation: instance.relocation.clone(),
                 stop_requested: None,
                 status: InstanceStatus::assigned(),
                 created_at: self.now,
@@ -51,6 +44,30 @@ impl Draft {
             }
         });
         Ok(Outcome::Done)
+    }
+
+    /// A replica has one instance, or two while it moves; what runs alone has one for all its versions.
+    fn check_slot(&self, deployment: &Deployment, new: &NewInstance) -> Result<(), Rejection> {
+        let id = deployment.id;
+        let taken = |slot: u32| Rejection::Conflict(format!("replica {slot} of deployment {id} has an instance"));
+        let wanted = self.state.instances_of(id).filter(|other| {
+            other.slot == new.slot && !other.status.state.is_terminal() && other.stop_requested.is_none()
+        });
+        let wanted: Vec<InstanceId> = wanted.map(|other| other.id).collect();
+        let moved: Vec<InstanceId> = new.relocation.iter().map(|relocation| relocation.from).collect();
+        if wanted != moved || self.state.instance(new.id).is_some() {
+            return Err(taken(new.slot));
+        }
+        let mut of_service =
+            self.state.deployments_of(deployment.service).flat_map(|other| self.state.instances_of(other.id));
+        if deployment.spec.runs_alone() && of_service.any(|other| !other.status.state.is_terminal()) {
+            return Err(Rejection::Conflict(format!(
+                "service {} has an instance that has not ended: {}",
+                deployment.service_name,
+                deployment.spec.alone_because()
+            )));
+        }
+        Ok(())
     }
 
     pub(super) fn stop_instances(&mut self, ids: &[InstanceId], reason: &str) -> Answer {

@@ -162,6 +162,10 @@ impl Draft {
             Command::LoseInstances { instances, reason } => self.lose_instances(instances, reason),
             Command::RotateAuthority { certificate, key } => self.rotate_authority(certificate, key),
             Command::NoteAuthority { node, step, begun_at } => self.note_authority(*node, *step, *begun_at),
+            Command::DrainNode { node, stop_exclusive, stop_volumes } => {
+                self.drain_node(*node, *stop_exclusive, *stop_volumes)
+            }
+            Command::LabelNode { node, changes } => self.label_node(*node, changes),
         }
     }
 }

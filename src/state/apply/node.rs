@@ -1,10 +1,11 @@
 //! Commands about nodes: who may join, who belongs, and in what state they are.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{
-    Absence, Admission, Instance, InstanceId, InstanceState, Invalid, JoinToken, JoinTokenId, Node, NodeId, NodeRole,
-    TokenEnd, check_node_address, check_node_name, peer_address,
+    Absence, Admission, Drain, Instance, InstanceId, InstanceState, Invalid, JoinToken, JoinTokenId, Node, NodeId,
+    NodeRole, TokenEnd, check_label_key, check_label_value, check_node_address, check_node_name, peer_address,
 };
 use crate::state::{Key, NodeFacts, Outcome, Rejection};
 
@@ -14,6 +15,8 @@ use super::{Answer, Draft, not_found};
 const TOKENS_MAX: usize = 100;
 /// How long a token of no use is kept, so that whoever still tries it is told what became of it.
 const TOKEN_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Labels of one node that were changed, those taken away included.
+const LABEL_CHANGES_MAX: usize = 64;
 
 impl Draft {
     pub(super) fn create_join_token(&mut self, token: &JoinToken) -> Answer {
@@ -104,6 +107,7 @@ impl Draft {
         self.check_facts(facts)?;
         let known = self.state.node(facts.id).cloned();
         let facts = facts.clone();
+        let label_changes = known.as_ref().map(|node| node.label_changes.clone()).unwrap_or_default();
         self.put(Node {
             id: facts.id,
             name: facts.name,
@@ -115,8 +119,10 @@ impl Draft {
             version: facts.version,
             engine: facts.engine,
             resources: facts.resources,
-            labels: facts.labels,
+            labels: labels_with(facts.labels, &label_changes),
+            label_changes,
             cordoned: known.as_ref().is_some_and(|node| node.cordoned),
+            drain: known.as_ref().and_then(|node| node.drain),
             incarnation: facts.incarnation,
             joined_at: known.as_ref().map_or(self.now, |node| node.joined_at),
             // A node says the same again when its engine comes or goes; that is not a new start.
@@ -216,8 +222,45 @@ impl Draft {
     pub(super) fn cordon_node(&mut self, id: NodeId, cordoned: bool) -> Answer {
         let node = self.state.node(id).ok_or_else(|| not_found("node", id))?;
         if node.cordoned != cordoned {
-            self.put(Node { cordoned, ..Node::clone(node) });
+            // Uncordoning ends a drain as well.
+            let drain = node.drain.filter(|_| cordoned);
+            self.put(Node { cordoned, drain, ..Node::clone(node) });
         }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn drain_node(&mut self, id: NodeId, stop_exclusive: bool, stop_volumes: bool) -> Answer {
+        let node = self.state.node(id).ok_or_else(|| not_found("node", id))?;
+        let since = node.drain.map_or(self.now, |drain| drain.since);
+        let drain = Some(Drain { since, stop_exclusive, stop_volumes });
+        if node.drain != drain {
+            self.put(Node { cordoned: true, drain, ..Node::clone(node) });
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn label_node(&mut self, id: NodeId, changes: &BTreeMap<String, Option<String>>) -> Answer {
+        let mut invalid = Invalid::default();
+        for (key, value) in changes {
+            invalid.check(format!("labels.{key}"), check_label_key(key));
+            if let Some(value) = value {
+                invalid.check(format!("labels.{key}"), check_label_value(value));
+            }
+        }
+        invalid.into_result()?;
+        let node = self.state.node(id).ok_or_else(|| not_found("node", id))?;
+        let mut node = Node::clone(node);
+        for (key, value) in changes {
+            node.label_changes.insert(key.clone(), value.clone());
+        }
+        if node.label_changes.len() > LABEL_CHANGES_MAX {
+            return Err(Rejection::Quota(format!(
+                "{LABEL_CHANGES_MAX} labels of node {} can be changed, those taken away included, and not more",
+                node.name
+            )));
+        }
+        node.labels = labels_with(node.labels, changes);
+        self.put(node);
         Ok(Outcome::Done)
     }
 
@@ -248,6 +291,20 @@ impl Draft {
         }
         Ok(Outcome::Done)
     }
+}
+
+/// Labels under what was changed of them.
+fn labels_with(
+    mut labels: BTreeMap<String, String>,
+    changes: &BTreeMap<String, Option<String>>,
+) -> BTreeMap<String, String> {
+    for (key, value) in changes {
+        match value {
+            Some(value) => drop(labels.insert(key.clone(), value.clone())),
+            None => drop(labels.remove(key)),
+        }
+    }
+    labels
 }
 
 #[cfg(test)]
@@ -366,6 +423,52 @@ mod tests {
         log.now = AT.plus(Duration::from_secs(60));
         log.apply(Command::FenceNode(NodeId::FOUNDER)).expect("it is already");
         assert_eq!(log.state.admission(NodeId::FOUNDER).expect("a tombstone").fenced_at, fenced_at);
+    }
+
+    #[test]
+    fn a_drain_cordons_outlives_a_restart_and_ends_with_uncordoning() {
+        let mut log = Log::new();
+        let node = |log: &Log| (**log.state.node(NodeId::FOUNDER).expect("a sample")).clone();
+        log.apply(Command::CordonNode { node: NodeId::FOUNDER, cordoned: false }).expect("uncordoned");
+        assert_eq!((node(&log).cordoned, node(&log).drain), (false, None));
+        let drain = |stop_exclusive| Command::DrainNode { node: NodeId::FOUNDER, stop_exclusive, stop_volumes: false };
+        log.apply(drain(false)).expect("begins");
+        log.now = AT.plus(Duration::from_secs(5));
+        log.apply(drain(true)).expect("more may be stopped");
+        let wanted = Some(Drain { since: AT, stop_exclusive: true, stop_volumes: false });
+        assert_eq!((node(&log).cordoned, node(&log).drain), (true, wanted));
+        log.apply(Command::RegisterNode(facts())).expect("it starts again");
+        assert_eq!((node(&log).cordoned, node(&log).drain), (true, wanted));
+        log.apply(Command::CordonNode { node: NodeId::FOUNDER, cordoned: true }).expect("is already");
+        assert_eq!(node(&log).drain, wanted);
+        log.apply(Command::CordonNode { node: NodeId::FOUNDER, cordoned: false }).expect("ended");
+        assert_eq!((node(&log).cordoned, node(&log).drain), (false, None));
+        let nobody = Command::DrainNode { node: NodeId(7), stop_exclusive: false, stop_volumes: false };
+        assert!(matches!(log.apply(nobody), Err(Rejection::NotFound(_))));
+    }
+
+    #[test]
+    fn labels_that_were_changed_outlive_restarts() {
+        let mut log = Log::new();
+        let labels = |log: &Log| log.state.node(NodeId::FOUNDER).expect("a sample").labels.clone();
+        let change = |changes: &[(&str, Option<&str>)]| {
+            let changes = changes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
+            Command::LabelNode { node: NodeId::FOUNDER, changes }
+        };
+        // Started with disk=ssd.
+        log.apply(change(&[("disk", None), ("gpu", Some("yes"))])).expect("changed");
+        let gpu = BTreeMap::from([("gpu".to_owned(), "yes".to_owned())]);
+        assert_eq!(labels(&log), gpu);
+        log.apply(Command::RegisterNode(facts())).expect("it starts again");
+        assert_eq!(labels(&log), gpu);
+        log.apply(change(&[("disk", Some("hdd"))])).expect("changed");
+        assert_eq!(labels(&log)["disk"], "hdd");
+        for bad in [("", Some("x")), ("a=b", Some("x")), ("-a", None), ("a", Some("")), ("a", Some("x\ny"))] {
+            assert!(words(log.apply(change(&[bad]))).contains("label"), "{bad:?}");
+        }
+        let many: Vec<String> = (0..70).map(|number| format!("k{number}")).collect();
+        let many: Vec<(&str, Option<&str>)> = many.iter().map(|key| (key.as_str(), Some("v"))).collect();
+        assert!(matches!(log.apply(change(&many)), Err(Rejection::Quota(_))));
     }
 
     #[test]

@@ -65,6 +65,13 @@ impl State {
         state
     }
 
+    /// A copy with this row, for asking what would be.
+    pub fn with(&self, record: impl Into<Record>) -> Self {
+        let mut state = self.clone();
+        state.put(record.into());
+        state
+    }
+
     /// Begins a state that is given all its rows anew, as from a snapshot, and shares with this one what is equal: so
     /// that only what differs is in memory twice.
     pub fn replacement(&self) -> Replacement<'_> {
