@@ -76,6 +76,9 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/nodes/{node}/moves", Admin, none.clone(), 200),
         ("post", "/v1/nodes/{node}/cordon", Admin, nothing.clone(), 200),
         ("post", "/v1/nodes/{node}/uncordon", Admin, nothing.clone(), 200),
+        ("patch", "/v1/nodes/{node}", Admin, json!({"labels": {"disk": "hdd", "zone": null}}), 200),
+        ("get", "/v1/nodes/{node}/drain", Admin, none.clone(), 200),
+        ("post", "/v1/nodes/{node}/drain", Admin, json!({"stop_exclusive": true}), 202),
         // It is the only one that may vote: a conflict is an answer for those who may.
         ("delete", "/v1/nodes/{node}", Admin, none.clone(), 409),
         ("get", "/v1/join-tokens", Admin, none.clone(), 200),

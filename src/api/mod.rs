@@ -22,6 +22,7 @@ mod deploy;
 mod deployment;
 mod docs;
 mod dotenv;
+mod drain;
 mod env;
 mod error;
 mod exec;

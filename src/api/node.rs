@@ -40,6 +40,8 @@ pub(super) struct NodeView {
     unhealthy_reason: Option<String>,
     /// Takes no new instances.
     cordoned: bool,
+    /// Since when what runs there is to go elsewhere.
+    draining_since: Option<String>,
     engine: Option<String>,
     arch: String,
     version: String,
@@ -126,6 +128,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         healthy: unhealthy_reason.is_none(),
         unhealthy_reason,
         cordoned: node.cordoned,
+        draining_since: node.drain.map(|drain| drain.since.to_string()),
         engine: node.engine.as_ref().ok().cloned(),
         arch: node.arch.clone(),
         version: node.version.clone(),

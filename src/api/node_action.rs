@@ -1,8 +1,10 @@
-//! What administrators do to nodes: keep work away from one, and end its membership.
+//! What administrators do to nodes: keep work away from one, change its labels, and end its membership.
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::{Caller, Moving};
@@ -50,6 +52,14 @@ impl From<Moving> for MoveView {
     }
 }
 
+/// What is changed of a node.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeChange {
+    /// Labels with their new values; `null` takes one away. Others stay.
+    labels: BTreeMap<String, Option<String>>,
+}
+
 /// A node that was removed.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RemovedNode {
@@ -85,9 +95,28 @@ pub(super) async fn cordon(At(id): At<NodeId>, Write(change, Empty {}): Write<Em
     set_cordoned(change, id, true).await
 }
 
+/// Change labels of a node
+///
+/// They win over those that it is started with, from then on. What runs there goes on, also where it asks for labels that
+/// the node has no more. For administrators of the cluster.
+#[utoipa::path(patch, path = "/v1/nodes/{node}", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), request_body = NodeChange, responses((status = 200, body = NodeView)))]
+pub(super) async fn relabel(
+    At(node): At<NodeId>,
+    Write(change, NodeChange { labels }): Write<NodeChange>,
+) -> Result<Json<NodeView>, Error> {
+    let (_, caller) = change
+        .commit(|caller| {
+            caller.require_admin()?;
+            Ok(Command::LabelNode { node, changes: labels })
+        })
+        .await?;
+    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().status())))
+}
+
 /// Give a node work again
 ///
-/// For administrators of the cluster.
+/// This ends a drain as well. For administrators of the cluster.
 #[utoipa::path(post, path = "/v1/nodes/{node}/uncordon", tag = "cluster",
     params(("node" = u64, Path, description = "Its id")), request_body = Empty, responses((status = 200, body = NodeView)))]
 pub(super) async fn uncordon(

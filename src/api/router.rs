@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, env, exec, explain, health,
+    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, drain, env, exec, explain, health,
     instance, join_token, log, log_stream, node, node_action, openapi, org, service, service_action, session, setting,
     source, status, user, watch,
 };
@@ -55,10 +55,11 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(config::stats))
         .routes(routes!(status::show))
         .routes(routes!(node::list))
-        .routes(routes!(node::show, node_action::remove))
+        .routes(routes!(node::show, node_action::remove, node_action::relabel))
         .routes(routes!(node_action::would_move))
         .routes(routes!(node_action::cordon))
         .routes(routes!(node_action::uncordon))
+        .routes(routes!(drain::show, drain::begin))
         .routes(routes!(join_token::list, join_token::create))
         .routes(routes!(join_token::revoke))
         .routes(routes!(authority::show))

@@ -14,6 +14,7 @@ mod context;
 mod deploy;
 mod deployment;
 mod doctor;
+mod drain;
 mod env;
 mod environment;
 mod exec;

@@ -1,12 +1,16 @@
 //! Nodes of the cluster, and the cluster at a glance.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::drain::{self, DrainArgs, StopArgs};
 use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
 use super::output::{Table, time, yes_no};
 use super::session::Session;
+use super::value::LabelChange;
 use crate::client::view::{Cluster, Move, Node};
 
 /// Commands about nodes.
@@ -24,7 +28,25 @@ pub(super) enum NodeCommand {
         /// Its id or name
         node: String,
     },
-    /// Give a node work again
+    /// Empty a node: what runs there goes elsewhere, another instance working before one ends
+    #[command(after_help = "Examples:
+  narvana node drain n3 --dry-run      what would go where
+  narvana node drain n3                waits until it is empty
+  narvana node uncordon n3             gives it work again
+
+Services with volumes and exclusive ones must not run twice: they stay, and the exit code is 1, unless --stop-volumes or
+--stop-exclusive says that they may be stopped. Exit code 6 when the time is up; it goes on then.")]
+    Drain(DrainArgs),
+    /// Change labels of a node; what runs there goes on
+    #[command(after_help = "Example:\n  narvana node label n3 disk=ssd zone-")]
+    Label {
+        /// Its id or name
+        node: String,
+        /// New values, and labels to take away
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        labels: Vec<LabelChange>,
+    },
+    /// Give a node work again; ends a drain
     Uncordon {
         /// Its id or name
         node: String,
@@ -52,6 +74,13 @@ aside; joins. Give the flags that the old node had.")]
 /// What is simulated.
 #[derive(Debug, Subcommand)]
 pub(super) enum SimulateCommand {
+    /// What would go where if a node were drained
+    Drain {
+        /// Its id or name
+        node: String,
+        #[command(flatten)]
+        stops: StopArgs,
+    },
     /// What would move where if a node died
     Lose {
         /// Its id or name
@@ -68,6 +97,12 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
             session.output.show(&session.client.node(&id).await?, fields)
         }
         NodeCommand::Cordon { node } => set_cordoned(session, &node, true).await,
+        NodeCommand::Drain(args) => drain::run(session, args).await,
+        NodeCommand::Label { node, labels } => {
+            let id = id_of(session, &node).await?;
+            let labels: BTreeMap<_, _> = labels.into_iter().map(|label| (label.key, label.value)).collect();
+            session.output.show(&session.client.label_node(&id, &labels).await?, fields)
+        }
         NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
         NodeCommand::Rebuild(args) => super::node::rebuild(session, *args).await,
         NodeCommand::Remove { node, dry_run: true } => show_moves(session, &node).await,
@@ -82,8 +117,10 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
 
 /// Runs a command that asks what would happen.
 pub(super) async fn simulate(session: &Session, command: SimulateCommand) -> anyhow::Result<()> {
-    let SimulateCommand::Lose { node } = command;
-    show_moves(session, &node).await
+    match command {
+        SimulateCommand::Drain { node, stops } => drain::simulate(session, &node, stops).await,
+        SimulateCommand::Lose { node } => show_moves(session, &node).await,
+    }
 }
 
 async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::Result<()> {
@@ -107,7 +144,7 @@ fn moves(moves: &[Move]) -> Table {
 }
 
 /// The id of the node of this id or name.
-async fn id_of(session: &Session, node: &str) -> anyhow::Result<String> {
+pub(super) async fn id_of(session: &Session, node: &str) -> anyhow::Result<String> {
     if node.parse::<u64>().is_ok() {
         return Ok(node.to_owned());
     }
@@ -153,6 +190,7 @@ fn list(nodes: &[Node]) -> Table {
 fn health(node: &Node) -> String {
     match (node.healthy, node.cordoned) {
         (true, false) => "healthy".to_owned(),
+        (true, true) if !time(node.draining_since).is_empty() => "healthy, draining".to_owned(),
         (true, true) => "healthy, cordoned".to_owned(),
         (false, _) if node.unhealthy_reason.is_empty() => "unhealthy".to_owned(),
         (false, _) => format!("unhealthy: {}", node.unhealthy_reason),

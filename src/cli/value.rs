@@ -49,6 +49,25 @@ impl FromStr for Pair {
     }
 }
 
+/// A label with its new value, `key=value`, or one to take away, `key-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LabelChange {
+    pub(super) key: String,
+    pub(super) value: Option<String>,
+}
+
+impl FromStr for LabelChange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = match (text.split_once('='), text.strip_suffix('-')) {
+            (Some((key, value)), _) => (key, Some(value.to_owned())),
+            (None, Some(key)) => (key, None),
+            (None, None) => return Err(format!("must be KEY=VALUE, or KEY- to take one away, got {text:?}")),
+        };
+        Ok(Self { key: key.to_owned(), value })
+    }
+}
+
 /// `SERVICE=N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scale {

@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Authority, Build, Cluster, Deployment, Deployments, EnvVars, Explanation, Instance, JoinToken, Logs, Move,
-    Node, Profile, RemovedNode, Service, SignedIn, UploadedSource,
+    App, Authority, Build, Cluster, Deployment, Deployments, Drain, EnvVars, Explanation, Instance, JoinToken, Logs,
+    Move, Node, Profile, RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
 
@@ -366,6 +366,26 @@ impl Client {
     /// Keeps new work away from a node, or gives it work again.
     pub async fn cordon_node(&self, node: &str, cordoned: bool) -> Reply<Node> {
         self.post(&["v1", "nodes", node, if cordoned { "cordon" } else { "uncordon" }], Some(&json!({}))).await
+    }
+
+    /// What emptying a node does, or would do.
+    pub async fn drain(&self, node: &str, stops: Option<(bool, bool)>) -> Reply<Drain> {
+        let query = stops.map_or_else(Vec::new, |(exclusive, volumes)| {
+            vec![("stop_exclusive", exclusive.to_string()), ("stop_volumes", volumes.to_string())]
+        });
+        self.get(&["v1", "nodes", node, "drain"], &query).await
+    }
+
+    /// Begins to empty a node; exclusive services and those with volumes stay unless they may be stopped.
+    pub async fn drain_node(&self, node: &str, (exclusive, volumes): (bool, bool)) -> Reply<Drain> {
+        let request = json!({ "stop_exclusive": exclusive, "stop_volumes": volumes });
+        self.post(&["v1", "nodes", node, "drain"], Some(&request)).await
+    }
+
+    /// Changes labels of a node; those without a value are taken away.
+    pub async fn label_node(&self, node: &str, labels: &BTreeMap<String, Option<String>>) -> Reply<Node> {
+        let request = json!({ "labels": labels });
+        self.call(Method::PATCH, &["v1", "nodes", node], Body::Json(&request)).await
     }
 
     /// Ends the membership of a node.

@@ -392,6 +392,34 @@ view! {
         /// Why there, or why nowhere.
         reasons: Vec<String>,
     }
+    /// What is left until a node is empty, or would be.
+    Drain {
+        /// The node.
+        node_name: String,
+        /// Whether it is being emptied.
+        draining: bool,
+        /// Whether nothing runs there.
+        empty: bool,
+        /// What runs there.
+        instances: Vec<Departure>,
+        /// Builds that run there.
+        builds: usize,
+    }
+    /// What becomes of an instance of a node that is emptied.
+    Departure {
+        /// Its app.
+        app_name: String,
+        /// Its service.
+        service_name: String,
+        /// Which replica.
+        slot: u32,
+        /// What happens to it.
+        step: String,
+        /// Name of the node where its replica is to run.
+        to_node_name: String,
+        /// Why.
+        reasons: Vec<String>,
+    }
     /// A node that was removed.
     RemovedNode {
         /// Identity.
@@ -442,6 +470,8 @@ view! {
         unhealthy_reason: String,
         /// Whether it takes no new instances.
         cordoned: bool,
+        /// Since when it is being emptied.
+        draining_since: Moment,
         /// Processor architecture.
         arch: String,
         /// Version of the program.

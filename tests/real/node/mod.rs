@@ -6,6 +6,7 @@ mod cluster;
 mod copies;
 mod daily;
 mod doctor;
+mod drain;
 mod durability;
 mod engine_fault;
 mod exec;

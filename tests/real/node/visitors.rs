@@ -19,13 +19,13 @@ const VISITORS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// People who fetch one page again and again until they are told to leave.
-struct Visitors {
+pub(super) struct Visitors {
     leave: Arc<AtomicBool>,
     visits: Vec<JoinHandle<Result<usize, String>>>,
 }
 
 impl Visitors {
-    fn of(node: &Node, host: &'static str) -> Self {
+    pub(super) fn of(node: &Node, host: &'static str) -> Self {
         let leave = Arc::new(AtomicBool::new(false));
         let visits = (0..VISITORS).map(|_| {
             let (address, leave) = (node.ingress.replace("http://", ""), Arc::clone(&leave));
@@ -42,7 +42,7 @@ impl Visitors {
     }
 
     /// How many pages they got, or the first failure of any.
-    fn leave(self) -> Result<usize, String> {
+    pub(super) fn leave(self) -> Result<usize, String> {
         self.leave.store(true, Ordering::Relaxed);
         self.visits.into_iter().map(|visit| visit.join().expect("no panic")).sum()
     }

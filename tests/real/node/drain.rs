@@ -1,0 +1,91 @@
+//! Nodes that are emptied while they work: visitors notice nothing, and what has data is left alone until somebody says
+//! otherwise.
+
+use serde_json::{Value, json};
+
+use super::cluster::three;
+use super::image_service;
+use super::visitors::Visitors;
+use crate::harness::node::Node;
+use crate::harness::{BUSYBOX, Harness, until};
+
+fn running(node: &Node, deployment: &Value) -> Vec<String> {
+    let id = deployment["id"].as_str().expect("an id");
+    let now = node.get(&format!("/v1/deployments/{id}")).expect(200);
+    let instances = now["instances"].as_array().expect("a list").iter();
+    let running = instances.filter(|instance| instance["status"] == "running");
+    let mut names: Vec<String> =
+        running.map(|instance| instance["node_name"].as_str().expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+fn small(mut service: Value, more: &Value) -> Value {
+    let object = service.as_object_mut().expect("an object");
+    object.insert("resources".to_owned(), json!({"cpu": "0.05", "memory": "16Mi"}));
+    object.extend(more.as_object().expect("an object").clone());
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_a_node_is_drained_and_what_has_data_stays_until_it_may_be_stopped() {
+    let harness = Harness::podman().await;
+    let mut nodes = three(harness.address());
+    let first = &nodes[0];
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let check = json!({"path": "/", "interval_seconds": 1, "retries": 5});
+    let web = json!({"name": "web", "image": BUSYBOX, "replicas": 3, "health_check": check});
+    first.post("/v1/apps/shop/services", &small(web, &json!({}))).expect(201);
+    let web = first.deploy("shop", "web");
+    // Both on the second node, which has to be drained.
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    let volume = json!({"volumes": [{"name": "data", "path": "/data"}]});
+    first.post("/v1/apps/shop/services", &small(image_service("data"), &volume)).expect(201);
+    first.post("/v1/apps/shop/services", &small(image_service("bot"), &json!({"exclusive": true}))).expect(201);
+    let (data, bot) = (first.deploy("shop", "data"), first.deploy("shop", "bot"));
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "uncordon", name]).status.success());
+    }
+    assert_eq!(running(first, &web), ["second", "test-node", "third"]);
+    assert_eq!((running(first, &data), running(first, &bot)), (vec!["second".to_owned()], vec!["second".to_owned()]));
+    let asked = first.cli(&["node", "drain", "second", "--dry-run"]);
+    let table = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(asked.status.success() && table.contains("moves") && table.contains("stays"), "{asked:?}");
+    assert_eq!(running(first, &web), ["second", "test-node", "third"], "asking changes nothing");
+
+    for node in &nodes {
+        until("it answers", || async { (node.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
+    }
+    let visitors = nodes.each_ref().map(|node| Visitors::of(node, "web-shop.localhost"));
+    let drained = nodes[2].cli(&["node", "drain", "second", "--timeout", "2m"]);
+    let words = String::from_utf8_lossy(&drained.stderr).into_owned();
+    assert_eq!(drained.status.code(), Some(1), "{words}");
+    assert!(words.contains("shop/data replica 0 stays") && words.contains("shop/bot replica 0 stays"), "{words}");
+    assert!(words.contains("shop/web replica"), "{words}");
+    for visitors in visitors {
+        let pages = visitors.leave().expect("nobody notices");
+        assert!(pages > 20, "{pages} pages are no load");
+    }
+    let after = running(first, &web);
+    assert!(after.len() == 3 && !after.contains(&"second".to_owned()), "{after:?}");
+    assert_eq!((running(first, &data), running(first, &bot)), (vec!["second".to_owned()], vec!["second".to_owned()]));
+
+    let drained = first.cli(&["node", "drain", "second", "--stop-exclusive", "--stop-volumes", "--timeout", "2m"]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    assert_eq!(running(first, &data), Vec::<String>::new(), "its data is on a node that takes no work");
+    until("the exclusive one runs elsewhere", || async {
+        matches!(&running(first, &bot)[..], [name] if name != "second").then_some(())
+    })
+    .await;
+    // It stays drained when it starts again, until somebody gives it work.
+    nodes[1].stop();
+    nodes[1].run();
+    let first = &nodes[0];
+    let shown = first.cli(&["node", "show", "second"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("draining"), "{shown:?}");
+    assert!(first.cli(&["node", "uncordon", "second"]).status.success());
+    until("what has data is back where that is", || async { (running(first, &data) == ["second"]).then_some(()) })
+        .await;
+}
