@@ -81,6 +81,9 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("post", "/v1/nodes/{node}/drain", Admin, json!({"stop_exclusive": true}), 202),
         // It is the only one that may vote: a conflict is an answer for those who may.
         ("delete", "/v1/nodes/{node}", Admin, none.clone(), 409),
+        ("get", "/v1/rebalance", Admin, none.clone(), 200),
+        ("post", "/v1/rebalance", Admin, json!({"budget": 2}), 202),
+        ("get", "/v1/simulate/join", Admin, none.clone(), 200),
         ("get", "/v1/join-tokens", Admin, none.clone(), 200),
         ("post", "/v1/join-tokens", Admin, nothing.clone(), 201),
         ("delete", "/v1/join-tokens/{token}", Admin, none.clone(), 200),

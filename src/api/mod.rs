@@ -42,6 +42,7 @@ mod openapi;
 mod options;
 mod org;
 mod page;
+mod rebalance;
 mod replica;
 mod router;
 mod server;

@@ -27,6 +27,8 @@ pub(super) struct MoveView {
     service_name: String,
     /// Which replica.
     slot: u32,
+    /// That its service serves nobody until it runs again: nothing else of it serves on another node.
+    goes_down: bool,
     /// The node it would go to; none when there is none for it.
     to_node_id: Option<u64>,
     to_node_name: Option<String>,
@@ -45,6 +47,7 @@ impl From<Moving> for MoveView {
             app_name: moving.app.name.clone(),
             service_name: moving.deployment.service_name.clone(),
             slot: moving.instance.slot,
+            goes_down: moving.goes_down,
             to_node_id: to.as_ref().map(|node| node.id.0),
             to_node_name: to.map(|node| node.name.clone()),
             reasons,

@@ -14,8 +14,8 @@ use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
     Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, drain, env, exec, explain, health,
-    instance, join_token, log, log_stream, node, node_action, openapi, org, service, service_action, session, setting,
-    source, status, user, watch,
+    instance, join_token, log, log_stream, node, node_action, openapi, org, rebalance, service, service_action,
+    session, setting, source, status, user, watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -60,6 +60,8 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(node_action::cordon))
         .routes(routes!(node_action::uncordon))
         .routes(routes!(drain::show, drain::begin))
+        .routes(routes!(rebalance::propose, rebalance::begin))
+        .routes(routes!(rebalance::join))
         .routes(routes!(join_token::list, join_token::create))
         .routes(routes!(join_token::revoke))
         .routes(routes!(authority::show))

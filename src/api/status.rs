@@ -8,6 +8,8 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use crate::auth::Loss;
+use crate::clock;
 use crate::consensus::{MissingVoter, Quorum, RaftRole};
 
 use super::authority::{self, RotationView};
@@ -18,6 +20,9 @@ use super::{Error, health};
 
 /// Longest wait for a majority, so that the answer comes soon when there is none.
 const QUORUM_WAIT: Duration = Duration::from_secs(1);
+
+/// Services that would be down for long named for each node at most; `GET /v1/nodes/{node}/moves` has all.
+const LOSS_EXAMPLES_MAX: usize = 10;
 
 /// What goes on without a quorum.
 const GOES_ON: &[&str] = &[
@@ -110,6 +115,42 @@ pub(super) struct StatusView {
     /// Why consensus has stopped here, if it has.
     failure: Option<String>,
     nodes: Vec<NodeView>,
+    /// What would go down with one node, for each with which something would; in the caller's organisations, or in all for
+    /// administrators.
+    if_lost: Vec<LossView>,
+}
+
+/// Services that would go down with a node, as `app/service`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Loss)]
+pub(super) struct LossView {
+    node_id: u64,
+    node_name: String,
+    /// How many would be down until they have started elsewhere.
+    back_elsewhere: usize,
+    /// How many would be down until the node is back or something is done.
+    down_for_long: usize,
+    /// Some of those that would be down for long, with the reason.
+    examples: Vec<LossExample>,
+}
+
+/// A service that would be down for long.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LossExample {
+    /// `app/service`.
+    service: String,
+    why: String,
+}
+
+fn loss(loss: Loss) -> LossView {
+    let examples = loss.down_for_long.iter().take(LOSS_EXAMPLES_MAX);
+    LossView {
+        node_id: loss.node.id.0,
+        node_name: loss.node.name.clone(),
+        back_elsewhere: loss.back_elsewhere.len(),
+        down_for_long: loss.down_for_long.len(),
+        examples: examples.map(|(service, why)| LossExample { service: service.clone(), why: why.clone() }).collect(),
+    }
 }
 
 /// The cluster at a glance
@@ -141,6 +182,7 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         authority: cluster.trusted(),
         rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
+        if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),
         nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
     }))
 }

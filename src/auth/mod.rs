@@ -24,4 +24,4 @@ pub use password::{Busy, Passwords};
 pub use rate::{Pace, RateLimiter, Slow};
 pub use scope::{Owned, Scoped};
 pub use token::{Claims, Tokens};
-pub use what_if::{Departure, Departures, Moving};
+pub use what_if::{Departure, Departures, Loss, Moving, Newcomer, Relocated};

@@ -115,6 +115,7 @@ mod tests {
             ca_certificate: String::new(),
             ca_key: Secret::new([]),
             rotation: None,
+            rebalance: 0,
             cluster_version: 1,
             created_at: NOW,
         }

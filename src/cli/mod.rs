@@ -27,6 +27,7 @@ mod node;
 mod nodes;
 mod outcome;
 mod output;
+mod rebalance;
 mod recover;
 mod replicas;
 mod screen;
@@ -206,6 +207,13 @@ pipe its end; a command that heeds neither goes on until its instance ends.")]
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(nodes::NodeCommand),
+    /// Spread what runs better; says what it would move unless --apply is given
+    #[command(after_help = "Examples:
+  narvana rebalance                        what would move, and why
+  narvana rebalance --apply --budget 20
+
+Another instance works before one ends. Services with volumes and exclusive ones are left where they are.")]
+    Rebalance(rebalance::RebalanceArgs),
     /// Ask what would happen; nothing does
     #[command(subcommand)]
     Simulate(nodes::SimulateCommand),
@@ -263,6 +271,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rollback(args) => replicas::rollback(session, args).await,
         Command::Explain(args) => explain::run(session, args).await,
         Command::Node(command) => nodes::run(session, command).await,
+        Command::Rebalance(args) => rebalance::run(session, args).await,
         Command::Simulate(command) => nodes::simulate(session, command).await,
         Command::Token(command) => token::run(session, command).await,
         Command::Ca(command) => ca::run(session, command).await,

@@ -9,9 +9,10 @@ use super::drain::{self, DrainArgs, StopArgs};
 use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
 use super::output::{Table, time, yes_no};
+use super::rebalance::{self, JoinedArgs};
 use super::session::Session;
 use super::value::LabelChange;
-use crate::client::view::{Cluster, Move, Node};
+use crate::client::view::{Cluster, Loss, Move, Node};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -81,6 +82,8 @@ pub(super) enum SimulateCommand {
         #[command(flatten)]
         stops: StopArgs,
     },
+    /// What would start and what could move if a node joined
+    Join(JoinedArgs),
     /// What would move where if a node died
     Lose {
         /// Its id or name
@@ -119,6 +122,7 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
 pub(super) async fn simulate(session: &Session, command: SimulateCommand) -> anyhow::Result<()> {
     match command {
         SimulateCommand::Drain { node, stops } => drain::simulate(session, &node, stops).await,
+        SimulateCommand::Join(args) => rebalance::simulate_join(session, args).await,
         SimulateCommand::Lose { node } => show_moves(session, &node).await,
     }
 }
@@ -135,10 +139,12 @@ async fn show_moves(session: &Session, node: &str) -> anyhow::Result<()> {
 }
 
 fn moves(moves: &[Move]) -> Table {
-    let mut table = Table::new(["APP", "SERVICE", "REPLICA", "WOULD GO TO", "WHY"]);
+    let mut table = Table::new(["APP", "SERVICE", "REPLICA", "GOES DOWN", "WOULD GO TO", "WHY"]);
     for one in moves {
         let to = if one.to_node_name.is_empty() { "nowhere".to_owned() } else { one.to_node_name.clone() };
-        table.row([one.app_name.clone(), one.service_name.clone(), one.slot.to_string(), to, one.reasons.join("; ")]);
+        let down = yes_no(one.goes_down);
+        let (app, service, slot) = (one.app_name.clone(), one.service_name.clone(), one.slot.to_string());
+        table.row([app, service, slot, down, to, one.reasons.join("; ")]);
     }
     table
 }
@@ -197,6 +203,14 @@ fn health(node: &Node) -> String {
     }
 }
 
+fn takes_work(node: &Node) -> &'static str {
+    match (node.cordoned, time(node.draining_since).is_empty()) {
+        (false, _) => "yes",
+        (true, true) => "no, it is cordoned",
+        (true, false) => "no, it is being drained",
+    }
+}
+
 fn role(node: &Node) -> String {
     match node.role.is_empty() {
         false => node.role.clone(),
@@ -212,6 +226,7 @@ fn fields(node: &Node) -> Table {
         ("name", node.hostname.clone()),
         ("address", node.address.clone()),
         ("health", health(node)),
+        ("takes work", takes_work(node).to_owned()),
         ("role", role(node)),
         ("leader", yes_no(node.leader)),
         ("instances", node.instances.to_string()),
@@ -265,8 +280,28 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
     for node in &cluster.nodes {
         let state = format!("{} {}, {}, {} instances", node.hostname, node.address, health(node), node.instances);
         table.field(&format!("node {}", node.id), state);
+        if let Some(loss) = cluster.if_lost.iter().find(|loss| loss.node_id == node.id) {
+            table.field("  if it dies", would_be_down(loss));
+        }
     }
     table
+}
+
+/// What goes down with a node, in words.
+fn would_be_down(loss: &Loss) -> String {
+    let services = |count: usize| if count == 1 { "1 service".to_owned() } else { format!("{count} services") };
+    let mut parts = Vec::new();
+    if loss.back_elsewhere > 0 {
+        parts.push(format!("{} down until started elsewhere", services(loss.back_elsewhere)));
+    }
+    if loss.down_for_long > 0 {
+        let mut names: Vec<&str> = loss.examples.iter().map(|example| example.service.as_str()).collect();
+        if loss.down_for_long > names.len() {
+            names.push("…");
+        }
+        parts.push(format!("{} down for long: {}", services(loss.down_for_long), names.join(", ")));
+    }
+    parts.join("; ")
 }
 
 /// A value as people write it.

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use super::connection::{Body, Connection, Request};
 use super::view::{
     App, Authority, Build, Cluster, Deployment, Deployments, Drain, EnvVars, Explanation, Instance, JoinToken, Logs,
-    Move, Node, Profile, RemovedNode, Service, SignedIn, UploadedSource,
+    Move, Node, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
 
@@ -386,6 +386,21 @@ impl Client {
     pub async fn label_node(&self, node: &str, labels: &BTreeMap<String, Option<String>>) -> Reply<Node> {
         let request = json!({ "labels": labels });
         self.call(Method::PATCH, &["v1", "nodes", node], Body::Json(&request)).await
+    }
+
+    /// What rebalancing would move.
+    pub async fn rebalanced(&self, budget: u32) -> Reply<Vec<Relocation>> {
+        self.get(&["v1", "rebalance"], &[("budget", budget.to_string())]).await
+    }
+
+    /// Has instances moved so that what runs is spread better, once.
+    pub async fn rebalance(&self, budget: u32) -> Reply<Vec<Relocation>> {
+        self.post(&["v1", "rebalance"], Some(&json!({ "budget": budget }))).await
+    }
+
+    /// What one more node would change.
+    pub async fn joined(&self, newcomer: &[(&'static str, String)]) -> Reply<Vec<Relocation>> {
+        self.get(&["v1", "simulate", "join"], newcomer).await
     }
 
     /// Ends the membership of a node.

@@ -329,6 +329,26 @@ view! {
         failure: String,
         /// Nodes.
         nodes: Vec<Node>,
+        /// What would go down with one node.
+        if_lost: Vec<Loss>,
+    }
+    /// Services that would go down with a node.
+    Loss {
+        /// The node.
+        node_id: Id,
+        /// How many would start elsewhere.
+        back_elsewhere: usize,
+        /// How many would not.
+        down_for_long: usize,
+        /// Some of those.
+        examples: Vec<LossExample>,
+    }
+    /// A service that would be down for long.
+    LossExample {
+        /// `app/service`.
+        service: String,
+        /// Why.
+        why: String,
     }
     /// The authority that signs the certificates of nodes.
     Authority {
@@ -387,6 +407,8 @@ view! {
         service_name: String,
         /// Which replica.
         slot: u32,
+        /// Whether its service is down until it runs again.
+        goes_down: bool,
         /// Name of the node it would go to; empty when there is none for it.
         to_node_name: String,
         /// Why there, or why nowhere.
@@ -416,6 +438,21 @@ view! {
         /// What happens to it.
         step: String,
         /// Name of the node where its replica is to run.
+        to_node_name: String,
+        /// Why.
+        reasons: Vec<String>,
+    }
+    /// An instance that would be elsewhere, or would start.
+    Relocation {
+        /// Its app.
+        app_name: String,
+        /// Its service.
+        service_name: String,
+        /// Which replica.
+        slot: u32,
+        /// Name of the node where it is; empty when it waits.
+        from_node_name: String,
+        /// Name of the node where it would be.
         to_node_name: String,
         /// Why.
         reasons: Vec<String>,

@@ -72,7 +72,7 @@ pub fn explain_app(situation: Situation<'_>, id: AppId) -> Option<Explanation> {
 }
 
 /// The decision as the leader would make it now, for its reasons only.
-fn what_if(situation: Situation<'_>) -> Plan {
+pub(super) fn what_if(situation: Situation<'_>) -> Plan {
     let mut last = 0_u128;
     let mut ids = || {
         last += 1;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// A node that was assured of nothing by a leader with a quorum for this long stops its instances with volumes.
+/// A node that was assured of nothing by a leader with a quorum for this long stops its instances that run alone (exclusive services and those with volumes).
 pub const ISOLATED_AFTER: Duration = Duration::from_secs(10);
 /// How often a node asks for that assurance.
 pub const ASSURED_EVERY: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ pub const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// be a bad clock; this is more than a third.
 const MARGIN: Duration = Duration::from_secs(12);
 
-/// A node that did not answer for this long has stopped its instances with volumes, if it still works at all.
+/// A node that did not answer for this long has stopped its instances that run alone, if it still works at all.
 pub const FENCED_AFTER: Duration = Duration::from_secs(
     ASSURED_IF_HEARD_WITHIN.as_secs() + ISOLATED_AFTER.as_secs() + STOPPED_WITHIN.as_secs() + MARGIN.as_secs(),
 );

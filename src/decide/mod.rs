@@ -19,6 +19,7 @@ mod lost;
 pub mod members;
 mod plan;
 pub mod probe;
+pub mod rebalance;
 pub mod reconcile;
 mod rollout;
 pub mod route_table;

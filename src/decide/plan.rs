@@ -1,4 +1,5 @@
-//! The leader's whole decision: builds, instances that are given up, then rollouts, as one list of commands.
+//! The leader's whole decision: builds, instances that are given up, then rollouts, then what was asked to be
+//! spread better, as one list of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use crate::model::{DeploymentId, NodeId, Timestamp};
 use crate::state::{Command, State};
 
-use super::{builds, lost, rollout};
+use super::{builds, lost, rebalance, rollout};
 
 /// Where ids of new records come from, since deciding has no randomness of its own.
 pub type Ids<'a> = dyn FnMut() -> Uuid + 'a;
@@ -93,5 +94,6 @@ pub fn plan(situation: Situation<'_>, ids: &mut Ids<'_>) -> Plan {
     builds::decide(situation, ids, &mut plan);
     lost::decide(situation, &mut plan);
     rollout::decide(situation, ids, &mut plan);
+    rebalance::decide(situation, ids, &mut plan);
     plan
 }

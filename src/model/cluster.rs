@@ -24,6 +24,8 @@ pub struct Cluster {
     pub created_at: Timestamp,
     /// The authority that is to follow, while the members move to it.
     pub rotation: Option<Rotation>,
+    /// Instances that the leader may move once so that what runs is spread better; 0 when nobody asked, or it has begun.
+    pub rebalance: u32,
 }
 
 word_enum! {

@@ -60,6 +60,7 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
         cluster_version: CLUSTER_VERSION,
         created_at: clock::now(),
         rotation: None,
+        rebalance: 0,
     };
     let entry = LogEntry {
         proposed_at: clock::now(),

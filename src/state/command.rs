@@ -316,6 +316,11 @@ pub enum Command {
         /// Each label with its new value, or nothing to take it away.
         changes: BTreeMap<String, Option<String>>,
     },
+    /// Asks the leader to spread what runs better, once. The leader takes this back with a budget of 0 when it begins.
+    Rebalance {
+        /// Instances that may be moved.
+        budget: u32,
+    },
 }
 
 impl Command {
@@ -364,7 +369,8 @@ impl Command {
             | Self::RotateAuthority { .. }
             | Self::NoteAuthority { .. }
             | Self::DrainNode { .. }
-            | Self::LabelNode { .. } => false,
+            | Self::LabelNode { .. }
+            | Self::Rebalance { .. } => false,
         }
     }
 
@@ -413,7 +419,8 @@ impl Command {
             | Self::RotateAuthority { .. }
             | Self::NoteAuthority { .. }
             | Self::DrainNode { .. }
-            | Self::LabelNode { .. } => false,
+            | Self::LabelNode { .. }
+            | Self::Rebalance { .. } => false,
         }
     }
 
@@ -461,6 +468,7 @@ impl Command {
             Self::NoteAuthority { .. } => "note_authority",
             Self::DrainNode { .. } => "drain_node",
             Self::LabelNode { .. } => "label_node",
+            Self::Rebalance { .. } => "rebalance",
         }
     }
 }

@@ -75,6 +75,7 @@ fn cluster() -> Cluster {
         cluster_version: 1,
         created_at: AT,
         rotation: None,
+        rebalance: 0,
     }
 }
 
@@ -284,6 +285,7 @@ pub fn sample_entries() -> Vec<LogEntry> {
             node: NodeId::FOUNDER,
             changes: BTreeMap::from([("disk".to_owned(), Some("hdd".to_owned())), ("zone".to_owned(), None)]),
         },
+        Command::Rebalance { budget: 5 },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -456,7 +458,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 41, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 42, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Api {
             ca_certificate: String::new(),
             ca_key: Secret::new([]),
             rotation: None,
+            rebalance: 0,
             cluster_version: 1,
             created_at: clock::now(),
         };

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use narvana::decide::schedule::{Room, Want};
+use narvana::decide::what_if::Losses;
 use narvana::decide::{Options, Situation};
 use narvana::model::{
-    Cpu, Deployment, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node, NodeId, Placement, Resources,
-    ServiceId, Timestamp,
+    Cpu, Deployment, DeploymentId, Health, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node, NodeId,
+    Placement, Resources, Service, ServiceId, ServiceSpec, Timestamp,
 };
 use narvana::state::{Record, State, sample_records};
 use uuid::Uuid;
@@ -36,7 +37,8 @@ fn cluster(nodes: u64, instances: u128) -> State {
     records.push(deployment.into());
     let each = u64::try_from(instances).expect("fits") / nodes;
     for number in 1..=nodes {
-        let mut node = Node { id: NodeId(number), name: format!("n{number}"), ..node.clone() };
+        let name = format!("n{number}");
+        let mut node = Node { id: NodeId(number), name, cordoned: false, drain: None, ..node.clone() };
         node.labels = BTreeMap::from([("zone".to_owned(), format!("z{}", number % 5))]);
         node.resources.cpu = Cpu::from_millis(200 * each.max(10));
         node.resources.memory = Memory::from_mebibytes(128 * each.max(10));
@@ -97,4 +99,84 @@ fn placing_is_quick_and_hardly_depends_on_the_number_of_nodes() {
     assert!(per_second >= 5_000.0, "{per_second:.0} placements/s on 1,000 nodes");
     let ratio = thousand.as_secs_f64() / hundred.as_secs_f64();
     assert!(ratio <= 3.0, "ten times the nodes cost {ratio:.2} times as much for each placement");
+}
+
+/// So many services with an instance each, over ten nodes.
+fn services(count: u128) -> State {
+    let mut records: Vec<Record> = cluster(10, 0).records().collect();
+    let deployment = records.iter().find_map(|record| match record {
+        Record::Deployment(row) => Some(Deployment::clone(row)),
+        _ => None,
+    });
+    let mut deployment = deployment.expect("a sample");
+    deployment.spec = ServiceSpec { volumes: Vec::new(), constraints: Vec::new(), ..deployment.spec };
+    deployment.spec.resources = Resources { cpu: Cpu::from_millis(1), memory: Memory::from_mebibytes(1) };
+    let samples = sample_records();
+    let service = samples.iter().find_map(|record| match record {
+        Record::Service(row) => Some(Service::clone(row)),
+        _ => None,
+    });
+    let instance = samples.iter().find_map(|record| match record {
+        Record::Instance(row) => Some(Instance::clone(row)),
+        _ => None,
+    });
+    let (service, instance) = (service.expect("a sample"), instance.expect("a sample"));
+    for number in 0..count {
+        let id = Uuid::from_u128(1_000_000 + number);
+        let (service_id, deployment_id) = (ServiceId(id), DeploymentId(id));
+        let (name, host_label) = (format!("s{number}"), format!("s{number}-shop"));
+        let serving = Some(deployment_id);
+        records.push(Service { id: service_id, name, host_label, serving, ..service.clone() }.into());
+        records.push(Deployment { id: deployment_id, service: service_id, ..deployment.clone() }.into());
+        let node = NodeId(u64::try_from(number).expect("fits") % 10 + 1);
+        let mut status = InstanceStatus::assigned();
+        (status.state, status.health) = (InstanceState::Running, Health::Healthy);
+        records.push(
+            Instance {
+                id: InstanceId(id),
+                deployment: deployment_id,
+                service: service_id,
+                placement: Placement { node, reasons: Vec::new() },
+                relocation: None,
+                stop_requested: None,
+                status,
+                ..instance.clone()
+            }
+            .into(),
+        );
+    }
+    let mut nodes: Vec<Record> = Vec::new();
+    for record in &records {
+        if let Record::Node(row) = record {
+            let mut node = Node::clone(row);
+            node.resources.cpu = Cpu::from_millis(100_000);
+            node.resources.memory = Memory::from_mebibytes(100_000);
+            nodes.push(node.into());
+        }
+    }
+    State::from_records(records.into_iter().chain(nodes))
+}
+
+/// Time to find what would go down with each of the ten nodes.
+fn all_losses(count: u128) -> Duration {
+    let state = services(count);
+    let (fenced, options) = (BTreeSet::new(), Options::default());
+    let measure = || {
+        let begun = Instant::now();
+        let mut losses = Losses::of(Situation { state: &state, now: NOW, fenced: &fenced, options: &options });
+        let found: usize =
+            (1..=10).map(|node| losses.without(NodeId(node)).iter().filter(|one| one.goes_down).count()).sum();
+        assert_eq!(found as u128, count, "each is on one node only");
+        begun.elapsed()
+    };
+    (0..3).map(|_| measure()).min().expect("three")
+}
+
+#[test]
+fn what_would_go_down_with_any_node_is_found_in_one_look_at_each_instance() {
+    let (many, few) = (all_losses(10_000), all_losses(2_000));
+    println!("{many:?} for 10,000 services, {few:?} for 2,000");
+    assert!(many < Duration::from_secs(3), "{many:?} for 10,000 services");
+    let ratio = many.as_secs_f64() / few.as_secs_f64();
+    assert!(ratio <= 12.0, "five times the services take {ratio:.1} times as long");
 }

@@ -20,6 +20,7 @@ use crate::state::Command;
 use super::plan::{Ids, Plan, Situation};
 use super::schedule::Room;
 pub(super) use failure::cause_of;
+pub(super) use target::works;
 
 /// Decides for every service that has a deployment in motion or serving.
 pub(super) fn decide(situation: Situation<'_>, ids: &mut Ids<'_>, plan: &mut Plan) {

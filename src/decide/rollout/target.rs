@@ -242,7 +242,7 @@ impl Rollout<'_, '_> {
 }
 
 /// Whether it runs and gets requests.
-pub(super) fn works(instance: &Instance) -> bool {
+pub(in crate::decide) fn works(instance: &Instance) -> bool {
     instance.status.state == InstanceState::Running && instance.status.health == Health::Healthy
 }
 

@@ -12,6 +12,7 @@ mod tests;
 pub(super) use refusal::listed;
 pub use refusal::{Filter, Refusal};
 pub use room::Room;
+pub(super) use room::Standing;
 
 use crate::model::{Build, Deployment, NodeId, Resources, ServiceId};
 use crate::state::State;

@@ -41,6 +41,19 @@ struct Host {
     blocked: Option<(Filter, String)>,
 }
 
+/// How good a place is for one more instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::decide) struct Standing {
+    /// Whether the node has the architecture and the labels that are asked for.
+    pub(in crate::decide) suits: bool,
+    /// Replicas of the same service there.
+    pub(in crate::decide) replicas: u32,
+    /// And in its zone.
+    pub(in crate::decide) in_zone: u32,
+    /// What would be left of the node, in millionths.
+    pub(in crate::decide) headroom: u64,
+}
+
 /// Fewer replicas here, fewer in the zone, more head-room, lower id.
 type Score = (u32, u32, Reverse<u64>, usize);
 
@@ -88,6 +101,17 @@ impl Room {
         self.by_headroom[zone].remove(&(Reverse(headroom), index));
     }
 
+    /// Ends [`Room::block`]: what the node takes is as the situation says again.
+    pub fn unblock(&mut self, node: NodeId, situation: Situation<'_>) {
+        let Some(&index) = self.by_id.get(&node) else { return };
+        let host = &mut self.nodes[index];
+        host.blocked = blocked(&host.node, !situation.answers(node));
+        if host.blocked.is_none() {
+            let entry = (Reverse(host.headroom()), index);
+            self.by_headroom[self.nodes[index].zone].insert(entry);
+        }
+    }
+
     /// Finds the best node and reserves what is asked there.
     pub fn place(&mut self, want: &Want<'_>) -> Result<Placement, Refusal> {
         let Some(index) = self.best(want) else { return Err(self.refusal(want)) };
@@ -95,6 +119,34 @@ impl Room {
         let node = self.nodes[index].node.id;
         self.reserve(node, want.service, want.resources);
         Ok(Placement { node, reasons })
+    }
+
+    /// The best node, without reserving anything.
+    pub(in crate::decide) fn find(&self, want: &Want<'_>) -> Option<NodeId> {
+        self.best(want).map(|index| self.nodes[index].node.id)
+    }
+
+    /// Whether a node takes an instance now.
+    pub(in crate::decide) fn fits(&self, node: NodeId, want: &Want<'_>) -> bool {
+        self.by_id.get(&node).is_some_and(|index| self.refuses(*index, want).is_none())
+    }
+
+    /// How good a node is for one more instance, whether it has room or not.
+    pub(in crate::decide) fn standing(&self, node: NodeId, want: &Want<'_>) -> Option<Standing> {
+        let &index = self.by_id.get(&node)?;
+        let host = &self.nodes[index];
+        let arch_ok = want.arch.is_none_or(|arch| arch == host.node.arch);
+        Some(Standing {
+            suits: arch_ok && want.constraints.iter().all(|constraint| host.node.has_label(constraint)),
+            replicas: self.replicas_on(want.service, index),
+            in_zone: self.replicas_in_zone(want.service, host.zone),
+            headroom: host.headroom_with(want.resources),
+        })
+    }
+
+    /// Why an instance is put on a node.
+    pub(in crate::decide) fn reasons_for(&self, node: NodeId, want: &Want<'_>) -> Vec<String> {
+        self.by_id.get(&node).map(|index| self.reasons(*index, want)).unwrap_or_default()
     }
 
     /// Places `count` instances or none.
@@ -305,7 +357,14 @@ impl Host {
 
     /// The scarcer of the two free shares, so that neither CPU nor memory is used up alone.
     fn headroom(&self) -> u64 {
-        let free = self.free();
+        self.headroom_with(Resources { cpu: Cpu::default(), memory: Memory::default() })
+    }
+
+    /// The same once this is taken as well.
+    fn headroom_with(&self, more: Resources) -> u64 {
+        let mut free = self.free();
+        free.cpu.millis = free.cpu.millis.saturating_sub(more.cpu.millis);
+        free.memory.bytes = free.memory.bytes.saturating_sub(more.memory.bytes);
         let total = self.node.resources;
         let share = |free: u64, total: u64| u128::from(free) * WHOLE / u128::from(total.max(1));
         let least = share(free.cpu.millis, total.cpu.millis).min(share(free.memory.bytes, total.memory.bytes));

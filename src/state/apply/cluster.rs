@@ -10,6 +10,9 @@ use crate::state::{Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
 
+/// Instances moved at once when what runs is spread better.
+const REBALANCED_MAX: u32 = 100;
+
 impl Draft {
     pub(super) fn init_cluster(&mut self, cluster: &Cluster) -> Answer {
         if self.state.cluster().is_some() {
@@ -27,6 +30,17 @@ impl Draft {
         invalid.into_result()?;
         for (key, value) in values {
             self.put(Setting { key: *key, value: value.clone() });
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn rebalance(&mut self, budget: u32) -> Answer {
+        if budget > REBALANCED_MAX {
+            return Err(Invalid::field("budget", format!("must be at most {REBALANCED_MAX}, got {budget}")).into());
+        }
+        let cluster = self.cluster()?;
+        if cluster.rebalance != budget {
+            self.put(Cluster { rebalance: budget, ..Cluster::clone(&cluster) });
         }
         Ok(Outcome::Done)
     }

@@ -166,6 +166,7 @@ impl Draft {
                 self.drain_node(*node, *stop_exclusive, *stop_volumes)
             }
             Command::LabelNode { node, changes } => self.label_node(*node, changes),
+            Command::Rebalance { budget } => self.rebalance(*budget),
         }
     }
 }

@@ -84,7 +84,7 @@ async fn no_request_fails_while_a_node_is_drained_and_what_has_data_stays_until_
     nodes[1].run();
     let first = &nodes[0];
     let shown = first.cli(&["node", "show", "second"]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("draining"), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("being drained"), "{shown:?}");
     assert!(first.cli(&["node", "uncordon", "second"]).status.success());
     until("what has data is back where that is", || async { (running(first, &data) == ["second"]).then_some(()) })
         .await;
