@@ -31,6 +31,8 @@ async fn a_copy_of_a_node_that_runs_is_refused_and_the_node_goes_on() {
     let instance = deployment["instances"][0].clone();
 
     // Of the one that leads, of one that follows: each copy ends, and its original does not notice.
+    // They are kept until the end: a node of these tests takes its cluster's containers with it.
+    let mut copies = Vec::new();
     for node in [&first, &second] {
         let mut copy = node.copied();
         refused(&mut copy, "runs already, elsewhere", "narvana join");
@@ -38,6 +40,7 @@ async fn a_copy_of_a_node_that_runs_is_refused_and_the_node_goes_on() {
         refused(&mut copy, "runs already, elsewhere", "narvana join");
         assert!(!copy.log().contains(" serves: API"), "it never served: {}", copy.log());
         node.post("/v1/apps", &json!({"name": format!("after-{}", node.name())})).expect(201);
+        copies.push(copy);
     }
     assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["test-node", "second", "third"]);
     let id = deployment["id"].as_str().expect("an id");
