@@ -30,6 +30,7 @@ pub(super) struct DrainRequest {
 /// How it would be emptied; what is absent is as it is said of the node, else false.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DrainQuery {
     stop_exclusive: Option<bool>,
     stop_volumes: Option<bool>,

@@ -130,8 +130,8 @@ fn command() -> impl Strategy<Value = Command> {
         (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
             deployment: id(9, deployment),
             instances: vec![NewInstance {
-                relocation: (instance & 1 == 0)
-                    .then(|| Relocation { from: id(11, instance.wrapping_add(1)), reason: "test".to_owned() }),
+                relocation: (instance % 4 == 3)
+                    .then(|| Relocation { from: id(11, instance - 1), reason: "test".to_owned() }),
                 id: id(11, instance),
                 slot,
                 attempt: 0,

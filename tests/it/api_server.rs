@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use narvana::api::{Options, Server};
 use narvana::clock;
 use narvana::logs::{LogKey, LogLine, LogStream};
+use narvana::model::{Lease, NodeId};
+use narvana::state::Command;
 use narvana::task::Supervisor;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -178,6 +180,8 @@ async fn a_client_that_never_reads_is_dropped() {
     api.post("/v1/apps/shop/services", &service).await.expect(201);
     let deployment = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
     let build = deployment["build_id"].as_str().expect("a build").parse().expect("an id");
+    let lease = Lease { node: NodeId::FOUNDER, incarnation: api.register_node().await };
+    api.apply(Command::LeaseBuild { build, lease }).await;
     let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
     // More than the system's buffers take on loopback.
     let long = "x".repeat(15_000);

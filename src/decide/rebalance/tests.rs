@@ -145,6 +145,8 @@ proptest! {
         for node in 1..=4 {
             world.change_node(node, |node| node.cordoned = false);
         }
+        // What found no room before has it now.
+        world.run_until_quiet();
         let before = world.state.live_instances().count();
         for _ in 0..60 {
             if propose(world.situation(), ANY).is_empty() {

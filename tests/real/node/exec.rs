@@ -94,11 +94,11 @@ async fn whoever_leaves_hangs_up() {
     let (_harness, first, mut second) = cluster().await;
     // Numbers that no other process of this machine has as its argument.
     let seconds = |which: u32| format!("{which}7{}", std::process::id());
-    let asleep = |token: &str, seconds: &str| {
+    let napping = |token: &str, seconds: &str| {
         spawn(on_terminal(&first.client(&["exec", "--", "sleep", seconds])).env("NARVANA_TOKEN", token))
     };
     // The terminal is closed.
-    let mut left = asleep(&first.token, &seconds(1));
+    let mut left = napping(&first.token, &seconds(1));
     until("it runs", || async { sleeps(&seconds(1)).then_some(()) }).await;
     left.kill().expect("it runs");
     left.wait().expect("it ends");
@@ -108,7 +108,7 @@ async fn whoever_leaves_hangs_up() {
     let credentials = json!({"email": "ada@example.org", "password": "correct horse"});
     let login = first.post("/auth/login", &credentials).expect(200);
     let token = login["token"].as_str().expect("a token").to_owned();
-    let mut ended = asleep(&token, &seconds(2));
+    let mut ended = napping(&token, &seconds(2));
     until("it runs", || async { sleeps(&seconds(2)).then_some(()) }).await;
     let logout = first.client(&["logout"]).env("NARVANA_TOKEN", &token).output().expect("it runs");
     assert!(logout.status.success(), "{logout:?}");
