@@ -32,6 +32,7 @@ pub(super) struct Budget {
 /// A node that does not exist.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct NewcomerQuery {
     /// Its cores, such as `4`; 2 when absent.
     cpu: Option<String>,
