@@ -7,13 +7,17 @@ mod unused;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 
-use crate::model::{Cpu, Memory, Secret, format_duration, parse_duration};
+use crate::model::{
+    Cpu, Memory, NEWEST_CLUSTER_VERSION, OLDEST_CLUSTER_VERSION, Secret, format_duration, parse_duration,
+};
 
 pub use unused::unused_variables;
 
@@ -367,6 +371,17 @@ impl NodeConfig {
             format_duration(self.build_timeout)
         )
     }
+}
+
+/// The versions of a cluster that this program supports. A debug build can be made to stand for an older program: it then
+/// decodes, writes and says of itself what that one would.
+pub fn cluster_versions() -> RangeInclusive<u32> {
+    static NEWEST: OnceLock<u32> = OnceLock::new();
+    let newest = *NEWEST.get_or_init(|| {
+        let older = test_setting("NARVANA_CLUSTER_VERSION_MAX").and_then(|text| text.parse().ok());
+        older.unwrap_or(NEWEST_CLUSTER_VERSION).clamp(OLDEST_CLUSTER_VERSION, NEWEST_CLUSTER_VERSION)
+    });
+    OLDEST_CLUSTER_VERSION..=newest
 }
 
 /// A variable that only debug builds look at, for tests against the program as a process.

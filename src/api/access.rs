@@ -91,6 +91,7 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/backup", Admin, none.clone(), 409),
         ("get", "/v1/settings", LogIn, none.clone(), 200),
         ("patch", "/v1/settings", Admin, json!({"public_ip": "192.0.2.1"}), 200),
+        ("delete", "/v1/settings/{setting}", Admin, none.clone(), 200),
         ("get", "/v1/orgs", LogIn, none.clone(), 200),
         ("get", "/v1/orgs/{org}", VIEWER, none.clone(), 200),
         ("get", "/v1/apps", LogIn, none.clone(), 200),
@@ -268,6 +269,7 @@ fn path(template: &str, exists: bool) -> String {
         .replace("{instance}", &id(11))
         .replace("{token}", &id(14))
         .replace("{node}", "1")
+        .replace("{setting}", "public_ip")
 }
 
 #[test]

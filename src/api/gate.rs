@@ -19,7 +19,7 @@ use crate::clock;
 use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
 use crate::logs::Library;
 use crate::model::{Cluster, NodeId, Timestamp, User};
-use crate::state::{Actor, Command, LogEntry, Outcome, Request};
+use crate::state::{Actor, Command, LogEntry, Outcome, Request, Upgrade};
 use crate::telemetry::Metrics;
 
 use super::census::Census;
@@ -265,6 +265,11 @@ impl Gate {
     pub(super) fn state_size(&self) -> (u64, u64) {
         let state = self.0.replica.latest().state;
         (state.bytes(), state.bytes_max())
+    }
+
+    /// The later version that members are being upgraded to, as far as this node knows.
+    pub(super) fn upgrade(&self) -> Option<Upgrade> {
+        self.0.replica.latest().state.upgrade()
     }
 
     /// Numbers about the whole state, for metrics and the cluster's overview.

@@ -45,6 +45,8 @@ pub(super) struct NodeView {
     engine: Option<String>,
     arch: String,
     version: String,
+    /// The newest version of a cluster that its program supports; 0 when it has not said.
+    cluster_version_max: u32,
     labels: BTreeMap<String, String>,
     resources: NodeResourcesView,
     /// Instances on it that have not ended.
@@ -97,6 +99,7 @@ fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
         ingress_http_port: 0,
         arch: String::new(),
         version: String::new(),
+        cluster_version_max: 0,
         engine: Err(why),
         resources: NodeResources::default(),
         labels: BTreeMap::new(),
@@ -132,6 +135,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         engine: node.engine.as_ref().ok().cloned(),
         arch: node.arch.clone(),
         version: node.version.clone(),
+        cluster_version_max: node.cluster_version_max,
         labels: node.labels.clone(),
         resources: NodeResourcesView {
             cpu_total: node.resources.cpu.to_string(),

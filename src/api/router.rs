@@ -67,6 +67,7 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(authority::show))
         .routes(routes!(authority::rotate))
         .routes(routes!(setting::show, setting::update))
+        .routes(routes!(setting::reset))
         .routes(routes!(backup::download))
 }
 

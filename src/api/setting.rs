@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use axum::Json;
 
 use crate::auth::Caller;
-use crate::model::{Invalid, SettingKey};
+use crate::model::{Invalid, SettingKey, quoted};
 use crate::state::Command;
 
 use super::Error;
-use super::extract::{Reader, Write};
+use super::extract::{At, Reader, Write};
+use super::session::Empty;
 
 /// The settings
 #[utoipa::path(get, path = "/v1/settings", tag = "cluster", responses((status = 200, body = BTreeMap<String, String>)))]
@@ -38,6 +39,25 @@ pub(super) async fn update(
             }
             invalid.into_result()?;
             Ok(Command::SetSettings(values))
+        })
+        .await?;
+    Ok(Json(all(&caller)))
+}
+
+/// Reset a setting to its default
+///
+/// For administrators of the cluster. Refused while the cluster is at cluster version 1.
+#[utoipa::path(delete, path = "/v1/settings/{setting}", tag = "cluster", params(("setting" = String, Path, description = "Its name")),
+    responses((status = 200, body = BTreeMap<String, String>)))]
+pub(super) async fn reset(
+    At(name): At<String>,
+    Write(change, Empty {}): Write<Empty>,
+) -> Result<Json<BTreeMap<String, String>>, Error> {
+    let (_, caller) = change
+        .commit(|caller| {
+            caller.require_admin()?;
+            let unknown = |_| Error::NotFound(format!("setting {} does not exist", quoted(&name)));
+            Ok(Command::ResetSetting(name.parse().map_err(unknown)?))
         })
         .await?;
     Ok(Json(all(&caller)))

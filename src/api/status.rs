@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::auth::Loss;
 use crate::clock;
 use crate::consensus::{MissingVoter, Quorum, RaftRole};
+use crate::state::Upgrade;
 
 use super::authority::{self, RotationView};
 use super::extract::Glance;
@@ -77,6 +78,36 @@ fn quorum(quorum: Quorum) -> QuorumView {
     }
 }
 
+/// A version of the cluster that some members support and others do not yet.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Upgrade)]
+pub(super) struct UpgradeView {
+    /// The version.
+    to: u32,
+    /// Members whose program has to be upgraded, or that have to come up once, before the cluster is at it.
+    waits_for: Vec<HeldBackView>,
+}
+
+/// A member that an upgrade waits for.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HeldBack)]
+pub(super) struct HeldBackView {
+    node_id: u64,
+    name: String,
+    /// Of its program; absent when the node has never come up.
+    version: Option<String>,
+    /// The newest cluster version that it supports.
+    cluster_version_max: Option<u32>,
+}
+
+fn upgrade(upgrade: Upgrade) -> UpgradeView {
+    let waits_for = upgrade.waits_for.into_iter().map(|member| {
+        let (version, cluster_version_max) = member.program.unzip();
+        HeldBackView { node_id: member.node.0, name: member.name, version, cluster_version_max }
+    });
+    UpgradeView { to: upgrade.to, waits_for: waits_for.collect() }
+}
+
 /// The cluster, as this node sees it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ClusterStatus)]
@@ -110,6 +141,10 @@ pub(super) struct StatusView {
     state_limit_bytes: u64,
     /// Certificates of the cluster's authority, PEM: with them a client trusts every node's API. Two while it is rotated.
     authority: String,
+    /// What the members may write: raised when the program of every member supports more.
+    cluster_version: u32,
+    /// The later version that members are being upgraded to, until the cluster is at it.
+    upgrade: Option<UpgradeView>,
     /// The rotation of the authority, while that goes on.
     rotation: Option<RotationView>,
     /// Why consensus has stopped here, if it has.
@@ -180,6 +215,8 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         state_bytes,
         state_limit_bytes,
         authority: cluster.trusted(),
+        cluster_version: cluster.cluster_version,
+        upgrade: gate.upgrade().map(upgrade),
         rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
         if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),

@@ -231,6 +231,7 @@ impl Newcomer {
             ingress_http_port: 0,
             arch: arch.unwrap_or_default(),
             version: String::new(),
+            cluster_version_max: 0,
             engine: Ok(String::new()),
             resources: NodeResources { cpu: self.cpu, memory: self.memory, disk: Memory::default() },
             labels: self.labels,

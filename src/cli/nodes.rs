@@ -12,7 +12,7 @@ use super::output::{Table, time, yes_no};
 use super::rebalance::{self, JoinedArgs};
 use super::session::Session;
 use super::value::LabelChange;
-use crate::client::view::{Cluster, Loss, Move, Node};
+use crate::client::view::{Cluster, Loss, Move, Node, Upgrade};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -174,8 +174,19 @@ pub(super) async fn status(session: &Session) -> anyhow::Result<()> {
 }
 
 fn list(nodes: &[Node]) -> Table {
-    let mut table =
-        Table::new(["ID", "NAME", "ADDRESS", "HEALTH", "ROLE", "INSTANCES", "ENGINE", "+LEADER", "+ARCH", "+VERSION"]);
+    let mut table = Table::new([
+        "ID",
+        "NAME",
+        "ADDRESS",
+        "HEALTH",
+        "ROLE",
+        "INSTANCES",
+        "ENGINE",
+        "+LEADER",
+        "+ARCH",
+        "+VERSION",
+        "+SUPPORTS",
+    ]);
     for node in nodes {
         table.row([
             node.id.to_string(),
@@ -188,6 +199,7 @@ fn list(nodes: &[Node]) -> Table {
             yes_no(node.leader),
             node.arch.clone(),
             node.version.clone(),
+            node.cluster_version_max.to_string(),
         ]);
     }
     table
@@ -233,6 +245,7 @@ fn fields(node: &Node) -> Table {
         ("engine", node.engine.clone()),
         ("architecture", node.arch.clone()),
         ("version", node.version.clone()),
+        ("supports cluster version", node.cluster_version_max.to_string()),
         ("labels", labels.join(", ")),
     ]);
     if let Some(resources) = node.resources.as_object() {
@@ -273,18 +286,35 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("voters", voters.join(", ")),
         ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
         ("version", cluster.version.clone()),
+        ("cluster version", cluster.cluster_version.to_string()),
+        ("upgrade", cluster.upgrade.as_ref().map(upgrading).unwrap_or_default()),
         ("state", format!("{} of {} MiB", cluster.state_bytes.div_ceil(1 << 20), cluster.state_limit_bytes >> 20)),
         ("authority", cluster.rotation.as_ref().map(super::ca::waiting).unwrap_or_default()),
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {
-        let state = format!("{} {}, {}, {} instances", node.hostname, node.address, health(node), node.instances);
+        let (name, health, instances) = (&node.hostname, health(node), node.instances);
+        let state = format!("{name} {}, narvana {}, {health}, {instances} instances", node.address, node.version);
         table.field(&format!("node {}", node.id), state);
         if let Some(loss) = cluster.if_lost.iter().find(|loss| loss.node_id == node.id) {
             table.field("  if it dies", would_be_down(loss));
         }
     }
     table
+}
+
+/// What an upgrade waits for.
+fn upgrading(upgrade: &Upgrade) -> String {
+    let awaited = upgrade.waits_for.iter().map(|member| match member.cluster_version_max {
+        Some(newest) => format!(
+            "node {} {} (narvana {}, supports {newest}: upgrade it)",
+            member.node_id, member.name, member.version
+        ),
+        None => format!("node {} {} (has not come up: start it)", member.node_id, member.name),
+    });
+    let awaited: Vec<String> = awaited.collect();
+    let awaited = if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") };
+    format!("to cluster version {} waits for {awaited}", upgrade.to)
 }
 
 /// What goes down with a node, in words.

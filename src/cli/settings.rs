@@ -20,6 +20,11 @@ pub(super) enum SettingsCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Pair>,
     },
+    /// Make a setting what it is by default
+    Reset {
+        /// Its name
+        key: String,
+    },
 }
 
 /// Runs a command about settings.
@@ -30,6 +35,7 @@ pub(super) async fn run(session: &Session, command: SettingsCommand) -> anyhow::
             let change: Map<String, Value> = settings.into_iter().map(|pair| (pair.key, pair.value.into())).collect();
             session.client.change_settings(&change.into()).await?
         }
+        SettingsCommand::Reset { key } => session.client.reset_setting(&key).await?,
     };
     session.output.show(&answer, list)
 }

@@ -447,6 +447,11 @@ impl Client {
         self.get(&["v1", "settings"], &[]).await
     }
 
+    /// Makes a setting what it is by default.
+    pub async fn reset_setting(&self, key: &str) -> Reply<Value> {
+        self.call(Method::DELETE, &["v1", "settings", key], Body::Empty).await
+    }
+
     /// Changes settings of the cluster.
     pub async fn change_settings(&self, settings: &Value) -> Reply<Value> {
         self.patch(&["v1", "settings"], settings).await

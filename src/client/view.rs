@@ -325,6 +325,10 @@ view! {
         authority: String,
         /// Its replacement, while that goes on.
         rotation: Option<Rotation>,
+        /// What the members may write.
+        cluster_version: u32,
+        /// The later version that members are being upgraded to.
+        upgrade: Option<Upgrade>,
         /// Why consensus has stopped on the node that answered.
         failure: String,
         /// Nodes.
@@ -349,6 +353,24 @@ view! {
         service: String,
         /// Why.
         why: String,
+    }
+    /// A later version of the cluster, which some members do not support yet.
+    Upgrade {
+        /// The version.
+        to: u32,
+        /// Members that do not.
+        waits_for: Vec<AwaitedProgram>,
+    }
+    /// A member that an upgrade waits for.
+    AwaitedProgram {
+        /// Identity.
+        node_id: Id,
+        /// Its name.
+        name: String,
+        /// Version of its program.
+        version: String,
+        /// The newest cluster version that it supports.
+        cluster_version_max: Option<u32>,
     }
     /// The authority that signs the certificates of nodes.
     Authority {
@@ -513,6 +535,8 @@ view! {
         arch: String,
         /// Version of the program.
         version: String,
+        /// The newest cluster version that it supports.
+        cluster_version_max: u32,
         /// Container engine.
         engine: String,
         /// What it has.

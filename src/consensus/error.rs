@@ -8,7 +8,8 @@ use crate::store;
 /// A command got no answer, or a refusal.
 #[derive(Debug, thiserror::Error)]
 pub enum ProposeError {
-    /// The cluster considered it and refused, on every node alike. Nothing changed.
+    /// The cluster considered it and refused, on every node alike, or is at a version that does not permit it. Nothing
+    /// changed.
     #[error("{0}")]
     Rejected(Rejection),
     /// No leader took it, so nothing changed. Ask the leader named here, or try again.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::timeout;
 
@@ -13,6 +14,9 @@ use crate::store::Member;
 
 /// Longest wait for a change. It is committed twice, by the old voters and by the new ones.
 const CHANGE_MAX: Duration = Duration::from_secs(30);
+
+/// Longest wait for a successor before a stop; an election takes as long.
+const STEP_ASIDE_MAX: Duration = Duration::from_secs(2);
 
 /// Pause before a change is tried again that another one was in the way of.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -69,6 +73,30 @@ impl Consensus {
         self.raft.trigger().transfer_leader(to.0).await.map_err(|_| MemberError::Unknown)?;
         let leads = self.raft.wait(Some(CHANGE_MAX)).current_leader(to.0, "leadership was handed over").await;
         leads.map(drop).map_err(|_| MemberError::Unknown)
+    }
+
+    /// Steps aside before this node stops, for the voter that answers and has the most; nothing happens when it does not lead, or
+    /// nobody else can. Without this, nothing is decided until the others have elected somebody.
+    pub async fn step_aside(&self) {
+        if self.status().leader != Some(self.node) {
+            return;
+        }
+        let quorum = self.quorum();
+        let answers = |node: &u64| quorum.missing.iter().all(|missing| missing.node.0 != *node);
+        let successor = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched().clone();
+            let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+            let matched = metrics.replication.unwrap_or_default();
+            let others = matched.into_iter().filter(|(node, _)| *node != self.node.0 && voters.contains(node));
+            others.filter(|(node, _)| answers(node)).max_by_key(|(_, last)| *last)
+        };
+        let Some((successor, _)) = successor else { return };
+        match timeout(STEP_ASIDE_MAX, self.hand_over(NodeId(successor))).await {
+            Ok(Ok(())) => tracing::info!(leader = successor, "handed leadership over before the stop"),
+            Ok(Err(error)) => tracing::warn!(%error, "the others have to elect a leader"),
+            Err(_) => tracing::warn!("nobody took leadership in time; the others elect a leader"),
+        }
     }
 
     /// Waits for a change that is not finished yet, since the members change one at a time, and for a leader.

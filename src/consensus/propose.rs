@@ -29,6 +29,7 @@ impl Consensus {
             return Err(ProposeError::Stopped);
         }
         self.space.check(wanted(&entry))?;
+        self.permits(&entry)?;
         let repeatable = entry.request.is_some();
         let proposal = proposal(entry)?;
         let deadline = Instant::now() + self.patience;
@@ -61,7 +62,13 @@ impl Consensus {
 
     /// The same while this node leads, and not through another one: for what follows from how the group is now.
     pub async fn propose_leading(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
+        self.permits(&entry)?;
         self.propose_here(proposal(entry)?, Instant::now() + self.patience).await
+    }
+
+    /// Keeps out of the log what a member of an older version would not understand.
+    fn permits(&self, entry: &LogEntry) -> Result<(), ProposeError> {
+        self.view.borrow().state.permits(&entry.command).map_err(ProposeError::Rejected)
     }
 
     /// An answer from elsewhere, once this node has it too: whoever asked goes on to read here.
@@ -74,9 +81,9 @@ impl Consensus {
 
     /// The same as a node that asked this one because it leads: not passed on again.
     pub(super) async fn propose_for_another(&self, proposal: Proposal) -> v1::ProposeReply {
-        let room = self.space.check(wanted(proposal.entry()));
-        let asked = match room {
-            Err(full) => Err(ProposeError::DiskFull(full)),
+        let room = self.space.check(wanted(proposal.entry())).map_err(ProposeError::DiskFull);
+        let asked = match room.and_then(|()| self.permits(proposal.entry())) {
+            Err(refusal) => Err(refusal),
             Ok(()) => self.propose_here(proposal, Instant::now() + self.patience).await,
         };
         let result = match asked {

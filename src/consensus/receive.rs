@@ -60,13 +60,17 @@ impl Receiver {
         requests: impl Stream<Item = v1::AppendRequest> + Send + 'static,
     ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
         let (report, malformed) = mpsc::channel(1);
-        let roll = self.0.roll.clone();
+        let (roll, fatal) = (self.0.roll.clone(), self.0.store.fatal().clone());
         let requests = requests.inspect(move |_| roll.leader_is_there()).map(wire::append_entries).scan(
             report,
-            |report, request| {
+            move |report, request| {
                 std::future::ready(match request {
                     Ok(request) => Some(request),
                     Err(error) => {
+                        // The leader would send it again without end.
+                        if let Some(unsupported) = error.unsupported() {
+                            fatal.meets(unsupported);
+                        }
                         // There is room for the only one.
                         let _ = report.try_send(ReceiveError::from(error));
                         None

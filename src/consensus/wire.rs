@@ -6,6 +6,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use crate::model::Unsupported;
 use crate::store::{self, LeaderId, LogId, Proposal, TypeConfig, Unreadable, Vote};
 
 /// A message that makes no sense. Whoever sent it is newer than this program, or not one of ours.
@@ -25,6 +26,16 @@ pub enum Malformed {
     /// A payload cannot be read.
     #[error("the message has a payload that cannot be read: {0}")]
     Unreadable(#[from] Unreadable),
+}
+
+impl Malformed {
+    /// That this program is too old for the message, if that is it.
+    pub(super) fn unsupported(&self) -> Option<Unsupported> {
+        match self {
+            Self::Unreadable(Unreadable::Unsupported(unsupported)) => Some(*unsupported),
+            _ => None,
+        }
+    }
 }
 
 pub(super) fn ballot(vote: &Vote) -> v1::Ballot {

@@ -59,6 +59,7 @@ impl Node {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
+            cluster_version_max: 2,
             engine: Ok("fake".to_owned()),
             resources: NodeResources {
                 cpu: Cpu::from_millis(4_000),

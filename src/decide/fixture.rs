@@ -145,6 +145,7 @@ impl World {
             ingress_http_port: 80,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
+            cluster_version_max: 2,
             engine: Ok("podman 4.3.1".to_owned()),
             resources: NodeResources {
                 cpu: Cpu::from_millis(4_000),

@@ -7,6 +7,7 @@
 pub mod address;
 mod alone;
 mod builds;
+mod cluster_version;
 pub mod dockerfile;
 pub mod drain;
 pub mod explain;

@@ -1,4 +1,4 @@
-//! The leader's whole decision: builds, instances that are given up, then rollouts, then what was asked to be
+//! The leader's whole decision: the version of the cluster, builds, instances that are given up, then rollouts, then what was asked to be
 //! spread better, as one list of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::model::{DeploymentId, NodeId, Timestamp};
+use crate::model::{DeploymentId, NEWEST_CLUSTER_VERSION, NodeId, Timestamp};
 use crate::state::{Command, State};
 
-use super::{builds, lost, rebalance, rollout};
+use super::{builds, cluster_version, lost, rebalance, rollout};
 
 /// Where ids of new records come from, since deciding has no randomness of its own.
 pub type Ids<'a> = dyn FnMut() -> Uuid + 'a;
@@ -53,6 +53,8 @@ pub struct Options {
     pub restart_backoff_max: Duration,
     /// How long an instance must have been healthy for its failures before to be forgotten.
     pub restart_reset: Duration,
+    /// The newest version of a cluster that this program supports.
+    pub cluster_version_max: u32,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             restart_backoff: Duration::from_secs(1),
             restart_backoff_max: Duration::from_secs(5 * 60),
             restart_reset: Duration::from_secs(10 * 60),
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
         }
     }
 }
@@ -91,6 +94,7 @@ impl Plan {
 /// Everything the leader should do in this situation, except forgetting old records ([`super::sweep`]).
 pub fn plan(situation: Situation<'_>, ids: &mut Ids<'_>) -> Plan {
     let mut plan = Plan::default();
+    plan.commands.extend(cluster_version::raise(situation));
     builds::decide(situation, ids, &mut plan);
     lost::decide(situation, &mut plan);
     rollout::decide(situation, ids, &mut plan);

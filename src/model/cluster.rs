@@ -18,7 +18,7 @@ pub struct Cluster {
     pub ca_certificate: String,
     /// The certificate authority's private key, PEM.
     pub ca_key: Secret,
-    /// What writers may emit: raised only when every member understands it.
+    /// What writers may emit (`cluster_version`): raised only when every member understands it, never lowered.
     pub cluster_version: u32,
     /// When `init` ran.
     pub created_at: Timestamp,

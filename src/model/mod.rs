@@ -11,6 +11,7 @@ mod build;
 mod build_spec;
 mod built_image;
 mod cluster;
+mod cluster_version;
 mod dependency;
 mod deployment;
 mod digest;
@@ -38,6 +39,10 @@ pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType};
 pub use built_image::{BuiltImage, NotBuiltHere, Repository};
 pub use cluster::{Cluster, Rotation, RotationStep};
+pub use cluster_version::{
+    CLUSTER_VERSIONS, ClusterVersion, NEWEST_CLUSTER_VERSION, OLDEST_CLUSTER_VERSION, Unsupported,
+    check_cluster_version,
+};
 pub use dependency::{check_dependencies, dependency_order};
 pub use deployment::{Cause, Deployment, DeploymentStatus};
 pub use digest::{Digest, MalformedDigest};

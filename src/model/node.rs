@@ -26,6 +26,8 @@ pub struct Node {
     pub arch: String,
     /// Version of the program.
     pub version: String,
+    /// The newest version of a cluster that this program supports.
+    pub cluster_version_max: u32,
     /// The container engine that was found (`podman 4.3.1`), or why there is none.
     pub engine: Result<String, String>,
     /// What it has in all.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::cluster::{Authority, DataDir, Identity};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, cluster_versions};
 use crate::consensus::{self, Consensus};
 use crate::model::{Cluster, ClusterId, NodeId, Secret};
 use crate::state::{Actor, Command, LogEntry};
@@ -20,8 +20,6 @@ use super::address::Address;
 pub(super) const SETUP_TOKEN_FILE: &str = "setup-token";
 /// File with the authority's certificate, for clients on other machines.
 pub(super) const AUTHORITY_FILE: &str = "ca.crt";
-/// What writers of a new cluster may emit.
-const CLUSTER_VERSION: u32 = 1;
 
 /// Makes the key, the store, the Raft group of one member and the first entry of its log.
 pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<()> {
@@ -57,7 +55,7 @@ pub(super) async fn found(dir: &DataDir, config: &NodeConfig) -> anyhow::Result<
         token_key: Secret::new(random::bytes::<32>()),
         ca_certificate: authority.certificate,
         ca_key: authority.key,
-        cluster_version: CLUSTER_VERSION,
+        cluster_version: *cluster_versions().end(),
         created_at: clock::now(),
         rotation: None,
         rebalance: 0,

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::cluster::{DataDir, Identity, NodeCertificate, SigningRequest, TokenText, key_pin};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, cluster_versions};
 use crate::consensus::Peer;
 use crate::model::{NodeId, RequestId};
 use crate::rpc::{Admitted, Door, JoinError, Newcomer, Request, Tls};
@@ -113,6 +113,7 @@ fn question(
         signing_request: own.request.clone(),
         name: config.name.clone(),
         address: address.to_string(),
+        cluster_version_max: *cluster_versions().end(),
     }
 }
 

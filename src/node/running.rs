@@ -13,7 +13,7 @@ use crate::artifact::ArtifactStore;
 use crate::auth::Tokens;
 use crate::build::{self, Builder};
 use crate::cluster::{DataDir, Identity};
-use crate::config::{IngressPort, NodeConfig, test_setting};
+use crate::config::{IngressPort, NodeConfig, cluster_versions, test_setting};
 use crate::consensus::{self, Consensus, Mark, View};
 use crate::control::{self, Control};
 use crate::decide;
@@ -287,10 +287,16 @@ impl Running {
     pub async fn stop(self) -> anyhow::Result<()> {
         let failed = self.fatal.is_cancelled();
         self.dir.remove_endpoints()?;
+        if !failed {
+            self.consensus.step_aside().await;
+        }
         for part in &self.parts {
             part.stop(self.grace).await;
         }
         let closed = self.consensus.shutdown().await;
+        if let Some(version @ store::Error::Unsupported(_)) = self.consensus.damage() {
+            return Err(anyhow::Error::new(version).context("the node stopped because of the version of its program"));
+        }
         if let Some(damage) = self.consensus.damage() {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
@@ -482,6 +488,7 @@ fn node_facts(
         ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
         arch: machine::architecture().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster_version_max: *cluster_versions().end(),
         engine: Err(LOOKING.to_owned()),
         resources,
         labels: config.labels.clone(),
@@ -523,6 +530,7 @@ fn decide_options(config: &NodeConfig) -> decide::Options {
         builds_per_node: config.builds_max,
         rollout_attempts: config.rollout_attempts,
         room_deadline: config.deployment_timeout,
+        cluster_version_max: *cluster_versions().end(),
         ..decide::Options::default()
     }
 }

@@ -19,7 +19,7 @@ use crate::auth::{Pace, RateLimiter};
 use crate::clock;
 use crate::cluster::{Authority, JoinSecret, RequestedKey};
 use crate::consensus::{Consensus, ProposeError};
-use crate::model::{Admission, Cluster, JoinTokenId, NodeId, RequestId};
+use crate::model::{Admission, Cluster, JoinTokenId, NodeId, OLDEST_CLUSTER_VERSION, RequestId};
 use crate::network::customer;
 use crate::state::{self, Actor, Command, LogEntry, Outcome};
 
@@ -68,6 +68,8 @@ impl JoinService {
                 digest: JoinSecret::digest_of(&asked.secret),
                 name: asked.name.clone(),
                 address: asked.address.clone(),
+                // Who does not say so is from before there was another one.
+                cluster_version_max: asked.cluster_version_max.max(OLDEST_CLUSTER_VERSION),
             },
         };
         match self.consensus.propose(entry).await.map_err(|error| status(&error))?.outcome {

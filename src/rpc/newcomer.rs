@@ -120,6 +120,8 @@ pub struct Request {
     pub name: String,
     /// Host and port between nodes.
     pub address: String,
+    /// The newest version of a cluster that the node's program supports.
+    pub cluster_version_max: u32,
 }
 
 /// A node that was let in.
@@ -216,6 +218,7 @@ impl Door {
             signing_request: request.signing_request.into(),
             name: request.name,
             address: request.address,
+            cluster_version_max: request.cluster_version_max,
         };
         let reply = self.client.admit(asked).await.map_err(|status| failure(&self.address, &status))?.into_inner();
         let node = NodeId(reply.node);

@@ -116,6 +116,25 @@ async fn the_leader_hands_over_and_followers_become_learners() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_steps_aside_before_it_stops() {
+    let cluster = Cluster::new();
+    let members = cluster.three(&consensus::Options::default()).await;
+    members[1].consensus.step_aside().await;
+    assert_eq!(
+        leader(&members).map(|leader| leader.peer.node),
+        Some(NodeId(1)),
+        "who does not lead has nothing to hand over"
+    );
+    // Nobody asks the one that is gone.
+    members[2].end().await;
+    until("it is missed", || !members[0].consensus.quorum().missing.is_empty()).await;
+    members[0].consensus.step_aside().await;
+    until("the second leads", || leader(&members[..2]).is_some_and(|leader| leader.peer.node == NodeId(2))).await;
+    members[0].end().await;
+    members[1].end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_members_are_heard_and_only_in_their_own_name() {
     let (cluster, other) = (Cluster::new(), Cluster::new());
     let removed: Admit = Arc::new(|node| match node {

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AppId, Artifact, BuildFailure, BuildId, Cause, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars,
-    Incarnation, InstanceId, InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, NodeResources, OrgId, PasswordHash,
-    Placement, Relocation, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session, SessionId, SettingKey,
-    SourceId, Timestamp, UploadedSource, UserId,
+    Incarnation, InstanceId, InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, NodeResources,
+    OLDEST_CLUSTER_VERSION, OrgId, PasswordHash, Placement, Relocation, RequestId, RotationStep, Secret, ServiceId,
+    ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
 };
 
 /// One entry of the replicated log.
@@ -250,6 +250,8 @@ pub enum Command {
         name: String,
         /// Where others reach it: host and port between nodes.
         address: String,
+        /// The newest version of a cluster that its program supports.
+        cluster_version_max: u32,
     },
     /// Ends a node's membership for ever. Its instances and builds are lost. It is refused as soon as the Raft group can do
     /// without it, which is when the leader says so with [`Command::FenceNode`].
@@ -321,6 +323,14 @@ pub enum Command {
         /// Instances that may be moved.
         budget: u32,
     },
+    /// Raises the version of the cluster, if every member supports it. Every program understands this one: who has not
+    /// been upgraded must be able to refuse it.
+    RaiseClusterVersion {
+        /// To which.
+        to: u32,
+    },
+    /// Makes a setting what it is by default.
+    ResetSetting(SettingKey),
 }
 
 impl Command {
@@ -370,7 +380,60 @@ impl Command {
             | Self::NoteAuthority { .. }
             | Self::DrainNode { .. }
             | Self::LabelNode { .. }
-            | Self::Rebalance { .. } => false,
+            | Self::Rebalance { .. }
+            | Self::RaiseClusterVersion { .. }
+            | Self::ResetSetting(_) => false,
+        }
+    }
+
+    /// The version of the cluster that it came with: before the cluster is at it, some members would not understand it. A new
+    /// command belongs to a new version, unless its place in the enum was never in a released program.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::ResetSetting(_) => 2,
+            Self::InitCluster(_)
+            | Self::RegisterNode(_)
+            | Self::RegisterFirstUser { .. }
+            | Self::OpenSession(_)
+            | Self::CloseSession(_)
+            | Self::CreateApp(_)
+            | Self::UpdateApp { .. }
+            | Self::DeleteApp(_)
+            | Self::CreateService { .. }
+            | Self::UpdateService { .. }
+            | Self::DeleteService(_)
+            | Self::SetEnv { .. }
+            | Self::UnsetEnv { .. }
+            | Self::AttachSource(_)
+            | Self::Deploy(_)
+            | Self::SetDesired { .. }
+            | Self::Scale { .. }
+            | Self::CancelBuild(_)
+            | Self::SetSettings(_)
+            | Self::LeaseBuild { .. }
+            | Self::LoseBuild { .. }
+            | Self::FinishBuild { .. }
+            | Self::AdvanceDeployment { .. }
+            | Self::AssignInstances { .. }
+            | Self::StopInstances { .. }
+            | Self::ReportInstance { .. }
+            | Self::Promote(_)
+            | Self::Sweep { .. }
+            | Self::CreateJoinToken(_)
+            | Self::RevokeJoinToken(_)
+            | Self::AdmitNode { .. }
+            | Self::RemoveNode(_)
+            | Self::FenceNode(_)
+            | Self::ReaddressNode { .. }
+            | Self::CordonNode { .. }
+            | Self::NoteAbsence { .. }
+            | Self::LoseInstances { .. }
+            | Self::RotateAuthority { .. }
+            | Self::NoteAuthority { .. }
+            | Self::RaiseClusterVersion { .. }
+            | Self::DrainNode { .. }
+            | Self::LabelNode { .. }
+            | Self::Rebalance { .. } => OLDEST_CLUSTER_VERSION,
         }
     }
 
@@ -420,7 +483,9 @@ impl Command {
             | Self::NoteAuthority { .. }
             | Self::DrainNode { .. }
             | Self::LabelNode { .. }
-            | Self::Rebalance { .. } => false,
+            | Self::Rebalance { .. }
+            | Self::RaiseClusterVersion { .. }
+            | Self::ResetSetting(_) => false,
         }
     }
 
@@ -469,6 +534,8 @@ impl Command {
             Self::DrainNode { .. } => "drain_node",
             Self::LabelNode { .. } => "label_node",
             Self::Rebalance { .. } => "rebalance",
+            Self::RaiseClusterVersion { .. } => "raise_cluster_version",
+            Self::ResetSetting(_) => "reset_setting",
         }
     }
 }
@@ -492,6 +559,8 @@ pub struct NodeFacts {
     pub arch: String,
     /// Version of the program.
     pub version: String,
+    /// The newest version of a cluster that it supports.
+    pub cluster_version_max: u32,
     /// The container engine, or why there is none.
     pub engine: Result<String, String>,
     /// What the machine has.

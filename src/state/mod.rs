@@ -14,6 +14,7 @@ mod samples;
 mod table;
 #[cfg(test)]
 mod tests;
+mod version;
 
 pub use apply::{Applied, Beginning, Begun, apply, begin_epoch};
 pub use command::{
@@ -25,3 +26,4 @@ pub use record::{Change, ChangeSet, Key, Record, RequestRecord};
 pub use rejection::Rejection;
 pub use samples::{sample_entries, sample_records};
 pub use table::{Replacement, State};
+pub use version::{HeldBack, Upgrade};

@@ -134,6 +134,7 @@ fn facts() -> NodeFacts {
         ingress_http_port: 80,
         arch: "amd64".to_owned(),
         version: "0.1.0".to_owned(),
+        cluster_version_max: 2,
         engine: Ok("podman 4.3.1".to_owned()),
         resources: NodeResources {
             cpu: Cpu::from_millis(2_000),
@@ -271,6 +272,7 @@ pub fn sample_entries() -> Vec<LogEntry> {
             digest: [10; 32],
             name: "two".to_owned(),
             address: "10.0.0.2:9090".to_owned(),
+            cluster_version_max: 2,
         },
         Command::CordonNode { node: NodeId::FOUNDER, cordoned: true },
         Command::NoteAbsence { node: NodeId::FOUNDER, absent: true },
@@ -286,6 +288,8 @@ pub fn sample_entries() -> Vec<LogEntry> {
             changes: BTreeMap::from([("disk".to_owned(), Some("hdd".to_owned())), ("zone".to_owned(), None)]),
         },
         Command::Rebalance { budget: 5 },
+        Command::RaiseClusterVersion { to: 2 },
+        Command::ResetSetting(SettingKey::ServerDomain),
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -412,6 +416,7 @@ pub fn sample_records() -> Vec<Record> {
             ingress_http_port: facts.ingress_http_port,
             arch: facts.arch,
             version: facts.version,
+            cluster_version_max: facts.cluster_version_max,
             engine: facts.engine,
             resources: facts.resources,
             labels: facts.labels,
@@ -458,7 +463,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 42, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 44, "add a sample for a new command, then raise this number");
     }
 
     #[test]

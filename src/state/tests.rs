@@ -186,6 +186,7 @@ fn node_command() -> impl Strategy<Value = Command> {
             digest: [if digest < 200 { token % 3 } else { digest % 3 }; 32],
             name: name(node),
             address: format!("10.0.0.{node}:9090"),
+            cluster_version_max: u32::from(digest) % 3,
         }),
         (small(), 1_u64..60).prop_map(|(kind, node)| match kind % 8 {
             0 => Command::RevokeJoinToken(id(14, kind)),
@@ -277,6 +278,7 @@ fn begin() -> Vec<LogEntry> {
         digest: [0; 32],
         name: "second".to_owned(),
         address: "10.0.0.2:9090".to_owned(),
+        cluster_version_max: 2,
     };
     let more = [Command::CreateApp(app), Command::CreateJoinToken(token_of(0, 2)), joins];
     let first = entries[0].clone();

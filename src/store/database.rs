@@ -197,7 +197,7 @@ impl Database {
             key: name(),
             what: "the value was not written in this place by this node".to_owned(),
         })?;
-        envelope::decode(&plain).map_err(|source| Error::Unreadable { file: self.file, table, key: name(), source })
+        envelope::decode(&plain).map_err(|source| Error::unreadable(self.file, table, name(), source))
     }
 
     /// An error about a value of this file.

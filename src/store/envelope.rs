@@ -3,11 +3,16 @@
 //! Decoding refuses a format, kind or version that this program does not know, bytes that are left over, and values
 //! larger than [`DECODED_BYTES_MAX`]. A struct that was stored once is never edited: a new shape is a new schema
 //! version, and the golden files under `golden/` hold every shape that was ever released.
+//!
+//! The schema version of a command and of a row is the cluster version that it came with (`model::CLUSTER_VERSIONS`). So an
+//! older program sees in the head that it cannot read the rest, and what would make it able to.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::stored;
+use crate::config::cluster_versions;
+use crate::model::{Unsupported, check_cluster_version};
 use crate::state::{LogEntry, Record};
 
 /// The only envelope format so far.
@@ -57,6 +62,19 @@ pub(super) trait Stored: Serialize + DeserializeOwned {
     const KIND: Kind;
     /// The shape that this program writes.
     const VERSION: u16;
+
+    /// The schema version of this value.
+    fn version(&self) -> u16 {
+        Self::VERSION
+    }
+
+    /// Refuses a schema version that this program does not read.
+    fn check(found: u16) -> Result<(), Unreadable> {
+        match found == Self::VERSION {
+            true => Ok(()),
+            false => Err(Unreadable::Version { kind: Self::KIND, found, supported: Self::VERSION }),
+        }
+    }
 }
 
 /// Why bytes cannot be read as the value they should be.
@@ -86,6 +104,9 @@ pub enum Unreadable {
         /// The newest that is known here.
         supported: u16,
     },
+    /// It came with a version of the cluster that this program does not support.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// The contents do not fit the type.
     #[error("{kind:?} cannot be decoded: {reason}")]
     Contents {
@@ -109,7 +130,7 @@ pub(super) fn encode<T: Stored>(value: &T) -> Result<Vec<u8>, Unencodable> {
     let mut bytes = Vec::with_capacity(256);
     bytes.push(FORMAT);
     bytes.extend_from_slice(&(T::KIND as u16).to_be_bytes());
-    bytes.extend_from_slice(&T::VERSION.to_be_bytes());
+    bytes.extend_from_slice(&value.version().to_be_bytes());
     let unencodable = |reason: String| Unencodable { kind: T::KIND, reason };
     bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
         .map_err(|error| unencodable(error.to_string()))?;
@@ -137,10 +158,7 @@ pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Unreadable> {
     if kind != T::KIND as u16 {
         return Err(Unreadable::Kind { found: kind, expected: T::KIND });
     }
-    let version = u16::from_be_bytes([head[3], head[4]]);
-    if version != T::VERSION {
-        return Err(Unreadable::Version { kind: T::KIND, found: version, supported: T::VERSION });
-    }
+    T::check(u16::from_be_bytes([head[3], head[4]]))?;
     let contents = |reason: String| Unreadable::Contents { kind: T::KIND, reason };
     let config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
     let (value, used) = bincode::serde::decode_from_slice(body, config).map_err(|error| contents(error.to_string()))?;
@@ -160,8 +178,6 @@ macro_rules! stored {
 }
 
 stored! {
-    LogEntry => Command, 1;
-    Record => Record, 1;
     stored::EntryV1 => Entry, 1;
     stored::VoteV1 => Vote, 1;
     stored::LogIdV1 => LogId, 1;
@@ -176,10 +192,34 @@ stored! {
     super::backup::BackupTrailerV1 => BackupTrailer, 1;
 }
 
+impl Stored for LogEntry {
+    const KIND: Kind = Kind::Command;
+    const VERSION: u16 = 1;
+
+    fn version(&self) -> u16 {
+        u16::try_from(self.command.since()).expect("versions are counted by hand")
+    }
+
+    fn check(found: u16) -> Result<(), Unreadable> {
+        Ok(check_cluster_version(u32::from(found), &cluster_versions())?)
+    }
+}
+
+impl Stored for Record {
+    const KIND: Kind = Kind::Record;
+    const VERSION: u16 = 1;
+
+    fn check(found: u16) -> Result<(), Unreadable> {
+        Ok(check_cluster_version(u32::from(found), &cluster_versions())?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::stored::{LogIdV1, VoteV1};
     use super::*;
+    use crate::model::{NEWEST_CLUSTER_VERSION, SettingKey, Timestamp};
+    use crate::state::{Actor, Command};
 
     #[test]
     fn a_value_comes_back_and_nothing_else_is_taken_for_it() {
@@ -200,6 +240,25 @@ mod tests {
         longer.push(0);
         assert!(matches!(decode::<LogIdV1>(&longer), Err(Unreadable::Contents { .. })));
         assert!(matches!(decode::<LogIdV1>(&bytes[..bytes.len() - 1]), Err(Unreadable::Contents { .. })));
+    }
+
+    #[test]
+    fn commands_and_rows_of_a_later_cluster_version_ask_for_a_newer_program() {
+        let reset = Command::ResetSetting(SettingKey::PublicIp);
+        let since = u8::try_from(reset.since()).expect("small");
+        let actor = Actor::System;
+        let entry = LogEntry { proposed_at: Timestamp(0), actor, request: None, command: reset };
+        let mut bytes = encode(&entry).expect("encodes");
+        assert_eq!(&bytes[3..5], [0, since], "its head says which version it came with");
+        assert_eq!(decode::<LogEntry>(&bytes), Ok(entry));
+        // What follows cannot be known: the head is enough.
+        bytes[4] = 200;
+        bytes.truncate(HEADER_BYTES + 1);
+        let newest = NEWEST_CLUSTER_VERSION;
+        let unsupported = Err(Unreadable::Unsupported(Unsupported::ProgramTooOld { needed: 200, newest }));
+        assert_eq!(decode::<LogEntry>(&bytes).map(drop), unsupported);
+        bytes[2] = Kind::Record as u8;
+        assert_eq!(decode::<Record>(&bytes).map(drop), unsupported);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::envelope::{Unencodable, Unreadable};
-use crate::model::{ClusterId, NodeId};
+use crate::model::{ClusterId, NodeId, Unsupported};
 
 /// The store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,9 @@ pub enum Error {
         /// Why.
         source: Unreadable,
     },
+    /// The cluster is at a version that this program does not support.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// A value cannot be brought into its stored form.
     #[error("the {what} cannot be stored")]
     Encoding {
@@ -158,6 +161,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// A value in this place that cannot be read. That it takes a newer program is not the folder's fault.
+    pub(super) fn unreadable(file: &'static str, table: &'static str, key: String, source: Unreadable) -> Self {
+        match source {
+            Unreadable::Unsupported(unsupported) => Self::Unsupported(unsupported),
+            source => Self::Unreadable { file, table, key, source },
+        }
+    }
+
     /// Whether the data folder is damaged, or not one this node can use: starting again gives the same answer until
     /// somebody does what the message says.
     pub fn is_unusable_folder(&self) -> bool {
@@ -168,6 +179,7 @@ impl Error {
             | Self::Damaged { .. }
             | Self::FoundDamaged { .. }
             | Self::Unreadable { .. }
+            | Self::Unsupported(_)
             | Self::KeyMissing { .. }
             | Self::KeyExists { .. }
             | Self::KeyMode { .. }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::model::Unsupported;
 
 /// Remembers the first failure and cancels the node's token. Clones share it.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ struct First {
     /// The words for the operator.
     reason: String,
     is_unusable_folder: bool,
+    /// That the program is of the wrong version, and nothing else is wrong.
+    unsupported: Option<Unsupported>,
 }
 
 impl Fatal {
@@ -33,9 +36,13 @@ impl Fatal {
         self.first.get().map(|first| first.reason.as_str())
     }
 
-    /// The failure, when starting again would give the same: the data folder was found damaged.
+    /// The failure, when starting again would give the same: the data folder was found damaged, or to need another version
+    /// of the program.
     pub fn damage(&self) -> Option<Error> {
         let first = self.first.get().filter(|first| first.is_unusable_folder)?;
+        if let Some(unsupported) = first.unsupported {
+            return Some(unsupported.into());
+        }
         Some(Error::FoundDamaged { reason: first.reason.clone() })
     }
 
@@ -44,14 +51,26 @@ impl Fatal {
         self.failed.cancelled().await;
     }
 
+    /// Stops the node since another member sent what this program does not understand.
+    pub fn meets(&self, unsupported: Unsupported) {
+        self.report(&unsupported.into());
+    }
+
     /// Stops the node. A closed store is an answer, not a failure.
     pub(super) fn report(&self, error: &Error) {
         if matches!(error, Error::Closed) {
             return;
         }
-        let first = First { reason: error.to_string(), is_unusable_folder: error.is_unusable_folder() };
+        let unsupported = match error {
+            Error::Unsupported(unsupported) => Some(*unsupported),
+            _ => None,
+        };
+        let first = First { reason: error.to_string(), is_unusable_folder: error.is_unusable_folder(), unsupported };
         if self.first.set(first).is_ok() {
-            tracing::error!(%error, "the store failed; the node stops");
+            match unsupported {
+                Some(unsupported) => tracing::error!("the node stops: {unsupported}"),
+                None => tracing::error!(%error, "the store failed; the node stops"),
+            }
         }
         self.failed.cancel();
         self.node.cancel();

@@ -374,12 +374,8 @@ fn read_entries(database: &Database, range: Range<u64>) -> Result<Vec<Entry>, Er
             let index = key.value();
             let name = || format!("log index {index}");
             let stored: EntryV1 = database.unseal("log", &index.to_be_bytes(), name, sealed.value())?;
-            let entry = Entry::try_from(stored).map_err(|source| Error::Unreadable {
-                file: RAFT_FILE,
-                table: "log",
-                key: name(),
-                source,
-            })?;
+            let entry =
+                Entry::try_from(stored).map_err(|source| Error::unreadable(RAFT_FILE, "log", name(), source))?;
             entries.push(entry);
         }
         Ok(entries)

@@ -146,7 +146,7 @@ impl StateMachine {
     /// stops, and the state before it stays.
     fn apply_in_memory(&self, entries: &[Entry]) -> Result<(Vec<Response>, u64), Error> {
         catch_unwind(AssertUnwindSafe(|| self.shared.apply(entries)))
-            .map_err(|_| Error::Defect)
+            .unwrap_or(Err(Error::Defect))
             .inspect_err(|error| self.shared.fatal.report(error))
     }
 
@@ -227,18 +227,20 @@ impl Shared {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, entries: &[Entry]) -> (Vec<Response>, u64) {
+    fn apply(&self, entries: &[Entry]) -> Result<(Vec<Response>, u64), Error> {
         let mut memory = self.memory();
         let mut next = memory.applied.clone();
         let mut changed = Unwritten::default();
         let responses = entries.iter().map(|entry| next.take(entry, &mut changed)).collect();
+        // Of what is not applied nothing is lost: it is in the log.
+        state_writer::supports(&next.state)?;
         failpoint::pass("state.applied");
         memory.applied = next;
         self.space.holds_state(memory.applied.state.bytes());
         memory.unwritten.extend(changed);
         self.view.send_replace(memory.applied.view());
         failpoint::pass("state.published");
-        (responses, memory.unwritten.due())
+        Ok((responses, memory.unwritten.due()))
     }
 
     /// For the writer: what the file lacks, and how far that brings it. From here on it counts as written; a write that

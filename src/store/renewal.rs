@@ -15,6 +15,7 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use super::machine::Unwritten;
 use super::raft_types::{Entry, LeaderId, LogId, Member, Membership, Payload, SnapshotMeta, StoredMembership, Vote};
 use super::seal::sync_folder_of;
+use super::state_writer::supports;
 use super::{CLEAN_FILE, Error, Options, POSITION_FILE, RAFT_FILE, SNAPSHOT_FOLDER, STATE_FILE, Store, failpoint};
 use crate::model::{NodeId, Timestamp};
 use crate::state::State;
@@ -65,6 +66,7 @@ pub struct Survey {
 impl Store {
     /// Makes a store in a folder that has none, with everything that it begins with on disk.
     pub async fn found(options: Options, seed: &Seed) -> Result<(), Error> {
+        supports(&seed.state)?;
         let node = options.node.0;
         let store = open(options).await?;
         let last = LogId::new(LeaderId { term: seed.term, node_id: node }, seed.index);

@@ -16,6 +16,8 @@ use super::raft_types::{LogId, StoredMembership};
 use super::snapshot::SnapshotFile;
 use super::stored::AppliedV1;
 use super::{Error, STATE_FILE, envelope};
+use crate::config::cluster_versions;
+use crate::model::check_cluster_version;
 use crate::state::{Record, Replacement, State};
 
 const ROWS: ByteTable = ByteTable::new("rows");
@@ -87,6 +89,7 @@ fn install(shared: &Shared, received: SnapshotFile) -> Result<(), Error> {
     let mut next = Applied { last: meta.last_log_id, membership: meta.last_membership, state: State::default() };
     shared.database.write("rows", Commit::Checkpoint, |transaction| {
         next.state = replace_rows(&shared.database, transaction, &snapshot, before.replacement())?;
+        supports(&next.state)?;
         shared.database.put_meta(transaction, "applied", Some(&next.stored()))
     })?;
     shared.replace(next, snapshot)
@@ -102,12 +105,8 @@ fn replace_rows(
     transaction.delete_table(ROWS)?;
     let mut table = transaction.open_table(ROWS)?;
     snapshot.rows::<Failure>(|row| {
-        let record: Record = envelope::decode(row).map_err(|source| Error::Unreadable {
-            file: "snapshot",
-            table: "rows",
-            key: "row".into(),
-            source,
-        })?;
+        let record: Record =
+            envelope::decode(row).map_err(|source| Error::unreadable("snapshot", "rows", "row".to_owned(), source))?;
         let key = record.key().to_bytes();
         let sealed = database.seal_bytes("rows", &key, row);
         table.insert(key.as_slice(), sealed.as_slice())?;
@@ -115,6 +114,11 @@ fn replace_rows(
         Ok(())
     })?;
     Ok(next.finish())
+}
+
+/// Refuses a state at a version of the cluster that this program does not support: it would misread what follows.
+pub(super) fn supports(state: &State) -> Result<(), Error> {
+    Ok(check_cluster_version(state.cluster_version(), &cluster_versions())?)
 }
 
 /// The state in the file; verifies every row.
@@ -148,6 +152,7 @@ pub(super) fn load(database: &Database) -> Result<Applied, Error> {
         let state = State::from_records(rows);
         failure.map_or(Ok(state), Err)
     })?;
+    supports(&state)?;
     Ok(Applied { last, membership, state })
 }
 

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::ByteTable;
 use super::*;
-use crate::model::SettingKey;
-use crate::state::{Actor, Command, LogEntry};
+use crate::model::{NEWEST_CLUSTER_VERSION, SettingKey};
+use crate::state::{Actor, Command, LogEntry, NodeFacts, sample_entries};
 use crate::{clock, random};
 
 /// A data folder that can be opened again, as the same node or another.
@@ -505,4 +505,40 @@ async fn a_log_without_the_position_that_every_start_syncs_is_refused() {
         fs::write(&position, &good).expect("written");
     }
     drop(node.open());
+}
+
+#[tokio::test]
+async fn a_version_of_the_cluster_that_this_program_does_not_support_is_not_applied() {
+    let node = Node::new();
+    let store = node.open();
+    let (mut log, mut machine) = (store.log(), store.machine());
+    let newer = NEWEST_CLUSTER_VERSION + 1;
+    let first = sample_entries().into_iter().filter_map(|entry| match entry.command {
+        command @ Command::InitCluster(_) => Some(command),
+        Command::RegisterNode(facts) => Some(Command::RegisterNode(NodeFacts { cluster_version_max: newer, ..facts })),
+        _ => None,
+    });
+    let commands = first.chain([Command::RaiseClusterVersion { to: newer }]);
+    let all: Vec<Entry> = (1..)
+        .zip(commands)
+        .map(|(index, command)| {
+            let proposal = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+            let payload = EntryPayload::Normal(Proposal::new(proposal).expect("small"));
+            Entry { log_id: log_id(1, index), payload }
+        })
+        .collect();
+    append(&mut log, all.clone()).await;
+    let (known, raise) = all.split_at(2);
+    apply(&mut machine, known.to_vec()).await;
+    let before = domain(&store);
+    let refused = machine.apply(stream::iter(raise.iter().cloned().map(|entry| Ok((entry, None))))).await;
+    assert!(refused.is_err());
+    let damage = store.fatal().damage().expect("the node stops");
+    assert!(matches!(damage, Error::Unsupported(_)) && damage.is_unusable_folder(), "{damage}");
+    assert!(damage.to_string().contains(&format!("supports up to {NEWEST_CLUSTER_VERSION}")), "{damage}");
+    assert_eq!(store.machine().view().borrow().state.cluster_version(), 1);
+    // Nothing is lost: a newer program finds the entry, and everything before it.
+    let (_folder, crashed) = node.crashed();
+    assert_eq!(entries(&mut crashed.log()).await, [1, 2, 3]);
+    assert_eq!(domain(&crashed), before);
 }

@@ -102,7 +102,7 @@ impl Api {
             ca_key: Secret::new([]),
             rotation: None,
             rebalance: 0,
-            cluster_version: 1,
+            cluster_version: 2,
             created_at: clock::now(),
         };
         let logs =
@@ -162,6 +162,7 @@ impl Api {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
+            cluster_version_max: 2,
             engine: Ok("podman 4.3.1".to_owned()),
             resources: NodeResources::default(),
             labels: BTreeMap::new(),

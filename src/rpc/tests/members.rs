@@ -65,6 +65,7 @@ impl Group {
             digest: self.token.digest,
             name,
             address: "127.0.0.1:1".to_owned(),
+            cluster_version_max: 2,
         };
         let Outcome::Node(node) = self.command(admit).await else { panic!("a node") };
         self.start(node.0).await;
@@ -84,6 +85,7 @@ impl Group {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
+            cluster_version_max: 2,
             engine: Ok("fake".to_owned()),
             resources: NodeResources {
                 cpu: Cpu::from_millis(4_000),

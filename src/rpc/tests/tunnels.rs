@@ -125,6 +125,7 @@ async fn run_instance(member: &Member, host_port: u16) -> InstanceId {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
+            cluster_version_max: 2,
             engine: Ok("fake".to_owned()),
             resources: NodeResources::default(),
             labels: BTreeMap::new(),

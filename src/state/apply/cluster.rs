@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::{
     Admission, Cluster, Invalid, JoinToken, NodeId, Rotation, RotationStep, Secret, Setting, SettingKey, Timestamp,
 };
-use crate::state::{Outcome, Rejection};
+use crate::state::{Key, Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
 
@@ -43,6 +43,39 @@ impl Draft {
             self.put(Cluster { rebalance: budget, ..Cluster::clone(&cluster) });
         }
         Ok(Outcome::Done)
+    }
+
+    pub(super) fn reset_setting(&mut self, key: SettingKey) -> Answer {
+        self.delete(Key::Setting(key));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn raise_cluster_version(&mut self, to: u32) -> Answer {
+        let cluster = self.cluster()?;
+        if to <= cluster.cluster_version {
+            return Ok(Outcome::Done);
+        }
+        let held_back: Vec<String> = self.state.held_back(to).map(|member| member.to_string()).collect();
+        if !held_back.is_empty() {
+            return Err(Rejection::Precondition(format!(
+                "cluster version {to} is not supported by {}: upgrade narvana there",
+                held_back.join(", ")
+            )));
+        }
+        self.put(Cluster { cluster_version: to, ..Cluster::clone(&cluster) });
+        Ok(Outcome::Done)
+    }
+
+    /// Refuses a program that is older than the version of the cluster.
+    pub(super) fn check_supports(&self, newest: u32) -> Result<(), Rejection> {
+        let version = self.state.cluster_version();
+        if newest >= version {
+            return Ok(());
+        }
+        Err(Rejection::Precondition(format!(
+            "the cluster is at cluster version {version}, and the program of this node supports up to {newest}: upgrade narvana \
+             on this node to the version that the other nodes run"
+        )))
     }
 
     pub(super) fn rotate_authority(&mut self, certificate: &str, key: &Secret) -> Answer {
@@ -118,8 +151,8 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NodeRole;
-    use crate::state::{Actor, Command, LogEntry, State, apply, sample_records};
+    use crate::model::{Node, NodeRole};
+    use crate::state::{Actor, Command, LogEntry, NodeFacts, State, apply, sample_entries, sample_records};
 
     struct Log(State, u64);
 
@@ -214,5 +247,66 @@ mod tests {
         log.0 = State::from_records(log.0.records().chain([gone.into()]));
         log.apply(Command::FenceNode(NodeId(102))).expect("removed, and not needed any more");
         assert_eq!(log.step(), Some(RotationStep::Show));
+    }
+
+    #[test]
+    fn the_version_is_raised_when_nobody_holds_it_back_and_never_lowered() {
+        let mut log = Log::new();
+        let sample = Node::clone(log.0.nodes().next().expect("a sample"));
+        let node = |id: u64, newest| Node {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            cluster_version_max: newest,
+            ..sample.clone()
+        };
+        let with = |state: &State, node: Node| State::from_records(state.records().chain([node.into()]));
+        let reset = Command::ResetSetting(SettingKey::ServerDomain);
+        let raise = |to| Command::RaiseClusterVersion { to };
+        log.0 = with(&log.0, node(101, 2));
+        let refused = log.apply(raise(2)).expect_err("one has never come up").to_string();
+        assert!(refused.contains("node 102 n102 (has not said"), "{refused}");
+        log.0 = with(&log.0, node(102, 1));
+        let refused = log.apply(raise(2)).expect_err("one is old").to_string();
+        assert!(refused.contains("node 102 n102 (narvana 0.1.0, supports cluster version 1)"), "{refused}");
+        assert_eq!(log.0.cluster_version(), 1);
+        let upgrade = log.0.upgrade().expect("one is new");
+        assert_eq!((upgrade.to, upgrade.waits_for.len(), upgrade.waits_for[0].name.as_str()), (2, 1, "n102"));
+        let refused = log.0.permits(&reset).expect_err("not yet").to_string();
+        assert!(
+            refused.contains("needs cluster version 2") && refused.contains("upgrade narvana on node 102"),
+            "{refused}"
+        );
+
+        log.0 = with(&log.0, node(102, 3));
+        assert!(log.0.permits(&reset).expect_err("not yet").to_string().contains("try again"));
+        log.apply(raise(2)).expect("raised");
+        log.apply(raise(1)).expect("changes nothing");
+        assert_eq!(log.0.cluster_version(), 2);
+        assert_eq!(log.0.permits(&reset), Ok(()));
+        assert!(log.0.upgrade().is_some_and(|upgrade| upgrade.to == 3), "one supports more");
+        log.apply(reset.clone()).expect("reset");
+        log.apply(reset).expect("again");
+        assert_eq!(log.0.setting(SettingKey::ServerDomain), SettingKey::ServerDomain.default_value());
+    }
+
+    #[test]
+    fn a_program_that_is_older_than_the_cluster_is_refused() {
+        let mut log = Log::new();
+        let cluster = Cluster { cluster_version: 2, ..Cluster::clone(log.0.cluster().expect("a sample")) };
+        log.0 = State::from_records(log.0.records().chain([cluster.into()]));
+        let older = |command: Command| match command {
+            Command::RegisterNode(facts) => {
+                let (id, name) = (NodeId(101), "n101".to_owned());
+                Some(Command::RegisterNode(NodeFacts { id, name, cluster_version_max: 1, ..facts }))
+            }
+            Command::AdmitNode { token, digest, name, address, .. } => {
+                Some(Command::AdmitNode { token, digest, name, address, cluster_version_max: 1 })
+            }
+            _ => None,
+        };
+        for command in sample_entries().into_iter().filter_map(|entry| older(entry.command)) {
+            let refused = log.apply(command).expect_err("too old").to_string();
+            assert!(refused.contains("at cluster version 2") && refused.contains("supports up to 1"), "{refused}");
+        }
     }
 }

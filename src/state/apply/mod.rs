@@ -153,7 +153,10 @@ impl Draft {
             }
             Command::CreateJoinToken(token) => self.create_join_token(token),
             Command::RevokeJoinToken(token) => self.revoke_join_token(*token),
-            Command::AdmitNode { token, digest, name, address } => self.admit_node(*token, digest, name, address),
+            Command::AdmitNode { token, digest, name, address, cluster_version_max } => {
+                self.check_supports(*cluster_version_max)?;
+                self.admit_node(*token, digest, name, address)
+            }
             Command::RemoveNode(node) => self.remove_node(*node),
             Command::FenceNode(node) => self.fence_node(*node),
             Command::ReaddressNode { node, address } => self.readdress_node(*node, address),
@@ -167,6 +170,8 @@ impl Draft {
             }
             Command::LabelNode { node, changes } => self.label_node(*node, changes),
             Command::Rebalance { budget } => self.rebalance(*budget),
+            Command::RaiseClusterVersion { to } => self.raise_cluster_version(*to),
+            Command::ResetSetting(key) => self.reset_setting(*key),
         }
     }
 }

@@ -105,6 +105,7 @@ impl Draft {
 
     pub(super) fn register_node(&mut self, facts: &NodeFacts) -> Answer {
         self.check_facts(facts)?;
+        self.check_supports(facts.cluster_version_max)?;
         let known = self.state.node(facts.id).cloned();
         let facts = facts.clone();
         let label_changes = known.as_ref().map(|node| node.label_changes.clone()).unwrap_or_default();
@@ -117,6 +118,7 @@ impl Draft {
             ingress_http_port: facts.ingress_http_port,
             arch: facts.arch,
             version: facts.version,
+            cluster_version_max: facts.cluster_version_max,
             engine: facts.engine,
             resources: facts.resources,
             labels: labels_with(facts.labels, &label_changes),
@@ -343,7 +345,7 @@ mod tests {
         fn join(&mut self, name: &str) -> Answer {
             let JoinToken { id, digest, .. } = self.token();
             let address = "10.0.0.2:9090".to_owned();
-            self.apply(Command::AdmitNode { token: id, digest, name: name.to_owned(), address })
+            self.apply(Command::AdmitNode { token: id, digest, name: name.to_owned(), address, cluster_version_max: 1 })
         }
     }
 
@@ -371,6 +373,7 @@ mod tests {
             digest: [0; 32],
             name: "five".to_owned(),
             address: "10.0.0.5:9090".to_owned(),
+            cluster_version_max: 1,
         });
         assert!(matches!(refused, Err(Rejection::NotFound(_))), "{refused:?}");
     }
@@ -504,7 +507,8 @@ mod tests {
         ] {
             let JoinToken { id, digest, .. } = log.token();
             let (name, address) = (name.to_owned(), address.to_owned());
-            let refused = words(log.apply(Command::AdmitNode { token: id, digest, name, address }));
+            let admit = Command::AdmitNode { token: id, digest, name, address, cluster_version_max: 1 };
+            let refused = words(log.apply(admit));
             assert!(refused.contains(field), "{refused}");
         }
     }

@@ -68,6 +68,7 @@ fn question(token: &TokenText, signing_request: Vec<u8>, name: &str) -> Request 
         signing_request,
         name: name.to_owned(),
         address: "127.0.0.1:9".to_owned(),
+        cluster_version_max: 2,
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn a_terminal_has_a_size_and_keys(harness: Harness) {
     let seen = heard(&mut shell, "/dev/").await;
     assert!(seen.contains("40 90"), "{seen}");
     // Ctrl-C ends what runs, not the shell; Ctrl-D ends that.
-    shell.input.write_all(b"echo begun-$((1 + 1)); sleep 1000\n").await.expect("taken");
+    shell.input.write_all(b"sh -c 'echo begun-$((1 + 1)); exec sleep 1000'\n").await.expect("taken");
     heard(&mut shell, "begun-2").await;
     shell.input.write_all(b"\x03").await.expect("taken");
     shell.input.write_all(b"echo still-$((40 + 2))\n").await.expect("taken");

@@ -163,13 +163,28 @@ impl Node {
     pub(crate) fn joined_on(&self, name: &str, engine: &str) -> Self {
         let mut node = self.newcomer(name, &self.join_token(&[]));
         engine.clone_into(&mut node.engine);
-        node.start("join");
+        node.enter();
+        node
+    }
+
+    /// The same with these variables.
+    #[track_caller]
+    pub(crate) fn joined_as(&self, name: &str, env: &[(&str, &str)]) -> Self {
+        let mut node = self.newcomer(name, &self.join_token(&[]));
+        node.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        node.enter();
+        node
+    }
+
+    /// Joins, and waits until the cluster knows what it can do.
+    #[track_caller]
+    fn enter(&mut self) {
+        self.start("join");
         let deadline = Instant::now() + NODE_DEADLINE;
-        while !node.log().contains("takes work") {
-            assert!(Instant::now() < deadline, "{}", node.log());
+        while !self.log().contains("takes work") {
+            assert!(Instant::now() < deadline, "{}", self.log());
             std::thread::sleep(Duration::from_millis(10)); // poll
         }
-        node
     }
 
     /// A node that has not joined yet and would with this token.
@@ -217,6 +232,15 @@ impl Node {
     /// A new node with its first user.
     pub(crate) fn registered(engine: &str) -> Self {
         let mut node = Self::init(engine);
+        node.register();
+        node
+    }
+
+    /// The same with these variables.
+    pub(crate) fn registered_as(engine: &str, env: &[(&str, &str)]) -> Self {
+        let mut node = Self::at_rest("test-node", engine, tempfile::tempdir().expect("a folder"));
+        node.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        node.start("init");
         node.register();
         node
     }

@@ -21,6 +21,7 @@ mod quorum;
 mod recovery;
 mod sickness;
 mod store;
+mod upgrade;
 mod visitors;
 mod walk;
 
