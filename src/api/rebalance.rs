@@ -24,6 +24,7 @@ const NEW_MEMORY: Memory = Memory::from_mebibytes(4_096);
 /// How much is moved.
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Budget {
     /// Instances that are moved at most; 5 when absent.
     budget: Option<u32>,

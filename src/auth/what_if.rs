@@ -113,7 +113,7 @@ impl Caller {
         now: Timestamp,
     ) -> Result<Departures, Error> {
         self.require_admin()?;
-        let node = self.node(node)?.clone();
+        let node = self.node(node)?;
         let state = &self.0.state;
         let usual = node.drain.unwrap_or(Drain { since: now, stop_exclusive: false, stop_volumes: false });
         let drain = Drain {

@@ -40,14 +40,14 @@ pub(super) async fn run(session: &Session, args: RebalanceArgs) -> anyhow::Resul
     let none = "nothing would be better elsewhere";
     if !args.apply {
         let found = session.client.rebalanced(args.budget).await?;
-        session.output.show_list(&found, none, |found| moves(found))?;
+        session.output.show_list(&found, none, moves)?;
         if !found.view.is_empty() {
             session.output.note("nothing was moved; --apply does it");
         }
         return Ok(());
     }
     let begun = session.client.rebalance(args.budget).await?;
-    session.output.show_list(&begun, none, |begun| moves(begun))?;
+    session.output.show_list(&begun, none, moves)?;
     if !begun.view.is_empty() {
         session.output.note("begun; `narvana ps` shows how far it is");
     }
@@ -62,7 +62,7 @@ pub(super) async fn simulate_join(session: &Session, args: JoinedArgs) -> anyhow
     let newcomer: Vec<(&'static str, String)> =
         given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let found = session.client.joined(&newcomer).await?;
-    session.output.show_list(&found, "it would change nothing", |found| moves(found))
+    session.output.show_list(&found, "it would change nothing", moves)
 }
 
 fn moves(moves: &[Relocation]) -> Table {

@@ -183,7 +183,7 @@ impl<'a> Balance<'a> {
             self.held.reserve(to, service, want.resources);
         }
         let reason = wrong.map(|(here, there)| why(self.situation, *at, want, &here, &there)).unwrap_or_default();
-        *before = (to != home).then(|| (Placement { node: to, reasons }, reason));
+        *before = (to != home).then_some((Placement { node: to, reasons }, reason));
         *at = to;
         true
     }

@@ -191,7 +191,7 @@ impl Rollout<'_, '_> {
                 }
                 Fate::EndsFirst(_) | Fate::EndsUntilBack => ends.push((current.id, reason)),
                 Fate::Waits(why) => {
-                    held_up.get_or_insert(format!("replica {number} waits to leave, since {reason}: {why}"));
+                    held_up.get_or_insert_with(|| format!("replica {number} waits to leave, since {reason}: {why}"));
                 }
                 Fate::Moving(_) | Fate::Ends(_) | Fate::Stays(_) => {}
             }
