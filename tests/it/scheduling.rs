@@ -158,7 +158,7 @@ fn services(count: u128) -> State {
 }
 
 /// Time to find what would go down with each of the ten nodes.
-fn all_losses(count: u128) -> Duration {
+pub(crate) fn all_losses(count: u128) -> Duration {
     let state = services(count);
     let (fenced, options) = (BTreeSet::new(), Options::default());
     let measure = || {
