@@ -26,7 +26,7 @@ use narvana::model::{
 use narvana::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::Supervisor;
-use narvana::{clock, random};
+use narvana::{clock, config, random};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::RaftStateMachine;
 use row::Row;
@@ -284,6 +284,7 @@ fn node() -> NodeFacts {
         },
         labels: BTreeMap::new(),
         incarnation: random::id(),
+        cluster_version_max: *config::cluster_versions().end(),
     }
 }
 
@@ -306,5 +307,6 @@ fn spec() -> ServiceSpec {
         volumes: Vec::new(),
         constraints: Vec::new(),
         command: Vec::new(),
+        exclusive: false,
     }
 }
