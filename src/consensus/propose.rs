@@ -1,6 +1,7 @@
 //! Commands on their way into the log: here when this node leads, else through the node that does.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use narvana_proto::v1::{self, propose_reply};
 use openraft::errors::{ClientWriteError, RaftError};
@@ -20,6 +21,10 @@ pub struct Committed {
     /// The answer.
     pub outcome: Outcome,
 }
+
+/// Time that an attempt gets at least: one that is cut off leaves it unknown what became of it, where it was known before that
+/// nothing did.
+const TRY_MIN: Duration = Duration::from_millis(200);
 
 impl Consensus {
     /// Puts a command into the log, through whichever node leads, and waits for the state's answer, and until this node
@@ -49,7 +54,7 @@ impl Consensus {
                     answered => return sure(answered, doubtful),
                 }
             }
-            if Instant::now() + LEADER_PAUSE >= deadline || self.stop.is_cancelled() {
+            if Instant::now() + LEADER_PAUSE + TRY_MIN >= deadline || self.stop.is_cancelled() {
                 return Err(if doubtful {
                     ProposeError::OutcomeUnknown
                 } else {

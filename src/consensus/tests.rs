@@ -117,7 +117,7 @@ async fn a_read_sees_every_write_that_was_answered_before_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_the_caller_can_do() {
     let founder = Founder::new();
-    let consensus = founder.start(Options { patience: Duration::from_millis(300), ..Options::default() }).await;
+    let consensus = founder.start(Options { patience: Duration::from_secs(1), ..Options::default() }).await;
     let lonely = consensus.propose(domain("a.test")).await;
     assert!(matches!(lonely, Err(ProposeError::NoLeader { leader: None, .. })), "{lonely:?}");
     assert!(matches!(consensus.linearizable().await, Err(ReadError::NoLeader { leader: None, .. })));
