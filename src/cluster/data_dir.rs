@@ -149,6 +149,11 @@ impl DataDir {
         read_identity(path)
     }
 
+    /// The file that the process locks which uses a folder; it may be missing.
+    pub fn lock_file(path: &Path) -> PathBuf {
+        path.join(LOCK)
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

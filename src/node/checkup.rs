@@ -25,6 +25,8 @@ const SYNC_NOTED: Duration = Duration::from_millis(50);
 const SYNCS: usize = 5;
 /// Free space with which a node begins.
 const FREE_MIN: u64 = 1 << 30;
+/// What to do when the data folder has no room.
+pub(super) const FREE_DATA: &str = "free some, or choose another --data-dir";
 
 /// How one check went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -140,13 +142,24 @@ pub(super) async fn disk_speed(folder: &Path) -> Check {
     Check { what: "sync of the disk", found, verdict }
 }
 
-pub(super) fn disk_space(what: &'static str, folder: &Path) -> Check {
-    let free = rustix::fs::statvfs(folder).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-    let verdict = match free < FREE_MIN {
-        true => Verdict::Bad(format!("{} MiB is the least; free some, or choose another --data-dir", FREE_MIN >> 20)),
-        false => Verdict::Good,
+/// How much room there is in a folder; `advice` is for when it is too little.
+pub(super) fn disk_space(what: &'static str, folder: &Path, advice: &str) -> Check {
+    let free = rustix::fs::statvfs(folder).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+    room(what, free.map_err(|error| format!("{}: {error}", folder.display())), advice)
+}
+
+fn room(what: &'static str, free: Result<u64, String>, advice: &str) -> Check {
+    let (found, verdict) = match free {
+        Err(error) => ("unknown".to_owned(), Verdict::Noted(error)),
+        Ok(free) => {
+            let verdict = match free < FREE_MIN {
+                true => Verdict::Bad(format!("{} MiB is the least; {advice}", FREE_MIN >> 20)),
+                false => Verdict::Good,
+            };
+            (format!("{:.1} GiB", free as f64 / f64::from(1 << 30)), verdict)
+        }
     };
-    Check { what, found: format!("{:.1} GiB", free as f64 / f64::from(1 << 30)), verdict }
+    Check { what, found, verdict }
 }
 
 pub(super) async fn container_engine(options: engine::Options) -> Check {
@@ -187,6 +200,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(sync_time(folder.path()).is_ok());
         assert!(sync_time(&folder.path().join("none")).is_err());
-        assert_eq!(disk_space("free space", folder.path()).what, "free space");
+        assert_ne!(disk_space("free space", folder.path(), FREE_DATA).found, "unknown");
+    }
+
+    #[test]
+    fn room_is_good_too_little_or_unknown() {
+        assert_eq!(room("free space", Ok(FREE_MIN), FREE_DATA).verdict, Verdict::Good);
+        let little = room("free space", Ok(FREE_MIN - 1), "free some");
+        assert_eq!(little.verdict, Verdict::Bad("1024 MiB is the least; free some".to_owned()));
+        let unknown = disk_space("free space", Path::new("/narvana/no/such/folder"), FREE_DATA);
+        assert!(matches!(unknown.verdict, Verdict::Noted(why) if why.contains("/narvana/no/such/folder")));
     }
 }

@@ -2,18 +2,13 @@
 //!
 //! Every check stands alone: what it cannot find out it says, and the others go on.
 
-use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::client::{self, Client};
 use crate::clock;
@@ -22,32 +17,26 @@ use crate::config::NodeConfig;
 use crate::consensus::Peer;
 use crate::rpc::Newcomer;
 
-use super::checkup::{Check, Checkup, Verdict, clock, container_engine, disk_space, disk_speed, member};
+use super::checkup::{Check, Checkup, FREE_DATA, Verdict, clock, container_engine, disk_space, disk_speed, member};
 use super::endpoints::Endpoints;
 use super::founding::AUTHORITY_FILE;
+use super::holders::Process;
 use super::joining::{DOORS, doors_in};
-use super::preflight;
 use super::running::engine_options;
+use super::{engine_storage, holes, preflight};
 
-/// Longest wait for a program that says its version.
-const VERSION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Open files with which a busy node runs out.
 const FILES_NOTED: u64 = 8_192;
-/// Where engines keep images and containers unless they are told otherwise.
-const ENGINE_FOLDERS: [(&str, &str); 2] =
-    [("space for podman", "/var/lib/containers"), ("space for docker", "/var/lib/docker")];
+/// What to do when images and containers have no room.
+const FREE_ENGINE: &str = "free some, or give the engine a larger disk: without room nothing can be built or pulled";
 /// What the limits of instances need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// Programs that keep clocks right, as the kernel names their processes.
-const TIME_KEEPERS: [&str; 5] = ["chronyd", "ntpd", "openntpd", "ntpsec", "systemd-timesyn"];
-
-/// Programs that containers are made with, and the first version of each without a hole through which one got out.
-///
-/// runc: CVE-2024-21626, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881. buildah: CVE-2024-1753, CVE-2024-9407.
-const MENDED: [(&str, Version, &str); 2] = [
-    ("runc", Version([1, 2, 8]), "CVE-2024-21626 and CVE-2025-31133"),
-    ("buildah", Version([1, 38, 0]), "CVE-2024-1753 and CVE-2024-9407"),
-];
+const TIME_KEEPERS: [&str; 5] = ["chronyd", "ntpd", "openntpd", "ntpsec", SYSTEMD_TIMESYNC];
+/// That of systemd, which has notes of its own; the kernel cuts its name.
+const SYSTEMD_TIMESYNC: &str = "systemd-timesyn";
+/// Made by it when it has set the clock.
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 
 /// Looks at everything.
 pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
@@ -56,12 +45,9 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
     // Looking for an engine may leave a socket.
     let scratch = tempfile::tempdir()?;
     checks.push(container_engine(engine_options(config, scratch.path(), "doctor".to_owned())).await);
-    for (program, mended, holes) in MENDED {
-        checks.extend(version_of(program).await.map(|said| escape(program, &said, mended, holes)));
-    }
-    checks.push(git(version_of("git").await));
-    let engines = ENGINE_FOLDERS.into_iter().filter(|(_, path)| Path::new(path).exists());
-    checks.extend(engines.map(|(what, path)| disk_space(what, Path::new(path))));
+    checks.extend(holes::look().await);
+    checks.push(git(holes::version_of("git").await));
+    checks.extend(engine_storage::folders().iter().map(|(what, folder)| disk_space(what, folder, FREE_ENGINE)));
     match DataDir::identity(folder) {
         Ok(Some(identity)) => checks.extend(node(config, identity).await),
         Ok(None) => {
@@ -83,7 +69,7 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
 /// A node that is there, running or not.
 async fn node(config: &NodeConfig, identity: Identity) -> Vec<Check> {
     let folder = &config.data_dir;
-    let mut checks = vec![owner(folder), disk_space("free space", folder), disk_speed(folder).await];
+    let mut checks = vec![owner(folder), disk_space("free space", folder, FREE_DATA), disk_speed(folder).await];
     let running = Endpoints::of_running(folder);
     let what = format!("{} of cluster {}", identity.node, identity.cluster);
     checks.push(match &running {
@@ -91,10 +77,7 @@ async fn node(config: &NodeConfig, identity: Identity) -> Vec<Check> {
             let found = format!("{what}, process {}", endpoints.pid);
             Check { what: "node", found, verdict: serves(endpoints).await }
         }
-        None => {
-            let verdict = Verdict::Noted("it does not run: `narvana run`, or `systemctl start narvana`".to_owned());
-            Check { what: "node", found: what, verdict }
-        }
+        None => at_rest(what, Process::locking(&DataDir::lock_file(folder))),
     });
     let mut others = doors_in(&std::fs::read(folder.join(DOORS)).unwrap_or_default());
     match &running {
@@ -106,6 +89,17 @@ async fn node(config: &NodeConfig, identity: Identity) -> Vec<Check> {
         checks.extend(peer(folder, identity, &address).await);
     }
     checks
+}
+
+/// A node that does not say where it listens, and who has its folder.
+fn at_rest(found: String, holder: Option<Process>) -> Check {
+    let verdict = match holder {
+        Some(process) => Verdict::Noted(format!(
+            "{process} has its folder and does not serve: it is starting, stopping, or stuck; its log says which"
+        )),
+        None => Verdict::Noted("it does not run: `narvana run`, or `systemctl start narvana`".to_owned()),
+    };
+    Check { what: "node", found, verdict }
 }
 
 async fn serves(endpoints: &Endpoints) -> Verdict {
@@ -176,39 +170,77 @@ fn time_keeper() -> Check {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut names = processes.filter_map(|process| std::fs::read_to_string(process.path().join("comm")).ok());
     let keeper = names.find(|name| TIME_KEEPERS.contains(&name.trim_end()));
-    let (found, verdict) = match keeper {
-        Some(name) => (name.trim_end().to_owned(), Verdict::Good),
-        None => {
-            let advice = "nothing seems to keep the clock right: install chrony, unless the machine's host does it";
-            ("nobody".to_owned(), Verdict::Noted(advice.to_owned()))
-        }
-    };
-    Check { what: "keeper of the clock", found, verdict }
+    kept(keeper.as_deref().map(str::trim_end), Path::new(SYNCHRONISED).exists())
 }
 
-/// Containers without root need numbers of users of their own.
+/// By who keeps the clock, and by whether systemd says that it did.
+fn kept(keeper: Option<&str>, synchronised: bool) -> Check {
+    let verdict = match keeper {
+        Some(SYSTEMD_TIMESYNC) if !synchronised => {
+            Verdict::Noted("it has not reached a time server yet: `timedatectl timesync-status`".to_owned())
+        }
+        Some(_) => Verdict::Good,
+        None => Verdict::Noted(
+            "nothing seems to keep the clock right: install chrony, unless the machine's host does it".to_owned(),
+        ),
+    };
+    Check { what: "keeper of the clock", found: keeper.unwrap_or("nobody").to_owned(), verdict }
+}
+
+/// Containers without root need numbers of users and groups of their own, and namespaces of users.
 fn users() -> Check {
-    let what = "user";
-    if geteuid().is_root() {
-        return Check { what, found: "root".to_owned(), verdict: Verdict::Good };
-    }
     let number = geteuid().as_raw().to_string();
-    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = table.lines().find_map(|line| {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let name = name_of(&read("/etc/passwd"), &number).unwrap_or_else(|| number.clone());
+    let has_range = |table: &str| has_range(&read(table), &name, &number);
+    let may = Rootless {
+        ranges: has_range("/etc/subuid") && has_range("/etc/subgid"),
+        namespaces: namespaces(
+            &read("/proc/sys/user/max_user_namespaces"),
+            &read("/proc/sys/kernel/unprivileged_userns_clone"),
+        ),
+    };
+    user(name, geteuid().is_root(), may)
+}
+
+/// What somebody other than root may do.
+struct Rootless {
+    ranges: bool,
+    namespaces: bool,
+}
+
+fn user(name: String, is_root: bool, may: Rootless) -> Check {
+    let verdict = match may {
+        _ if is_root => Verdict::Good,
+        Rootless { namespaces: false, .. } => Verdict::Noted(
+            "Podman without root needs namespaces of users, which the kernel refuses: `sysctl user.max_user_namespaces \
+             kernel.unprivileged_userns_clone` shows which of the two is 0"
+                .to_owned(),
+        ),
+        Rootless { ranges: false, .. } => Verdict::Noted(format!(
+            "Podman without root needs numbers for users and groups: `usermod --add-subuids 100000-165535 --add-subgids \
+             100000-165535 {name}`"
+        )),
+        Rootless { .. } => Verdict::Good,
+    };
+    Check { what: "user", found: name, verdict }
+}
+
+fn name_of(passwd: &str, number: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1) == Some(&number)).then(|| name.to_owned())
-    });
-    let name = name.unwrap_or_else(|| number.clone());
-    let ranges = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let has_range = ranges.lines().any(|line| line.split(':').next().is_some_and(|of| of == name || of == number));
-    let verdict = match has_range {
-        true => Verdict::Good,
-        false => Verdict::Noted(format!(
-            "Podman without root needs numbers for users: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}`"
-        )),
-    };
-    Check { what, found: name, verdict }
+        (fields.nth(1) == Some(number)).then(|| name.to_owned())
+    })
+}
+
+fn has_range(table: &str, name: &str, number: &str) -> bool {
+    table.lines().any(|line| line.split(':').next().is_some_and(|of| of == name || of == number))
+}
+
+/// By two settings of the kernel, which not every kernel has.
+fn namespaces(most: &str, allowed: &str) -> bool {
+    most.trim() != "0" && allowed.trim() != "0"
 }
 
 fn owner(folder: &Path) -> Check {
@@ -235,68 +267,9 @@ fn git(said: Option<String>) -> Check {
     Check { what: "git", found, verdict }
 }
 
-/// Up to three numbers of a version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version([u32; 3]);
-
-impl Version {
-    /// The first thing in a text that looks like one.
-    fn find(text: &str) -> Option<Self> {
-        let mut words = text.split(|c: char| c.is_whitespace() || c == ',').map(|word| word.trim_start_matches('v'));
-        words.find_map(|word| {
-            let mut numbers = word.split(['.', '+', '-', '~']).map_while(|part| part.parse().ok());
-            let (major, minor) = (numbers.next()?, numbers.next()?);
-            Some(Self([major, minor, numbers.next().unwrap_or(0)]))
-        })
-    }
-}
-
-/// Distributions mend old versions without a new number, so this never says that a hole is there.
-fn escape(program: &'static str, said: &str, mended: Version, holes: &str) -> Check {
-    let Version([major, minor, patch]) = mended;
-    let verdict = match Version::find(said) {
-        Some(version) if version < mended => Verdict::Noted(format!(
-            "before {major}.{minor}.{patch} a container could get out ({holes}), unless your distribution has mended it: keep it up to date"
-        )),
-        Some(_) => Verdict::Good,
-        None => Verdict::Noted("its version cannot be read".to_owned()),
-    };
-    Check { what: program, found: said.to_owned(), verdict }
-}
-
-/// The first line that a program says of its version; nothing when it is not there.
-async fn version_of(program: impl AsRef<OsStr>) -> Option<String> {
-    let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(VERSION_WAIT_MAX, command.output()).await.ok()?.ok()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    said.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_found_in_what_programs_say() {
-        for (said, version) in [
-            ("runc version 1.1.5+ds1", Some(Version([1, 1, 5]))),
-            ("buildah version 1.28.2 (image-spec 1.1.0-rc2, runtime-spec 1.0.2-dev)", Some(Version([1, 28, 2]))),
-            ("runc version 1.3.0-rc.1", Some(Version([1, 3, 0]))),
-            ("crun v1.14", Some(Version([1, 14, 0]))),
-            ("no numbers", None),
-        ] {
-            assert_eq!(Version::find(said), version, "{said}");
-        }
-    }
-
-    #[test]
-    fn an_old_program_is_worth_a_word_and_a_new_one_is_not() {
-        let verdict = |said| escape("runc", said, Version([1, 2, 8]), "CVE-2024-21626").verdict;
-        assert!(matches!(verdict("runc version 1.1.5+ds1"), Verdict::Noted(why) if why.contains("CVE-2024-21626")));
-        assert_eq!(verdict("runc version 1.2.8"), Verdict::Good);
-        assert_eq!(verdict("runc version 1.10.0"), Verdict::Good);
-    }
 
     #[test]
     fn controllers_that_are_missing_are_named() {
@@ -308,8 +281,49 @@ mod tests {
         assert_eq!(cgroups(mount.path()).verdict, Verdict::Good);
     }
 
-    #[tokio::test]
-    async fn a_program_that_is_not_there_has_no_version() {
-        assert_eq!(version_of("narvana-no-such-program").await, None);
+    #[test]
+    fn a_clock_that_nobody_keeps_is_worth_a_word() {
+        for (keeper, synchronised, good) in [
+            (Some("chronyd"), false, true),
+            (Some("systemd-timesyn"), true, true),
+            (Some("systemd-timesyn"), false, false),
+            (None, false, false),
+            // Left by a keeper that has ended.
+            (None, true, false),
+        ] {
+            assert_eq!(kept(keeper, synchronised).verdict == Verdict::Good, good, "{keeper:?} {synchronised}");
+        }
+    }
+
+    #[test]
+    fn what_containers_without_root_lack_is_named() {
+        let verdict =
+            |is_root, ranges, namespaces| user("ada".to_owned(), is_root, Rootless { ranges, namespaces }).verdict;
+        assert_eq!(verdict(true, false, false), Verdict::Good);
+        assert_eq!(verdict(false, true, true), Verdict::Good);
+        assert!(matches!(verdict(false, false, true), Verdict::Noted(why) if why.ends_with("ada`")));
+        assert!(matches!(verdict(false, false, false), Verdict::Noted(why) if why.contains("max_user_namespaces")));
+        assert_eq!(name_of("root:x:0:0::/root:\nada:x:1000:1000::/home/ada:", "1000").as_deref(), Some("ada"));
+        assert_eq!(name_of("ada:x:10000:1000::/home/ada:", "1000"), None);
+        assert!(has_range("bob:1:2\nada:100000:65536\n", "ada", "1000") && has_range("1000:1:2", "ada", "1000"));
+        assert!(!has_range("adam:100000:65536", "ada", "1000") && !has_range("", "ada", "1000"));
+        for (most, allowed, may) in
+            [("95000\n", "1\n", true), ("95000\n", "", true), ("0\n", "", false), ("9\n", "0\n", false)]
+        {
+            assert_eq!(namespaces(most, allowed), may, "{most:?} {allowed:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_in_use_is_not_called_idle() {
+        let advice = |holder| match at_rest("node 1".to_owned(), holder).verdict {
+            Verdict::Noted(advice) => advice,
+            other => panic!("{other:?}"),
+        };
+        assert!(advice(None).starts_with("it does not run"));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
+        let said = advice(Process::locking(file.path()));
+        assert!(said.starts_with(&format!("process {} (", std::process::id())), "{said}");
     }
 }

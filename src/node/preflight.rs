@@ -7,7 +7,8 @@ use crate::engine;
 use crate::rpc::Door;
 
 use super::address::Address;
-use super::checkup::{Check, Checkup, Verdict, clock, container_engine, disk_space, disk_speed, member};
+use super::checkup::{Check, Checkup, FREE_DATA, Verdict, clock, container_engine, disk_space, disk_speed, member};
+use super::holders::Process;
 
 /// Looks at everything. `door` is the member that will let this node in.
 pub(super) async fn look(config: &NodeConfig, address: &Address, door: &Door, engine: engine::Options) -> Checkup {
@@ -17,7 +18,7 @@ pub(super) async fn look(config: &NodeConfig, address: &Address, door: &Door, en
         reachable(address, door),
         ports(config, (address.bind(), address.port)),
         disk_speed(&config.data_dir).await,
-        disk_space("free space", &config.data_dir),
+        disk_space("free space", &config.data_dir, FREE_DATA),
         container_engine(engine).await,
     ])
 }
@@ -43,11 +44,31 @@ pub(super) fn ports(config: &NodeConfig, peers: (IpAddr, u16)) -> Check {
     let wanted: Vec<_> = wanted.into_iter().flatten().filter(|(_, port, _)| *port != 0).collect();
     let taken = wanted.iter().filter_map(|(host, port, flag)| {
         let error = TcpListener::bind((*host, *port)).err()?;
-        Some(format!("port {port}: {error}; choose another with {flag}"))
+        Some(taken_port(*port, &error.to_string(), Process::listening_on(*port).as_ref(), flag))
     });
     let taken: Vec<String> = taken.collect();
     let names: Vec<String> = wanted.iter().map(|(_, port, _)| port.to_string()).collect();
     let found = if names.is_empty() { "any".to_owned() } else { names.join(", ") };
     let verdict = if taken.is_empty() { Verdict::Good } else { Verdict::Bad(taken.join("; ")) };
     Check { what: "ports", found, verdict }
+}
+
+/// Why a port cannot be had; who has it is told to root, and to whoever runs that process.
+fn taken_port(port: u16, error: &str, holder: Option<&Process>, flag: &str) -> String {
+    let who = holder.map_or_else(String::new, |process| format!(", {process} has it"));
+    format!("port {port}: {error}{who}; choose another with {flag}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_a_port_is_named() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let said = taken_port(port, "in use", Process::listening_on(port).as_ref(), "--api-port");
+        assert!(said.starts_with(&format!("port {port}: in use, process {} (", std::process::id())), "{said}");
+        assert_eq!(taken_port(80, "refused", None, "--api-port"), "port 80: refused; choose another with --api-port");
+    }
 }

@@ -1,5 +1,9 @@
 //! `narvana doctor` on this machine, with real nodes and without one.
 
+use std::net::TcpListener;
+use std::process::Command;
+
+use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::harness::Harness;
@@ -53,7 +57,33 @@ async fn a_doctor_says_what_is_wrong_and_changes_nothing() {
     second.kill();
     let (said, _) = examined(&second);
     assert!(line(&said, "node ").contains("it does not run"), "{said}");
+    // Somebody has its folder and serves nothing, as a node does that starts or is stuck.
+    let lock = std::fs::File::open(second.data.join("narvana.lock")).expect("opens");
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+    let (said, _) = examined(&second);
+    assert!(line(&said, "node ").contains(&format!("process {} (", std::process::id())), "{said}");
+    drop(lock);
     std::fs::write(second.data.join("identity.json"), b"{").expect("writes");
     let (said, code) = examined(&second);
     assert!(code == Some(1) && line(&said, "node ").contains("BAD: "), "{said}");
+}
+
+#[test]
+fn whoever_has_a_port_of_the_node_is_named() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_narvana"));
+    command.arg("doctor").arg("--data-dir").arg(&data).args(["--api-host", "127.0.0.1", "--api-port", &port]);
+    command.args(["--grpc-port", "0", "--ingress-http-port", "off"]);
+    let ended = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    let ports = line(&said, "ports");
+    assert!(ports.contains("BAD: ") && ports.contains(&format!("process {} (", std::process::id())), "{said}");
+    drop(listener);
+    let ended = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(line(&said, "ports").trim_end().ends_with("ok") && !data.exists(), "{said}");
 }
