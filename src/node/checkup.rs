@@ -28,6 +28,9 @@ const FREE_MIN: u64 = 1 << 30;
 /// What to do when the data folder has no room.
 pub(super) const FREE_DATA: &str = "free some, or choose another --data-dir";
 
+/// Longest wait for an engine's service that was started to be looked at.
+const LOOK_END_MAX: Duration = Duration::from_secs(5);
+
 /// How one check went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", content = "advice", rename_all = "lowercase")]
@@ -165,7 +168,7 @@ fn room(what: &'static str, free: Result<u64, String>, advice: &str) -> Check {
 pub(super) async fn container_engine(options: engine::Options) -> Check {
     let supervisor = Supervisor::new("look for an engine", tokio_util::sync::CancellationToken::new());
     let looked = engine::find(&options, &supervisor).await;
-    supervisor.stop(Duration::ZERO).await;
+    supervisor.stop(LOOK_END_MAX).await;
     let (found, verdict) = match looked {
         Ok(found) => (found.engine.describe().to_string(), Verdict::Good),
         Err(error) => ("none".to_owned(), Verdict::Noted(format!("it will run nothing until it has one: {error}"))),

@@ -80,6 +80,9 @@ fn whoever_has_a_port_of_the_node_is_named() {
     let ended = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert_eq!(ended.status.code(), Some(1), "{said}");
+    // A service of Podman that was started for the look ends in peace.
+    let warnings = String::from_utf8_lossy(&ended.stderr);
+    assert!(!warnings.contains("WARN"), "{warnings}");
     let ports = line(&said, "ports");
     assert!(ports.contains("BAD: ") && ports.contains(&format!("process {} (", std::process::id())), "{said}");
     drop(listener);
