@@ -88,8 +88,10 @@ podman_runs() {
 # Settings for machines where Podman's defaults fail: crun releases that refuse the kernel's cgroups, and limits that
 # cannot be raised because the process lacks CAP_SYS_RESOURCE.
 podman_settings() {
-    local files processes
-    files=$(ulimit -Hn) processes=$(ulimit -Hu)
+    local files processes ids
+    files=$(ulimit -Hn) processes=$(ulimit -Hu) ids=$(cat /proc/sys/kernel/pid_max)
+    # Podman lowers its own limit to the number of process ids, and then cannot raise it again for a container.
+    if [ "$processes" != unlimited ] && [ "$processes" -gt "$ids" ]; then processes=$ids; fi
     printf '# Written by narvana'"'"'s scripts/setup.sh because containers did not start without it.\n'
     printf '[engine]\nruntime = "runc"\n'
     if [ "$files" != unlimited ] && [ "$processes" != unlimited ]; then
