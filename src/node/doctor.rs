@@ -22,7 +22,7 @@ use super::endpoints::Endpoints;
 use super::founding::AUTHORITY_FILE;
 use super::holders::Process;
 use super::joining::{DOORS, doors_in};
-use super::running::engine_options;
+use super::options::engine_options;
 use super::{engine_storage, holes, preflight};
 
 /// Open files with which a busy node runs out.

@@ -20,9 +20,9 @@ use crate::{clock, random};
 use super::address::Address;
 use super::checkup::Checkup;
 use super::founding::AUTHORITY_FILE;
+use super::options::engine_options;
 use super::peer_port::{KEPT_CERTIFICATE, KEPT_KEY};
 use super::preflight;
-use super::running::engine_options;
 
 /// How long a cluster that cannot decide at the moment is asked again.
 const PATIENCE: Duration = Duration::from_secs(60);

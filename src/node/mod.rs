@@ -20,6 +20,7 @@ mod joining;
 mod left_behind;
 mod machine;
 mod memory;
+mod options;
 mod peer_port;
 mod preflight;
 mod rebuilding;

@@ -18,7 +18,8 @@ use crate::model::NodeId;
 use crate::task::Supervisor;
 
 use super::joining;
-use super::running::{STOP_GRACE, engine_options, scope};
+use super::options::{engine_options, scope};
+use super::running::STOP_GRACE;
 
 /// A node that can make way for another one on its machine. Its folder is locked, and its program is stopped.
 pub struct Rebuild {

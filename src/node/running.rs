@@ -1,6 +1,5 @@
 //! A node that runs: everything it is made of, and the order in which that starts and stops.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,21 +9,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, EngineState, Exec, LocalExec};
 use crate::artifact::ArtifactStore;
-use crate::auth::Tokens;
 use crate::build::{self, Builder};
 use crate::cluster::{DataDir, Identity};
-use crate::config::{IngressPort, NodeConfig, cluster_versions, test_setting};
+use crate::config::{IngressPort, NodeConfig};
 use crate::consensus::{self, Consensus, Mark, View};
 use crate::control::{self, Control};
-use crate::decide;
 use crate::decide::route_table::RouteTable;
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
 use crate::logs::{self, LogStore};
-use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeId, NodeResources, Secret};
+use crate::model::{Incarnation, Lease, NodeId};
 use crate::network::{self, Ingress, IngressHandle};
 use crate::rpc::{self, FarExec, FarLogs, Hello, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels, Witness};
 use crate::space::Space;
-use crate::state::{Actor, Command, LogEntry, NodeFacts};
+use crate::state::{Actor, Command, LogEntry};
 use crate::store::{self, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 use crate::telemetry::Metrics;
@@ -35,6 +32,9 @@ use super::api_certificate::ApiCertificate;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
+use super::options::{
+    LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, scope,
+};
 use super::removal::Membership;
 use super::{
     copies, engine_search, joining, left_behind, machine, memory, peer_port, registration, registry, removal, room,
@@ -46,8 +46,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// What is on record of a node's engine until it has looked for one.
-const LOOKING: &str = "this node has just started and is looking for its container engine";
 /// Longest wait for that look.
 const LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long a node that knows its cluster waits for a leader before it starts without one. An election takes a second or
@@ -407,16 +405,6 @@ async fn first_state(
     }
 }
 
-fn consensus_options() -> consensus::Options {
-    let mut options = consensus::Options::default();
-    // Tests of crashes while a snapshot is made do not write ten thousand entries first.
-    if let Some(entries) = test_setting("NARVANA_SNAPSHOT_ENTRIES").and_then(|text| text.parse().ok()) {
-        options.snapshot_entries = entries;
-        options.keep_entries = entries / 2;
-    }
-    options
-}
-
 async fn start_ingress(
     config: &NodeConfig,
     node: NodeId,
@@ -438,99 +426,4 @@ async fn start_ingress(
     let handle = ingress.handle();
     ingress.run(part);
     Ok(Some(handle))
-}
-
-fn api_options(
-    config: &NodeConfig,
-    consensus: &Consensus,
-    certificate: Arc<ApiCertificate>,
-    setup_token: &str,
-    ingress: Option<&IngressHandle>,
-) -> anyhow::Result<api::Options> {
-    let state = consensus.latest().state;
-    let cluster = state.cluster().context("the state has no cluster: the data folder is incomplete")?;
-    certificate.make(cluster)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(api::Options {
-        bind: config.api.0,
-        port: config.api.1,
-        allow_plain_http: config.allow_plain_http,
-        tls: Some(Arc::new(tls)),
-        tokens: Tokens::new(config.jwt_secret.clone(), config.jwt_expiry),
-        setup_token: Some(Secret::new(setup_token)).filter(|token| !token.expose().is_empty()),
-        allow_loopback_sources: config.allow_loopback_sources,
-        ingress_port: ingress.map(|ingress| ingress.address().port()),
-        decide: decide_options(config),
-        ..api::Options::default()
-    })
-}
-
-fn node_facts(
-    config: &NodeConfig,
-    host: String,
-    identity: Identity,
-    incarnation: Incarnation,
-    resources: NodeResources,
-    (api_port, grpc_port): (u16, u16),
-    ingress: Option<&IngressHandle>,
-) -> NodeFacts {
-    NodeFacts {
-        id: identity.node,
-        name: config.name.clone(),
-        address: host,
-        api_port,
-        grpc_port,
-        ingress_http_port: ingress.map_or(0, |ingress| ingress.address().port()),
-        arch: machine::architecture().to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cluster_version_max: *cluster_versions().end(),
-        engine: Err(LOOKING.to_owned()),
-        resources,
-        labels: config.labels.clone(),
-        incarnation,
-    }
-}
-
-/// Tells what this node runs from what other nodes of this machine run.
-pub(super) fn scope(identity: Identity) -> String {
-    format!("{}-{}", identity.cluster, identity.node)
-}
-
-/// Where to look for the engine. `scope` tells what this node runs from what other nodes of this machine run.
-pub(super) fn engine_options(config: &NodeConfig, folder: &Path, scope: String) -> engine::Options {
-    engine::Options {
-        engine: config.engine.clone(),
-        podman_socket: config.podman_socket.clone(),
-        docker_host: config.docker_host.clone(),
-        ..engine::Options::new(folder.to_owned(), scope, config.runtime_dir.clone())
-    }
-}
-
-fn build_options(config: &NodeConfig, cluster: ClusterId, lease: Lease, resources: NodeResources) -> build::Options {
-    build::Options {
-        cluster,
-        lease,
-        work_dir: config.build_dir.clone(),
-        timeout: config.build_timeout,
-        // Builds leave the node itself room to answer.
-        cpu: config.build_cpu.unwrap_or_else(|| Cpu::from_millis(resources.cpu.millis * 9 / 10)),
-        memory: config.build_memory.unwrap_or(Memory { bytes: resources.memory.bytes / 2 }),
-        allow_loopback: config.allow_loopback_sources,
-    }
-}
-
-/// The same for the leader, which decides, and the API, which explains.
-fn decide_options(config: &NodeConfig) -> decide::Options {
-    decide::Options {
-        builds_per_node: config.builds_max,
-        rollout_attempts: config.rollout_attempts,
-        room_deadline: config.deployment_timeout,
-        cluster_version_max: *cluster_versions().end(),
-        ..decide::Options::default()
-    }
 }
