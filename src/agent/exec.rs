@@ -48,6 +48,18 @@ pub enum ExecInput {
 
 /// What goes to a command. Its end means that whoever held the command has left.
 pub type ExecInputs = BoxStream<'static, ExecInput>;
+/// A command to be started in an instance.
+pub struct ExecRequest {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The index of the state in which it runs where it is asked for: whoever knows less does not refuse before it knows as much.
+    pub index: u64,
+    /// What to run.
+    pub spec: ExecSpec,
+    /// What it gets.
+    pub inputs: ExecInputs,
+}
+
 /// What comes from a command, until [`ExecOutput::Exited`] or an error. Dropping it means the same.
 pub type ExecOutputs = BoxStream<'static, Result<ExecOutput, ExecError>>;
 
@@ -72,14 +84,7 @@ pub enum ExecError {
 #[async_trait]
 pub trait ExecElsewhere: Send + Sync + 'static {
     /// Like [`Exec::run`].
-    async fn run(
-        &self,
-        node: NodeId,
-        instance: InstanceId,
-        index: u64,
-        spec: ExecSpec,
-        inputs: ExecInputs,
-    ) -> Result<ExecOutputs, ExecError>;
+    async fn run(&self, node: NodeId, request: ExecRequest) -> Result<ExecOutputs, ExecError>;
 }
 
 /// Runs commands in all instances. Clones are the same.
@@ -100,22 +105,15 @@ impl Exec {
         Self { own, elsewhere: Some(elsewhere) }
     }
 
-    /// Starts a command in an instance that runs on `node`, as the state has it at `index`.
+    /// Starts a command in an instance that runs on `node`.
     ///
     /// # Errors
     /// [`ExecError`]; nothing was started then, unless it is [`ExecError::Away`].
-    pub async fn run(
-        &self,
-        node: NodeId,
-        instance: InstanceId,
-        index: u64,
-        spec: ExecSpec,
-        inputs: ExecInputs,
-    ) -> Result<ExecOutputs, ExecError> {
-        check(&spec)?;
+    pub async fn run(&self, node: NodeId, request: ExecRequest) -> Result<ExecOutputs, ExecError> {
+        check(&request.spec)?;
         match &self.elsewhere {
-            Some(elsewhere) if node != self.own.node => elsewhere.run(node, instance, index, spec, inputs).await,
-            _ => self.own.run(instance, index, spec, inputs).await,
+            Some(elsewhere) if node != self.own.node => elsewhere.run(node, request).await,
+            _ => self.own.run(request).await,
         }
     }
 }
@@ -145,13 +143,8 @@ impl LocalExec {
     ///
     /// # Errors
     /// As [`Exec::run`].
-    pub async fn run(
-        &self,
-        instance: InstanceId,
-        index: u64,
-        spec: ExecSpec,
-        inputs: ExecInputs,
-    ) -> Result<ExecOutputs, ExecError> {
+    pub async fn run(&self, request: ExecRequest) -> Result<ExecOutputs, ExecError> {
+        let ExecRequest { instance, index, spec, inputs } = request;
         check(&spec)?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ExecError::Busy(self.node))?;
         let container = self.container(instance, index).await?;

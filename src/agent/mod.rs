@@ -41,7 +41,7 @@ use crate::model::{ClusterId, InstanceId, NodeId};
 use crate::task::Supervisor;
 
 pub use engine_state::EngineState;
-pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, LocalExec};
+pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 pub use reconciler::Agent;
 pub use removal::remove_all;
 

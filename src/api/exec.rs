@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::agent::{ExecError, ExecInput, ExecOutputs};
+use crate::agent::{ExecError, ExecInput, ExecOutputs, ExecRequest};
 use crate::auth::{Caller, Scoped};
 use crate::engine::{ExecOutput, ExecSpec, TerminalSize};
 use crate::model::{Instance, InstanceId, Role};
@@ -168,8 +168,9 @@ async fn start(
     inputs: mpsc::Receiver<ExecInput>,
 ) -> Result<ExecOutputs, Error> {
     let found = reach(caller, instance)?;
-    let inputs = ReceiverStream::new(inputs).boxed();
-    Ok(gate.exec().run(found.placement.node, instance, gate.applied_index(), spec, inputs).await?)
+    let request =
+        ExecRequest { instance, index: gate.applied_index(), spec, inputs: ReceiverStream::new(inputs).boxed() };
+    Ok(gate.exec().run(found.placement.node, request).await?)
 }
 
 /// Passes on what the command writes, to its end.

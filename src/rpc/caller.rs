@@ -1,8 +1,13 @@
 //! Who calls, whether it may, and what it is told when something is wrong.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use async_stream::stream;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use narvana_proto::v1;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::Admit;
@@ -67,6 +72,33 @@ pub(super) async fn until_removed(admit: &Admit, node: NodeId) -> Status {
         }
         tokio::time::sleep(ADMIT_EVERY).await;
     }
+}
+
+/// Answers to a member that end with an error, never as if they were complete, when it is none any more or this node stops.
+pub(super) fn while_member<T: Send + 'static>(
+    mut answers: BoxStream<'static, Result<T, Status>>,
+    caller: NodeId,
+    admit: Admit,
+    stop: CancellationToken,
+) -> BoxStream<'static, Result<T, Status>> {
+    let answers = stream! {
+        let mut removed = pin!(until_removed(&admit, caller));
+        loop {
+            let answer = tokio::select! {
+                biased;
+                status = &mut removed => Some(Err(status)),
+                () = stop.cancelled() => Some(Err(Status::unavailable("this node stops"))),
+                answer = answers.next() => answer,
+            };
+            let Some(answer) = answer else { break };
+            let last = answer.is_err();
+            yield answer;
+            if last {
+                break;
+            }
+        }
+    };
+    answers.boxed()
 }
 
 /// The member that [`members`] or [`leaders`] let through.

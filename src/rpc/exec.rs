@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::caller::{member, until_removed};
+use super::caller::{member, while_member};
 use super::peers::reason;
 use super::{Admit, Peers};
-use crate::agent::{ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, LocalExec};
+use crate::agent::{ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 use crate::consensus::{Peer, View};
 use crate::engine::{ExecOutput, ExecSpec, TerminalSize};
 use crate::model::{InstanceId, NodeId};
@@ -48,34 +48,13 @@ impl Exec for ExecService {
         let instance = Uuid::from_slice(&start.instance).map_err(|_| Status::invalid_argument("an id has 16 bytes"))?;
         let terminal = start.terminal.map(size).transpose()?;
         let spec = ExecSpec { argv: start.argv, terminal, takes_input: start.takes_input };
-        let outputs = self.exec.run(InstanceId(instance), start.index, spec, inputs(incoming)).await;
-        let mut outputs = outputs.map_err(|error| refusal(&error))?;
-        let (admit, stop) = (self.admit.clone(), self.stop.clone());
-        let outputs = stream! {
-            let mut removed = std::pin::pin!(until_removed(&admit, caller));
-            loop {
-                tokio::select! {
-                    biased;
-                    status = &mut removed => {
-                        yield Err(status);
-                        break;
-                    }
-                    () = stop.cancelled() => {
-                        yield Err(Status::unavailable("this node stops; the command may go on"));
-                        break;
-                    }
-                    output = outputs.next() => match output {
-                        Some(Ok(output)) => yield Ok(v1::ExecOutput { part: Some(part(output)) }),
-                        Some(Err(error)) => {
-                            yield Err(refusal(&error));
-                            break;
-                        }
-                        None => break,
-                    }
-                }
-            }
-        };
-        Ok(Response::new(outputs.boxed()))
+        let (instance, index, inputs) = (InstanceId(instance), start.index, inputs(incoming));
+        let outputs = self.exec.run(ExecRequest { instance, index, spec, inputs }).await;
+        let answers = outputs.map_err(|error| refusal(&error))?.map(|output| match output {
+            Ok(output) => Ok(v1::ExecOutput { part: Some(part(output)) }),
+            Err(error) => Err(refusal(&error)),
+        });
+        Ok(Response::new(while_member(answers.boxed(), caller, self.admit.clone(), self.stop.clone())))
     }
 }
 
@@ -133,14 +112,8 @@ impl FarExec {
 
 #[async_trait]
 impl ExecElsewhere for FarExec {
-    async fn run(
-        &self,
-        node: NodeId,
-        instance: InstanceId,
-        index: u64,
-        spec: ExecSpec,
-        inputs: ExecInputs,
-    ) -> Result<ExecOutputs, ExecError> {
+    async fn run(&self, node: NodeId, request: ExecRequest) -> Result<ExecOutputs, ExecError> {
+        let ExecRequest { instance, index, spec, inputs } = request;
         let away = |reason: String| ExecError::Away(format!("node {node}: {reason}"));
         let member = self.views.borrow().state.node(node).cloned();
         let member = member.ok_or_else(|| away("it is no member any more".to_owned()))?;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::caller::{member, until_removed};
+use super::caller::{member, while_member};
 use super::peers::reason;
 use super::{Admit, Peers};
 use crate::consensus::{Peer, View};
@@ -59,30 +59,8 @@ impl Logs for LogService {
                 tail.first().map_or(0, |entry| entry.seq)
             }
         };
-        let mut lines = batches(self.logs.follow(key, from).await.map_err(|error| failed(&error))?);
-        let (admit, stop) = (self.admit.clone(), self.stop.clone());
-        // However it is cut off, it must not look like the end of the log.
-        let lines = async_stream::stream! {
-            let mut removed = std::pin::pin!(until_removed(&admit, caller));
-            loop {
-                tokio::select! {
-                    biased;
-                    status = &mut removed => {
-                        yield Err(status);
-                        break;
-                    }
-                    () = stop.cancelled() => {
-                        yield Err(Status::unavailable("this node stops"));
-                        break;
-                    }
-                    batch = lines.next() => match batch {
-                        Some(batch) => yield batch,
-                        None => break,
-                    }
-                }
-            }
-        };
-        Ok(Response::new(lines.boxed()))
+        let lines = batches(self.logs.follow(key, from).await.map_err(|error| failed(&error))?);
+        Ok(Response::new(while_member(lines, caller, self.admit.clone(), self.stop.clone())))
     }
 }
 
