@@ -2,7 +2,10 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged, and how it looks.
 #[derive(Args, Debug)]
@@ -28,11 +31,18 @@ impl LogArgs {
         let filter = format!("openraft=warn,{}", self.log);
         let filter =
             EnvFilter::try_new(&filter).with_context(|| format!("--log {:?} cannot be understood", self.log))?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        let started = match self.log_format {
-            Format::Text => log.with_ansi(false).with_target(false).try_init(),
-            Format::Json => log.json().flatten_event(true).try_init(),
+        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let log = match self.log_format {
+            Format::Text => log.with_ansi(false).with_target(false).boxed(),
+            Format::Json => log.json().flatten_event(true).boxed(),
         };
-        started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+        let log = log.with_filter(filter.and(filter_fn(holds_no_secret)));
+        tracing_subscriber::registry().with(log).try_init().context("cannot start the log")
     }
+}
+
+/// Whether lines of this kind may be logged at all. Below `info` libraries print what they carry: the engine's client, for
+/// one, the environment of every container. narvana's own lines name things and hold no secrets.
+fn holds_no_secret(line: &Metadata<'_>) -> bool {
+    line.target().split("::").next() == Some("narvana") || *line.level() <= Level::INFO
 }

@@ -98,3 +98,25 @@ async fn a_build_cut_off_by_a_crash_is_lost_and_run_once_more() {
     let builds = node.get("/v1/builds").expect(200).to_string();
     assert!(builds.contains("\"lost\"") && builds.contains("\"succeeded\""), "{builds}");
 }
+
+/// However much is logged, no secret is in it: libraries would print what they carry.
+#[tokio::test]
+async fn the_most_talkative_log_holds_no_secret() {
+    let harness = Harness::podman().await;
+    let mut node = Node::registered(harness.address());
+    node.stop();
+    node.env.push(("NARVANA_LOG".to_owned(), "trace".to_owned()));
+    node.run();
+    node.log_in();
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    node.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    let secret = json!({"key": "SECRET", "value": "tulips-in-amsterdam"});
+    node.post("/v1/apps/shop/services/web/env", &secret).expect(201);
+    node.deploy("shop", "web");
+    let log = node.log();
+    assert!(log.contains("DEBUG"), "it says a lot: {log}");
+    for secret in ["tulips-in-amsterdam", node.token.as_str(), "correct horse"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{}", line.unwrap_or_default());
+    }
+}
