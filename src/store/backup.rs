@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::{self, DECODED_BYTES_MAX, Kind, Stored, Unencodable, Unreadable};
 use super::stored::SnapshotChunkV1;
-use crate::model::{ClusterId, Timestamp};
+use crate::config::cluster_versions;
+use crate::model::{ClusterId, Timestamp, check_cluster_version};
 use crate::state::{Record, State};
 
 /// Rows are gathered until a chunk has about this size.
@@ -155,10 +156,19 @@ impl<R: Read> BackupReader<R> {
         }
         let chunk: SnapshotChunkV1 = part("chunk", &plain)?;
         let records = chunk.rows.iter().map(|row| part("row", row)).collect::<Result<Vec<Record>, _>>()?;
+        records.iter().try_for_each(supported)?;
         self.chunks += 1;
         self.rows += records.len() as u64;
         Ok(Some(records))
     }
+}
+
+/// Refuses the row of a cluster at a version that this program does not support, also when all rows can be read: it would misread
+/// what they mean.
+fn supported(record: &Record) -> Result<(), BackupUnreadable> {
+    let Record::Cluster(cluster) = record else { return Ok(()) };
+    check_cluster_version(cluster.cluster_version, &cluster_versions())
+        .map_err(|source| BackupUnreadable::Part { part: "cluster", source: source.into() })
 }
 
 fn part<T: Stored>(part: &'static str, plain: &[u8]) -> Result<T, BackupUnreadable> {

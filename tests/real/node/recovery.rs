@@ -123,6 +123,36 @@ async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
     assert_eq!(second.get("/v1/nodes").expect(200).as_array().map(Vec::len), Some(2));
 }
 
+/// An old program says that it is too old, before it makes anything of what it does not understand.
+#[tokio::test]
+async fn a_backup_of_a_newer_cluster_is_refused_by_an_old_program() {
+    const OLDER: (&str, &str) = ("NARVANA_CLUSTER_VERSION_MAX", "1");
+    let harness = Harness::podman().await;
+    let mut node = Node::registered(harness.address());
+    until("it is of today", || async { (node.get("/v1/status").expect(200)["cluster_version"] == 2).then_some(()) })
+        .await;
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cluster.age");
+    let path = file.to_str().expect("UTF-8");
+    let made = backup(&node, PASSPHRASE, &["create", path]);
+    assert!(made.status.success(), "{}", words(&made));
+    node.kill();
+
+    let old = node.newcomer("phoenix", "");
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_narvana"));
+    verify.args(["backup", "verify", path]);
+    for mut command in [verify, old.command(&format!("backup restore {path}"))] {
+        let refused = command.env("NARVANA_BACKUP_PASSPHRASE", PASSPHRASE).env(OLDER.0, OLDER.1).output();
+        let refused = refused.expect("it runs");
+        let said = words(&refused);
+        assert!(!refused.status.success() && said.contains("supports up to 1: upgrade narvana"), "{said}");
+        assert!(!old.data.exists(), "nothing was made");
+    }
+    let new = node.restored("phoenix", &file, PASSPHRASE);
+    assert_eq!(new.get("/v1/apps").status, 401, "it is there");
+}
+
 fn copy_all(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.expect("cp runs").success());
