@@ -90,7 +90,8 @@ pub(super) async fn a_terminal_has_a_size_and_keys(harness: Harness) {
     heard(&mut shell, "begun-2").await;
     shell.input.write_all(b"\x03").await.expect("taken");
     shell.input.write_all(b"echo still-$((40 + 2))\n").await.expect("taken");
-    heard(&mut shell, "still-42").await;
+    // A key that arrives before the shell reads keys again, which its prompt tells, is not an end to it.
+    heard(&mut shell, "still-42\r\n/ # ").await;
     shell.input.write_all(b"\x04").await.expect("taken");
     let (_, _, code) = all(&mut shell).await;
     assert!(code == 0 || code == 130, "{code}");

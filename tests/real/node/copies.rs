@@ -15,6 +15,16 @@ fn refused(node: &mut Node, words: &str, command: &str) {
     assert!(node.log().contains(command), "it says what to do: {}", node.log());
 }
 
+/// Whether a node has written down that a member holds all that another node has applied. Members tell it once a second; one that
+/// stops before has told it to the leader only, and a voter that does not know better believes its old copy.
+fn remembers(node: &Node, other: &Node, member: &serde_json::Value) -> bool {
+    let applied = other.get("/v1/status").expect(200)["applied_index"].as_u64().expect("an index");
+    let others = std::fs::read(node.data.join("others")).unwrap_or_default();
+    let others: serde_json::Value = serde_json::from_slice(&others).unwrap_or_default();
+    let known = others.as_array().and_then(|all| all.iter().find(|known| known["node"] == *member));
+    known.and_then(|known| known["holds"]["last"][2].as_u64()).is_some_and(|held| held >= applied)
+}
+
 async fn until_three_vote(node: &Node) {
     let answering = || node.get("/v1/status").expect(200)["quorum"]["answering"].clone();
     until("three vote", || async { (answering() == 3).then_some(()) }).await;
@@ -73,6 +83,12 @@ async fn an_old_copy_of_a_data_folder_is_refused_also_when_all_were_off() {
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     until("the third has it", || async { (third.get("/v1/apps/shop?consistency=stale").status == 200).then_some(()) })
         .await;
+    let nodes = first.get("/v1/nodes").expect(200);
+    let id =
+        nodes.as_array().expect("a list").iter().find(|node| node["hostname"] == "third").expect("it")["id"].clone();
+    for node in [&first, &second] {
+        until("what the third has by now is kept", || async { remembers(node, &first, &id).then_some(()) }).await;
+    }
     // A machine goes back to what it was before; the others remember.
     third.stop();
     let newest = third.copied();
