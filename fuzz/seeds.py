@@ -5,6 +5,7 @@ Stored forms come from the golden files, archives and texts are made here. Names
 fuzzer names its own, so that running it again adds nothing.
 """
 
+import base64
 import hashlib
 import io
 import pathlib
@@ -79,6 +80,71 @@ def backups():
     yield b"\0" + head.replace(b"scrypt", b"X25519")
     yield b"\2" + bytes([0, 40, 1])
     yield b"\2" + bytes([9])
+
+
+def join_tokens():
+    addresses = [b"10.0.0.1:9090", b"[2001:db8::7]:9090", b"n3.example.org:1"]
+    for taken in (addresses, addresses[:1], [], addresses * 2, [b"nonsense"]):
+        lengths = b"".join(bytes([len(address)]) + address for address in taken)
+        yield b"\1" + bytes(range(64)) + lengths
+        body = bytes(range(96)) + b"".join(struct.pack(">H", len(address)) + address for address in taken)
+        body += hashlib.sha256(body).digest()[:4]
+        yield b"\0nvj1." + base64.urlsafe_b64encode(body).rstrip(b"=")
+    yield b"\0nvj2.AAAA"
+
+
+def message(**fields):
+    """A message between nodes: f3=7 is field 3 with a number, and bytes are bytes, a text or another message."""
+    out = b""
+    for name, values in fields.items():
+        for value in values if isinstance(values, list) else [values]:
+            number = int(name[1:])
+            if isinstance(value, int):
+                out += bytes([number << 3]) + proto_varint(value)
+            else:
+                out += bytes([number << 3 | 2]) + proto_varint(len(value)) + value
+    return out
+
+
+def proto_varint(number):
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
+def node_messages():
+    ballot, log_id = message(f1=2, f2=2, f3=1), message(f1=1, f2=1, f3=1)
+    entries, commands = golden("entry-v1"), golden("command-v1")
+    chunks, trailers = golden("snapshot-chunk-v1"), golden("snapshot-trailer-v1")
+    metas = golden("snapshot-header-v1")
+    identity, run = bytes(range(16)), message(f1=bytes(16))
+    yield b"\0" + parts([message(f1=ballot)])
+    for some in (entries, entries[:1], commands[:4]):
+        yield b"\0" + parts([message(f1=ballot, f2=log_id, f3=log_id, f4=some)])
+    yield b"\1" + parts([message(f1=ballot, f2=log_id, f3=1)])
+    yield b"\1" + parts([message(f1=ballot, f2=log_id, f4=1)])
+    for meta in metas:
+        head, end = message(f1=message(f1=ballot, f2=meta)), message(f3=message(f1=len(chunks)))
+        yield b"\2" + parts([head, *[message(f2=chunk) for chunk in chunks + trailers], end])
+    yield b"\3" + parts([message(f1=ballot, f2=1, f3=log_id)])
+    for command in commands:
+        yield b"\4" + parts([message(f1=command)])
+    yield b"\5" + parts([b""])
+    yield b"\6" + parts([message(f1=9, f2=b"restored")])
+    yield b"\7" + parts([message(f1=message(f1=ballot, f2=log_id))])
+    yield b"\x08" + parts([message(f1=b"sha256:" + b"0" * 64, f2=5)])
+    for call in (b"\x09", b"\x0a"):
+        yield call + parts([message(f1=identity, f3=4)])
+        yield call + parts([message(f2=identity, f4=9)])
+    start = message(f1=identity, f2=[b"sh", b"-c", b"id"], f3=message(f1=24, f2=80), f4=1, f5=1)
+    yield b"\x0b" + parts([message(f1=start), message(f2=b"input"), message(f4=message(f1=1, f2=1)), message(f3=b"")])
+    target = message(f1=identity, f2=8080, f3=1)
+    yield b"\x0c" + parts([message(f1=target), message(f2=b"data"), message(f4=1 << 20), message(f3=b"")])
+    yield b"\x0d" + parts([message(f1=identity, f2=bytes(32), f3=identity, f4=b"0\0", f5=b"n2", f6=b"10.0.0.2:9090", f7=1)])
+    yield b"\x0e" + parts([run]) + parts([message(f1=b"")])
+    yield b"\x0e" + parts([message(f1=identity, f2=message(f1=ballot, f2=log_id))]) + parts([message(f2=b"wait")])
 
 
 def entry(name, kind=tarfile.REGTYPE, content=b"", link="", mode=0o644, pax=None):
@@ -167,6 +233,8 @@ TARGETS = {
     "log_entry": log_entries,
     "snapshot": snapshots,
     "backup": backups,
+    "join_token": join_tokens,
+    "node_messages": node_messages,
     "archive": archives,
     "env_file": env_files,
     "dockerfile_scan": dockerfiles,

@@ -56,7 +56,7 @@ fuzz() {
     fi
     local folder targets target failed=()
     folder=$(realpath -m "${NARVANA_FUZZ_FOLDER:-${CARGO_TARGET_DIR:-target}/fuzz-runs}")
-    read -ra targets <<<"${NARVANA_FUZZ_TARGETS:-log_entry snapshot backup archive env_file dockerfile_scan}"
+    read -ra targets <<<"${NARVANA_FUZZ_TARGETS:-log_entry snapshot backup join_token node_messages archive env_file dockerfile_scan}"
     fuzz/seeds.py "$folder"
     cargo +nightly fuzz build
     # Targets that write files do it in memory where they can. Leaks are not looked for: what a thread that is about to end
