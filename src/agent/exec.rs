@@ -48,6 +48,9 @@ pub enum ExecInput {
 
 /// What goes to a command. Its end means that whoever held the command has left.
 pub type ExecInputs = BoxStream<'static, ExecInput>;
+/// What comes from a command, until [`ExecOutput::Exited`] or an error. Dropping it means the same.
+pub type ExecOutputs = BoxStream<'static, Result<ExecOutput, ExecError>>;
+
 /// A command to be started in an instance.
 pub struct ExecRequest {
     /// Which one.
@@ -59,9 +62,6 @@ pub struct ExecRequest {
     /// What it gets.
     pub inputs: ExecInputs,
 }
-
-/// What comes from a command, until [`ExecOutput::Exited`] or an error. Dropping it means the same.
-pub type ExecOutputs = BoxStream<'static, Result<ExecOutput, ExecError>>;
 
 /// Why a command was not run, or not to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
