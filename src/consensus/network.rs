@@ -127,7 +127,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -137,6 +137,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft's pause after a failure is in this stream. A transport that connects before it takes a request
+            // from it would never wait, and ask a node that is gone as fast as it can.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let input = stream::once(std::future::ready(first)).chain(input);
             // An entry that cannot be encoded was never in the log; the stream would end there.
             let requests = input.map(|request| wire::append_request(&request)).take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())

@@ -97,6 +97,27 @@ async fn a_member_that_the_log_no_longer_serves_gets_a_snapshot() {
     late.end().await;
 }
 
+/// A machine that is up, while narvana is not: every attempt is refused at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_refuses_every_connection_is_not_asked_without_a_pause() {
+    let cluster = Cluster::new();
+    let first = cluster.member(1, consensus::Options::default(), everybody()).await;
+    first.consensus.initialize(&first.peer.address).await.expect("initialises");
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let gone = Peer { node: NodeId(2), address: port.local_addr().expect("bound").to_string() };
+    first.consensus.add_learner(&gone).await.expect("a learner");
+    let attempts = async {
+        for _ in 0..12 {
+            drop(port.accept().await.expect("an attempt"));
+        }
+    };
+    let begun = Instant::now();
+    tokio::time::timeout(Duration::from_secs(30), attempts).await.expect("it is asked again and again");
+    // Heartbeats are ten a second, replication asks five times.
+    assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+    first.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_hands_over_and_followers_become_learners() {
     let cluster = Cluster::new();
