@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::View;
-use crate::engine::{self, Engine, ExecOutput, ExecSpec, TerminalSize};
+use crate::engine::{self, Attached, Engine, ExecOutput, ExecSpec, TerminalSize};
 use crate::model::{InstanceId, InstanceState, NodeId};
 use crate::task::{OnError, Supervisor};
 
@@ -151,27 +151,10 @@ impl LocalExec {
         let engine = self.engine.borrow().clone();
         let engine = engine
             .ok_or_else(|| ExecError::Away(format!("node {} has no container engine that answers", self.node)))?;
-        let attached = engine.attach(&container, &spec).await.map_err(|error| failed(&error))?;
-        tracing::info!(%instance, terminal = spec.terminal.is_some(), "a command runs inside an instance");
-        let gone = CancellationToken::new();
-        let feeder = Feeder {
-            engine,
-            exec: attached.id,
-            input: attached.input,
-            on_terminal: spec.terminal.is_some(),
-            gone: gone.clone(),
-        };
-        self.supervisor.spawn("exec", OnError::Log, async move {
-            feeder.feed(inputs).await;
-            Ok::<(), Infallible>(())
-        });
-        let mut output = attached.output;
-        Ok(Box::pin(stream! {
-            let _held = (place, gone.drop_guard());
-            while let Some(item) = output.next().await {
-                yield item.map_err(|error| failed(&error));
-            }
-        }))
+        let terminal = spec.terminal.is_some();
+        let outputs = start(engine, container, spec, inputs, place, &self.supervisor).await?;
+        tracing::info!(%instance, terminal, "a command runs inside an instance");
+        Ok(outputs)
     }
 
     /// The container of an instance that runs here.
@@ -185,6 +168,41 @@ impl LocalExec {
         let found = timeout(ENTRIES_WAIT_MAX, known).await.ok().and_then(|view| running(&*view.ok()?));
         found.ok_or_else(|| ExecError::NotRunning(format!("instance {instance} does not run on node {}", self.node)))
     }
+}
+
+/// Starts the command in a task of its own: whoever asked may leave while the engine starts it, and it has to be hung up
+/// all the same.
+async fn start(
+    engine: Arc<dyn Engine>,
+    container: String,
+    spec: ExecSpec,
+    inputs: ExecInputs,
+    place: OwnedSemaphorePermit,
+    supervisor: &Supervisor,
+) -> Result<ExecOutputs, ExecError> {
+    let (answer, answered) = oneshot::channel();
+    let gone = CancellationToken::new();
+    let (left, place) = (gone.clone(), Arc::new(place));
+    let kept = Arc::clone(&place);
+    supervisor.spawn("exec", OnError::Log, async move {
+        let _kept = kept;
+        match engine.attach(&container, &spec).await {
+            Ok(Attached { id: exec, output, input }) => {
+                let _taken = answer.send(Ok(output));
+                Feeder { engine, exec, input, on_terminal: spec.terminal.is_some(), gone: left }.feed(inputs).await;
+            }
+            Err(error) => drop(answer.send(Err(failed(&error)))),
+        }
+        Ok::<(), Infallible>(())
+    });
+    let held = (place, gone.drop_guard());
+    let mut output = answered.await.unwrap_or_else(|_| Err(ExecError::Away("the node stops; ask again".to_owned())))?;
+    Ok(Box::pin(stream! {
+        let _held = held;
+        while let Some(item) = output.next().await {
+            yield item.map_err(|error| failed(&error));
+        }
+    }))
 }
 
 /// What no engine should be asked.
@@ -260,5 +278,50 @@ impl Feeder {
                 tracing::debug!(%error, "a command takes no more input");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::engine::fake::{FakeEngine, Fault, Script};
+    use crate::engine::{ContainerSpec, Image};
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < deadline, "still not: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await; // poll
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_while_the_command_is_started_hangs_up_too() {
+        let fake = Arc::new(FakeEngine::new());
+        let image = Image { id: format!("sha256:{:064x}", 1), bytes: 1, exposed_ports: Vec::new() };
+        fake.add_image("app:1", image);
+        fake.script_command(&["sh"], Script::default());
+        let container = fake.create(&ContainerSpec::new("web".to_owned(), "app:1")).await.expect("created");
+        fake.start(&container).await.expect("started");
+        let places = Arc::new(Semaphore::new(1));
+        let supervisor = Supervisor::new("test", CancellationToken::new());
+        let spec = ExecSpec {
+            argv: vec!["sh".to_owned()],
+            terminal: Some(TerminalSize { rows: 24, columns: 80 }),
+            takes_input: true,
+        };
+        fake.set_fault(Fault::Hung);
+        let place = Arc::clone(&places).try_acquire_owned().expect("a place");
+        // Whoever is there says nothing and does not leave.
+        let inputs = futures::stream::pending().boxed();
+        let mut asked = Box::pin(start(fake.clone(), container, spec, inputs, place, &supervisor));
+        assert!(futures::poll!(&mut asked).is_pending());
+        drop(asked);
+        assert_eq!(places.available_permits(), 0, "the engine is at it still");
+        fake.set_fault(Fault::None);
+        until("it was hung up", || fake.typed() == HANG_UP).await;
+        until("the place is free", || places.available_permits() == 1).await;
     }
 }

@@ -1,11 +1,16 @@
 //! The fake's answers to calls.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use super::state::State;
@@ -55,7 +60,7 @@ impl FakeEngine {
             loop {
                 changes.mark_unchanged();
                 let found = {
-                    let state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let state = state.lock().unwrap_or_else(PoisonError::into_inner);
                     match state.fault {
                         Fault::None => Ok(next(&state, &mut position)),
                         Fault::Hung => Ok(Next::Later),
@@ -376,14 +381,14 @@ impl Engine for FakeEngine {
         .await
     }
 
-    /// The lines of the command's script, then its end; input is not read.
+    /// The lines of the command's script, then its end; input is kept and not read.
     async fn attach(&self, id: &str, spec: &ExecSpec) -> Result<Attached, Error> {
         let (output, end) = match self.exec(id, &spec.argv, Duration::MAX).await? {
             ExecOutcome::Exited { code, output } => (output, stream::iter([Ok(ExecOutput::Exited(code))]).boxed()),
             ExecOutcome::TimedOut { output } => (output, stream::pending().boxed()),
         };
         let output = stream::iter([Ok(ExecOutput::Stdout(output.into()))]).chain(end).boxed();
-        Ok(Attached { id: id.to_owned(), output, input: Box::pin(tokio::io::sink()) })
+        Ok(Attached { id: id.to_owned(), output, input: Box::pin(Keyboard(Arc::clone(&self.state))) })
     }
 
     async fn resize(&self, _: &str, _: TerminalSize) -> Result<(), Error> {
@@ -397,6 +402,25 @@ fn end_if_running(state: &mut State, id: &str, end: End) -> Result<(), Error> {
         state.end(index, end);
     }
     Ok(())
+}
+
+/// Keeps what is typed.
+struct Keyboard(Arc<Mutex<State>>);
+
+impl AsyncWrite for Keyboard {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.typed.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// What a stream gives next.

@@ -128,6 +128,11 @@ impl FakeEngine {
         self.on_running(id, |state, index| state.end(index, end))
     }
 
+    /// What commands that run inside containers got to read, all of them together.
+    pub fn typed(&self) -> Vec<u8> {
+        self.look(|state| state.typed.clone())
+    }
+
     /// How many containers run.
     pub fn running(&self) -> usize {
         self.look(|state| state.containers.iter().filter(|c| c.status.state == ContainerState::Running).count())
