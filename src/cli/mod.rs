@@ -11,6 +11,7 @@ mod backup;
 mod build;
 mod ca;
 mod context;
+mod debug;
 mod deploy;
 mod deployment;
 mod doctor;
@@ -138,6 +139,9 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// Say what is wrong with this machine; changes nothing and needs no log-in
     #[command(after_help = "Example:\n  narvana doctor --data-dir /var/lib/narvana")]
     Doctor(Box<node::StartArgs>),
+    /// For whoever looks for a defect
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -245,6 +249,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => return node::run(*args).await,
         Command::Recover(args) => return recover::run(args).await,
         Command::Doctor(args) => return doctor::run(&global.printer(), *args).await,
+        Command::Debug(command) => return debug::run(&global, command).await,
         Command::Backup(command) => return backup::run(&global, command).await,
         Command::Register(args) => return account::register(&global, args).await,
         Command::Login(args) => return account::login(&global, args).await,

@@ -253,6 +253,11 @@ impl Client {
         self.list(&["v1", "deployments"]).await
     }
 
+    /// The newest deployments, at most so many.
+    pub async fn newest_deployments(&self, limit: usize) -> Reply<Vec<Deployment>> {
+        self.get(&["v1", "deployments"], &[("limit", limit.to_string())]).await
+    }
+
     /// One deployment with its instances.
     pub async fn deployment(&self, id: &str) -> Reply<Deployment> {
         self.get(&["v1", "deployments", id], &[]).await
@@ -281,6 +286,11 @@ impl Client {
     /// Builds of all the user's apps, newest first.
     pub async fn builds(&self) -> Reply<Vec<Build>> {
         self.list(&["v1", "builds"]).await
+    }
+
+    /// The newest builds, at most so many.
+    pub async fn newest_builds(&self, limit: usize) -> Reply<Vec<Build>> {
+        self.get(&["v1", "builds"], &[("limit", limit.to_string())]).await
     }
 
     /// One build.

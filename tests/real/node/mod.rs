@@ -5,6 +5,7 @@ mod certificates;
 mod cluster;
 mod copies;
 mod daily;
+mod debug;
 mod doctor;
 mod drain;
 mod durability;
