@@ -265,5 +265,7 @@ fn tls(cluster: ClusterId, authority: &Authority, node: NodeId) -> watch::Receiv
 }
 
 fn witness(began: Mark) -> Witness {
-    Witness::new(Hello { run: random::id(), began }, [])
+    let witness = Witness::new(Hello { run: random::id(), began }, []);
+    witness.take_part();
+    witness
 }

@@ -242,7 +242,7 @@ fn is_plain(text: &str) -> bool {
 /// All of it or nothing, and never over a file that is there.
 fn write(file: &Path, contents: &Value) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", file.display());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut begun = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
     serde_json::to_writer_pretty(&mut begun, contents).with_context(cannot)?;
     begun.write_all(b"\n").and_then(|()| begun.as_file().sync_all()).with_context(cannot)?;

@@ -121,6 +121,9 @@ impl Running {
         };
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
         introduce(&consensus, &membership, &witness).await;
+        if membership.ended().is_none() {
+            witness.take_part();
+        }
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
         // What runs in the name of a node that lives is its own.
         if membership.ended().is_some_and(|ended| !ended.lives()) {

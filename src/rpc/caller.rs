@@ -24,15 +24,21 @@ pub(super) struct Member {
     pub(super) run: Incarnation,
 }
 
+/// Why a process that has just started neither asks nor answers what Raft is about.
+pub(super) const NOT_INTRODUCED: &str = "this process has not introduced itself to everybody yet; ask again";
+
 /// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, or
 /// that another process took its place, and nothing else does: it ends by that.
 pub(super) fn members(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| let_in(request, &admit, &witness, |_, _| Ok(()))
 }
 
-/// Lets members through that may lead, since nobody else has a reason to send what leaders send.
+/// Lets members through that may lead, since nobody else has a reason to send what leaders send, once this process takes part.
 pub(super) fn leaders(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |request| let_in(request, &admit, &witness, may_lead)
+    move |request| {
+        let request = let_in(request, &admit, &witness, may_lead)?;
+        if witness.takes_part() { Ok(request) } else { Err(Status::unavailable(NOT_INTRODUCED)) }
+    }
 }
 
 fn let_in(

@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
+use super::caller::NOT_INTRODUCED;
 use super::tls::name_of;
 use super::{MESSAGE_BYTES_MAX, Refusal, Tls, Witness, hello};
 use crate::consensus::{Asked, Mark, Peer, Replies, Transport, TransportError};
@@ -78,6 +79,10 @@ impl Peers {
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
+        if !self.witness.takes_part() {
+            let (peer, reason) = (peer.clone(), NOT_INTRODUCED.to_owned());
+            return Err(TransportError::Unreachable { peer, reason, sent: false });
+        }
         let client = RaftClient::new(self.channel(peer)?);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }

@@ -155,6 +155,30 @@ async fn whoever_leads_steps_aside_before_it_stops() {
     members[1].end().await;
 }
 
+/// It may be an old copy, and only one of the others may know.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_not_introduced_itself_promises_nothing_and_asks_for_nothing() {
+    let cluster = Cluster::new();
+    let member = cluster.member(1, consensus::Options::default(), everybody()).await;
+    let starting = cluster.starting(2, consensus::Options::default(), everybody()).await;
+    let ask = async |from: &Witness, node: u64, to: &Peer| {
+        let ballot = Some(narvana_proto::v1::Ballot { term: 1_000, node, committed: false });
+        let request = narvana_proto::v1::VoteRequest { ballot, ..Default::default() };
+        Peers::new(cluster.tls(NodeId(node)), from.clone()).vote(to, request).await
+    };
+    for (from, node, to) in [(&member, 1, &starting), (&starting, 2, &member)] {
+        let refused = ask(&from.witness, node, &to.peer).await;
+        let refused = refused.expect_err("nothing is voted on").to_string();
+        assert!(refused.contains("has not introduced itself"), "{refused}");
+    }
+    let peers = Peers::new(cluster.tls(NodeId(1)), member.witness.clone());
+    peers.greet(&starting.peer, Mark::default()).await.expect("who asks who it is gets an answer");
+    starting.witness.take_part();
+    assert!(ask(&member.witness, 1, &starting.peer).await.expect("a vote").granted);
+    member.end().await;
+    starting.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_members_are_heard_and_only_in_their_own_name() {
     let (cluster, other) = (Cluster::new(), Cluster::new());

@@ -83,6 +83,8 @@ pub struct Witness {
     known: Arc<Mutex<BTreeMap<NodeId, Known>>>,
     /// Somebody asked this process to wait.
     waits: Arc<AtomicBool>,
+    /// Everybody who was reached has accepted this process.
+    takes_part: Arc<AtomicBool>,
     /// Whose word counts.
     members: Arc<OnceLock<Admit>>,
     /// Why others do not hear this process any more.
@@ -111,6 +113,7 @@ impl Witness {
             own,
             known: Arc::new(Mutex::new(known.collect())),
             waits: Arc::default(),
+            takes_part: Arc::default(),
             members: Arc::default(),
             refused: watch::Sender::new(None),
         }
@@ -139,6 +142,17 @@ impl Witness {
     /// Whether somebody asked this process to wait since this was asked last.
     pub fn was_asked_to_wait(&self) -> bool {
         self.waits.swap(false, Ordering::Relaxed)
+    }
+
+    /// From now on this process votes, acknowledges and leads. Not before it has introduced itself: what an old copy promises to one who
+    /// does not know better, the newest folder lacks, and would be refused for.
+    pub fn take_part(&self) {
+        self.takes_part.store(true, Ordering::Release);
+    }
+
+    /// Whether it does.
+    pub(super) fn takes_part(&self) -> bool {
+        self.takes_part.load(Ordering::Acquire)
     }
 
     /// From now on only the word of members counts: those that were left behind, or removed, may have heard of another process that

@@ -63,6 +63,13 @@ impl Cluster {
     }
 
     pub(super) async fn member(&self, number: u64, options: consensus::Options, admit: Admit) -> Member {
+        let member = self.starting(number, options, admit).await;
+        member.witness.take_part();
+        member
+    }
+
+    /// One that has not introduced itself yet.
+    pub(super) async fn starting(&self, number: u64, options: consensus::Options, admit: Admit) -> Member {
         let node = NodeId(number);
         let folder = tempfile::tempdir().expect("folder");
         let fatal = CancellationToken::new();
@@ -76,7 +83,7 @@ impl Cluster {
         .expect("opens");
         let tls = self.tls(node);
         let supervisor = Supervisor::new("consensus", fatal.clone());
-        let witness = witness(Mark::found(&store.log()));
+        let witness = stranger(Mark::found(&store.log()));
         let peers = Peers::new(tls.clone(), witness.clone());
         let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
@@ -163,8 +170,15 @@ impl Member {
     }
 }
 
-/// Of a process that remembers nobody.
+/// Of a process that remembers nobody, and has introduced itself.
 pub(super) fn witness(began: Mark) -> Witness {
+    let witness = stranger(began);
+    witness.take_part();
+    witness
+}
+
+/// The same of one that has not yet.
+pub(super) fn stranger(began: Mark) -> Witness {
     Witness::new(Hello { run: random::id(), began }, [])
 }
 

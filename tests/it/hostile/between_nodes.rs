@@ -137,7 +137,9 @@ impl Port {
     fn peers(&self, own: &NodeCertificate) -> Peers {
         let tls = Tls::new(self.cluster.id, &[self.root()], own).expect("certificates");
         let hello = Hello { run: random::id(), began: Mark::default() };
-        Peers::new(watch::Sender::new(Arc::new(tls)).subscribe(), Witness::new(hello, []))
+        let witness = Witness::new(hello, []);
+        witness.take_part();
+        Peers::new(watch::Sender::new(Arc::new(tls)).subscribe(), witness)
     }
 
     fn ask<T>(&self, asked: impl Future<Output = Result<T, TransportError>>) -> Result<T, TransportError> {
