@@ -129,6 +129,8 @@ impl Consensus {
         let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
+        // Its task says who votes when it has begun, and answers only then. Before that it looks as if nobody did.
+        raft.is_initialized().await.map_err(|fatal| stopped(&store, &fatal))?;
         let (reads, rounds) = reads::channel();
         let roll = Roll::new(node, options.doors);
         let rounds =

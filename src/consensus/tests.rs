@@ -92,6 +92,20 @@ async fn a_group_of_one_is_ready_at_once_and_comes_back() {
     assert!(!founder.fatal.is_cancelled());
 }
 
+/// Whom a node introduces itself to is found here: nobody would be a wrong answer. On one thread, openraft's task has not
+/// run yet unless it was waited for.
+#[tokio::test]
+async fn who_votes_is_known_as_soon_as_a_node_has_started() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options::default()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    consensus.shutdown().await.expect("stops");
+    drop(consensus);
+    let consensus = founder.start(Options::default()).await;
+    assert_eq!(consensus.quorum().voters, 1);
+    consensus.shutdown().await.expect("stops");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_sees_every_write_that_was_answered_before_it() {
     let founder = Founder::new();
