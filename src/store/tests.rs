@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream;
@@ -15,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::ByteTable;
 use super::*;
-use crate::model::{NEWEST_CLUSTER_VERSION, SettingKey};
-use crate::state::{Actor, Command, LogEntry, NodeFacts, sample_entries};
+use crate::model::{Cluster, NEWEST_CLUSTER_VERSION, SettingKey};
+use crate::state::{Actor, Command, LogEntry, NodeFacts, Record, sample_entries, sample_records};
 use crate::{clock, random};
 
 /// A data folder that can be opened again, as the same node or another.
@@ -210,7 +211,7 @@ async fn a_snapshot_with_rows_that_are_none_is_refused_while_it_comes() {
     let node = Node::new();
     let store = node.open();
     let meta = SnapshotMeta { last_log_id: Some(log_id(1, 9)), last_membership: StoredMembership::default() };
-    let row = envelope::encode(&crate::state::sample_records()[0]).expect("encodes");
+    let row = envelope::encode(&sample_records()[0]).expect("encodes");
     let newer = [&row[..4], &[9], &row[5..]].concat();
     for bad in [newer, row[..row.len() - 1].to_vec(), Vec::new()] {
         let rows = vec![row.clone().into(), bad.into()];
@@ -221,6 +222,38 @@ async fn a_snapshot_with_rows_that_are_none_is_refused_while_it_comes() {
     }
     assert!(store.fatal().reason().is_none());
     assert_eq!(fs::read_dir(node.folder.path().join(SNAPSHOT_FOLDER)).expect("list").count(), 0);
+}
+
+/// All its rows can be read: what they mean cannot be known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_cluster_at_another_version_stops_the_node_and_changes_nothing() {
+    for version in [0, NEWEST_CLUSTER_VERSION + 1] {
+        let node = Node::new();
+        let store = node.open();
+        let (mut log, mut machine) = (store.log(), store.machine());
+        log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
+        append(&mut log, vec![entry(1, "a.test")]).await;
+        apply(&mut machine, vec![entry(1, "a.test")]).await;
+        let rows = sample_records().into_iter().filter_map(|record| match record {
+            Record::Cluster(cluster) => {
+                let other = Cluster { cluster_version: version, ..(*cluster).clone() };
+                Some(envelope::encode(&Record::Cluster(Arc::new(other))).expect("encodes").into())
+            }
+            _ => None,
+        });
+        let chunk = envelope::encode(&stored::SnapshotChunkV1 { rows: rows.collect() }).expect("encodes");
+        let meta = SnapshotMeta { last_log_id: Some(log_id(1, 9)), last_membership: StoredMembership::default() };
+        let mut writer = machine.receive(&meta).expect("begins");
+        writer.chunk(&chunk).expect("its rows are rows");
+        let file = writer.finish().expect("it is whole");
+        let installed = machine.install_snapshot(&meta, file).await;
+        assert!(installed.is_err());
+        let damage = store.fatal().damage().expect("the node stops");
+        assert!(matches!(damage, Error::Unsupported(_)) && damage.is_unusable_folder(), "{damage}");
+        assert_eq!(domain(&store), "a.test");
+        let (_folder, crashed) = node.crashed();
+        assert_eq!(entries(&mut crashed.log()).await, [1]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
