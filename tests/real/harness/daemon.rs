@@ -148,6 +148,7 @@ impl Daemon {
     /// Makes it hang.
     pub(crate) fn hang(&mut self) {
         self.signal(Signal::STOP);
+        wait_stopped(self.child.id());
     }
 
     /// Ends a hang.
@@ -216,5 +217,17 @@ impl Drop for Daemon {
             }
             std::thread::sleep(Duration::from_millis(10)); // poll
         }
+    }
+}
+
+/// Waits until a process that was told to stop has: each of its threads runs on until it gets there.
+pub(super) fn wait_stopped(process: u32) {
+    let deadline = Instant::now() + DEADLINE;
+    // The state follows the name, which is in brackets and may hold any character.
+    let stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    while !threads().all(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(stopped)) {
+        assert!(Instant::now() < deadline, "process {process} does not stop");
+        std::thread::sleep(Duration::from_millis(5)); // poll
     }
 }

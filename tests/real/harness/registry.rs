@@ -8,6 +8,7 @@ use narvana::engine::Kind;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
+use super::daemon::wait_stopped;
 use super::node::curl;
 use super::{BUSYBOX, DEADLINE, Harness, context_with};
 
@@ -96,6 +97,7 @@ impl Registry {
     /// Makes it hang.
     pub(crate) fn hang(&self) {
         self.signal(Signal::STOP);
+        wait_stopped(self.child.id());
     }
 
     /// Ends a hang.
