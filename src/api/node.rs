@@ -38,6 +38,8 @@ pub(super) struct NodeView {
     healthy: bool,
     /// Why it is not.
     unhealthy_reason: Option<String>,
+    /// Since when it does not answer; absent while it does.
+    silent_since: Option<String>,
     /// Takes no new instances.
     cordoned: bool,
     /// Since when what runs there is to go elsewhere.
@@ -110,14 +112,15 @@ fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
         joined_at: admission.admitted_at,
         started_at: admission.admitted_at,
     };
-    view(&nothing, caller, status)
+    NodeView { silent_since: Some(admission.admitted_at.to_string()), ..view(&nothing, caller, status) }
 }
 
 pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
     let voter = status.voters.contains(&node.id);
     let load = caller.load_of(node.id);
-    let absent = caller.absent_since(node.id).map(|since| format!("does not answer since {since}"));
-    let unhealthy_reason = absent.or_else(|| node.engine.as_ref().err().cloned());
+    let silent_since = caller.absent_since(node.id);
+    let silent = silent_since.map(|since| format!("does not answer since {since}"));
+    let unhealthy_reason = silent.or_else(|| node.engine.as_ref().err().cloned());
     NodeView {
         id: node.id.0,
         hostname: node.name.clone(),
@@ -130,6 +133,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         leader: status.leader == Some(node.id),
         healthy: unhealthy_reason.is_none(),
         unhealthy_reason,
+        silent_since: silent_since.map(|since| since.to_string()),
         cordoned: node.cordoned,
         draining_since: node.drain.map(|drain| drain.since.to_string()),
         engine: node.engine.as_ref().ok().cloned(),

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory};
@@ -17,7 +18,13 @@ use super::unit::Unit;
 use crate::backup::Restored;
 use crate::cluster::{TokenError, TokenText};
 use crate::config::{self, NodeConfig, NodeSettings};
+use crate::model::NodeId;
 use crate::node::{self, Checkup, Endpoints, Init, Rebuild};
+
+/// Longest wait until a node that was stopped is known to be: longer than the default of `--health-threshold`.
+const GONE_WITHIN: Duration = Duration::from_secs(15);
+/// How often that is asked.
+const GONE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a node is started with.
 #[derive(Args)]
@@ -157,6 +164,7 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     let rebuild = Rebuild::look(&config, &token).await?;
     let old = rebuild.old_node();
     check_token(session, &token).await?;
+    check_gone(session, old).await?;
     // First of all: two nodes of one name are refused, and nothing of the old one is needed from here on.
     session.client.remove_node(&old.to_string()).await.with_context(|| {
         format!(
@@ -167,6 +175,35 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     let aside = rebuild.clear(&config).await?;
     warn(&format!("node {old} is removed; its data folder is now {}", aside.display()));
     join_as(config, &token, &given, service).await
+}
+
+/// Refuses while the node of this folder is heard: then this is a copy of its folder, and removing it would end a node that works. One
+/// whose program was stopped just now is waited for.
+async fn check_gone(session: &Session, old: NodeId) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let answers = match session.client.node(&old.to_string()).await {
+            Ok(node) => node.view.silent_since.0.is_none(),
+            Err(error) if error.code() == "not_found" => false,
+            Err(error) => {
+                return Err(error).context(format!("nothing was changed: whether node {old} lives was not learnt"));
+            }
+        };
+        if !answers {
+            return Ok(());
+        }
+        if begun.elapsed() > GONE_WITHIN {
+            let message = format!(
+                "nothing was changed: node {old} answers the others, so this data folder is a copy of that node's. To make this machine \
+                 a node of its own, run `narvana join` with another --data-dir; to replace node {old}, stop its program first"
+            );
+            return Err(failure(Exit::Conflict, message));
+        }
+        if begun.elapsed() < GONE_EVERY {
+            session.output.note(&format!("waiting until the cluster notices that node {old} is stopped"));
+        }
+        tokio::time::sleep(GONE_EVERY).await;
+    }
 }
 
 /// Refuses a token that lets nobody in, before anything is changed.

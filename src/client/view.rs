@@ -527,6 +527,8 @@ view! {
         healthy: bool,
         /// Why it cannot.
         unhealthy_reason: String,
+        /// Since when it does not answer, if it does not.
+        silent_since: Moment,
         /// Whether it takes no new instances.
         cordoned: bool,
         /// Since when it is being emptied.

@@ -68,6 +68,16 @@ async fn a_copy_of_the_only_voter_of_two_is_refused() {
     let second = first.joined("second");
     let mut copy = first.copied();
     refused(&mut copy, "runs already, elsewhere", "narvana join");
+    // Nor does it become another node at the cost of the one that lives.
+    let token = copy.data.with_extension("token");
+    std::fs::write(&token, first.join_token(&[])).expect("writes");
+    let mut rebuild = copy.command("node rebuild");
+    rebuild.arg("--token-file").arg(&token).env("NARVANA_API", &first.api).env("NARVANA_TOKEN", &first.token);
+    let ended = rebuild.output().expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(4) && said.contains("is a copy of that node's"), "{said}");
+    assert!(copy.data.join("raft.redb").exists(), "it is where it was");
+    assert_eq!(names(&second.get("/v1/nodes").expect(200)), ["test-node", "second"]);
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     second.get("/v1/apps/shop").expect(200);
 }
