@@ -204,7 +204,7 @@ fn explain_stay(situation: Situation<'_>, instance: &Instance, explanation: &mut
     let missing: Vec<&str> = constraints.map(String::as_str).collect();
     if !missing.is_empty() {
         explanation.say(format!(
-            "  node {} has no label {} any more; it runs on until it is deployed again, its node is drained, or it ends",
+            "  node {} has no label {} any more; it runs on until it is deployed again, `narvana rebalance` moves it, its node is drained, or it ends",
             node.name,
             missing.join(" and ")
         ));

@@ -17,6 +17,7 @@ mod image;
 mod leftovers;
 mod life;
 mod membership;
+mod moving;
 mod partition;
 mod quorum;
 mod recovery;
