@@ -6,7 +6,7 @@ use narvana::cluster::{Authority, JoinSecret, PEER_LIFE, SigningRequest, TokenTe
 use narvana::model::{NodeId, RequestId};
 use narvana::rpc::{Admitted, JoinError, Newcomer, Request};
 use narvana::{clock, random};
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -16,6 +16,13 @@ use Check::{Live as Do, Test};
 
 const TOKEN: &str = "src/cluster/token.rs";
 const CLUSTER: &str = "tests/real/node/cluster.rs";
+
+/// A signing request with an RSA key of 512 bits, well formed and signed, made with OpenSSL.
+const RSA_512: &str = "3081c930750201003010310e300c06035504030c056775657374305c300d06092a864886f70d0101010500034b0030480241\
+    00e3dcb27069a6a941ec296e961711bd980a45bee21e2d19a64d3c0958f9a300aaff84ff85d54f86ebee6128d7f83401748c\
+    657c9dbf1bb3fa3b2a031896fc301f0203010001a000300d06092a864886f70d01010b0500034100d7272ef1d746baffa866\
+    084e2fde5240219a724a8f4cc6f0465dca4c1f348b0da9a5e0e0ed0c95b60a63841cc9b86eef57dd7b6dfa51bd49c5d005da\
+    a43b5bca";
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -165,6 +172,15 @@ fn signing_requests(live: &Live) {
         let request = CertificateParams::default().serialize_request(&key).expect("a request");
         refused(ask(request.der().to_vec()), "signing request");
     }
+    refused(ask(hex::decode(RSA_512).expect("hex")), "signing request");
+    // One that wants to be an authority: OID of basic constraints, and CA:TRUE.
+    let mut authority = CertificateParams::default();
+    let constraints = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 0x03, 0x01, 0x01, 0xFF]);
+    authority.custom_extensions.push(constraints);
+    let request = authority.serialize_request(&KeyPair::generate().expect("a key")).expect("a request");
+    let constraints = [0x55, 0x1D, 0x13];
+    assert!(request.der().windows(3).any(|part| part == constraints), "it is in the request");
+    refused(ask(request.der().to_vec()), "signing request");
     // Whatever it asks for besides, it gets what this side decides.
     let founder = peer_name(token.cluster, NodeId::FOUNDER);
     let mut params = CertificateParams::new(vec![founder.clone()]).expect("a name");
