@@ -188,6 +188,7 @@ fn started_as_it_was(follower: &Follower, store: Store) -> Store {
     let state = Follower::state(&store);
     // It was not closed well, which is what this is about.
     let _failed = follower.runtime.block_on(store.close());
+    drop(store);
     let store = follower.open().expect("it starts again");
     assert!(Follower::state(&store) == state, "the state is another one after a start");
     store
