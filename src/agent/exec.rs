@@ -1,6 +1,7 @@
 //! Commands that people run inside instances: those of this node through its engine, those of another through that node.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::View;
@@ -30,8 +31,10 @@ const WORDS_MAX: usize = 256;
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 /// Largest terminal, in either direction.
 const TERMINAL_MAX: u16 = 1_000;
-/// What a terminal gets when whoever held it has left: Ctrl-C for what runs, Ctrl-D for the shell before it.
-const HANG_UP: &[u8] = b"\x03\x04";
+/// What a terminal gets when whoever held it has left: Ctrl-C for what runs or is half typed, Ctrl-D for the shell, and for one before it.
+const HANG_UP: [u8; 3] = [0x03, 0x04, 0x04];
+/// Pause between those keys: with Ctrl-C, terminals and shells throw away what is typed after it and not read yet.
+const HANG_UP_PAUSE: Duration = Duration::from_millis(300);
 /// How long that may take.
 const HANG_UP_MAX: Duration = Duration::from_secs(2);
 
@@ -181,7 +184,7 @@ async fn start(
     supervisor: &Supervisor,
 ) -> Result<ExecOutputs, ExecError> {
     let (answer, answered) = oneshot::channel();
-    let gone = CancellationToken::new();
+    let gone = supervisor.stopping().child_token();
     let (left, place) = (gone.clone(), Arc::new(place));
     let kept = Arc::clone(&place);
     supervisor.spawn("exec", OnError::Log, async move {
@@ -237,7 +240,7 @@ struct Feeder {
     exec: String,
     input: Pin<Box<dyn AsyncWrite + Send>>,
     on_terminal: bool,
-    /// Cancelled when nobody takes the output any more.
+    /// Cancelled when nobody takes the output any more, and when the node stops.
     gone: CancellationToken,
 }
 
@@ -246,15 +249,20 @@ impl Feeder {
         let gone = self.gone.clone();
         // A command that does not read holds its input up, not this.
         gone.run_until_cancelled(self.pass_on(&mut inputs)).await;
-        let hang_up = async {
-            if self.on_terminal {
-                self.input.write_all(HANG_UP).await?;
-            }
-            self.input.shutdown().await
-        };
-        if let Ok(Err(error)) = timeout(HANG_UP_MAX, hang_up).await {
+        if let Ok(Err(error)) = timeout(HANG_UP_MAX, self.hang_up()).await {
             tracing::debug!(%error, "a command had ended before it was hung up");
         }
+    }
+
+    async fn hang_up(&mut self) -> io::Result<()> {
+        if self.on_terminal {
+            for key in HANG_UP {
+                self.input.write_all(&[key]).await?;
+                self.input.flush().await?;
+                sleep(HANG_UP_PAUSE).await;
+            }
+        }
+        self.input.shutdown().await
     }
 
     /// Returns when there is nothing more to pass on.
@@ -283,6 +291,9 @@ impl Feeder {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::{AsyncReadExt, copy, duplex, sink};
     use tokio::time::Instant;
 
     use super::*;
@@ -297,31 +308,104 @@ mod tests {
         }
     }
 
+    /// A container in which a shell can be started, by somebody who says nothing and does not leave.
+    struct Scene {
+        fake: Arc<FakeEngine>,
+        container: String,
+        places: Arc<Semaphore>,
+        supervisor: Supervisor,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let fake = Arc::new(FakeEngine::new());
+            let image = Image { id: format!("sha256:{:064x}", 1), bytes: 1, exposed_ports: Vec::new() };
+            fake.add_image("app:1", image);
+            fake.script_command(&["sh"], Script::default());
+            let container = fake.create(&ContainerSpec::new("web".to_owned(), "app:1")).await.expect("created");
+            fake.start(&container).await.expect("started");
+            let supervisor = Supervisor::new("test", CancellationToken::new());
+            Self { fake, container, places: Arc::new(Semaphore::new(1)), supervisor }
+        }
+
+        async fn shell(&self) -> Result<ExecOutputs, ExecError> {
+            let spec = ExecSpec {
+                argv: vec!["sh".to_owned()],
+                terminal: Some(TerminalSize { rows: 24, columns: 80 }),
+                takes_input: true,
+            };
+            let place = Arc::clone(&self.places).try_acquire_owned().expect("a place");
+            let inputs = futures::stream::pending().boxed();
+            start(self.fake.clone(), self.container.clone(), spec, inputs, place, &self.supervisor).await
+        }
+    }
+
     #[tokio::test]
     async fn whoever_leaves_while_the_command_is_started_hangs_up_too() {
-        let fake = Arc::new(FakeEngine::new());
-        let image = Image { id: format!("sha256:{:064x}", 1), bytes: 1, exposed_ports: Vec::new() };
-        fake.add_image("app:1", image);
-        fake.script_command(&["sh"], Script::default());
-        let container = fake.create(&ContainerSpec::new("web".to_owned(), "app:1")).await.expect("created");
-        fake.start(&container).await.expect("started");
-        let places = Arc::new(Semaphore::new(1));
-        let supervisor = Supervisor::new("test", CancellationToken::new());
-        let spec = ExecSpec {
-            argv: vec!["sh".to_owned()],
-            terminal: Some(TerminalSize { rows: 24, columns: 80 }),
-            takes_input: true,
-        };
-        fake.set_fault(Fault::Hung);
-        let place = Arc::clone(&places).try_acquire_owned().expect("a place");
-        // Whoever is there says nothing and does not leave.
-        let inputs = futures::stream::pending().boxed();
-        let mut asked = Box::pin(start(fake.clone(), container, spec, inputs, place, &supervisor));
+        let scene = Scene::new().await;
+        scene.fake.set_fault(Fault::Hung);
+        let mut asked = Box::pin(scene.shell());
         assert!(futures::poll!(&mut asked).is_pending());
         drop(asked);
-        assert_eq!(places.available_permits(), 0, "the engine is at it still");
-        fake.set_fault(Fault::None);
-        until("it was hung up", || fake.typed() == HANG_UP).await;
-        until("the place is free", || places.available_permits() == 1).await;
+        assert_eq!(scene.places.available_permits(), 0, "the engine is at it still");
+        scene.fake.set_fault(Fault::None);
+        until("it was hung up", || scene.fake.typed() == HANG_UP).await;
+        until("the place is free", || scene.places.available_permits() == 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_hangs_up() {
+        let scene = Scene::new().await;
+        let outputs = scene.shell().await.expect("a shell");
+        let begun = Instant::now();
+        scene.supervisor.stop(Duration::from_secs(20)).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waited for whoever holds the shell");
+        assert_eq!(scene.fake.typed(), HANG_UP);
+        drop(outputs);
+    }
+
+    /// What shells make of the keys is theirs to say: with a line half typed, with a program that runs, in one another.
+    #[tokio::test]
+    async fn shells_end_when_they_are_hung_up() {
+        for (shell, typed, seen) in [
+            ("env PS1=PROMPT bash --norc --noprofile -i", "", "PROMPT"),
+            ("env PS1=PROMPT bash --norc --noprofile -i", "echo half-\u{16}\u{16}", "half-"),
+            ("env PS1=PROMPT bash --norc --noprofile -i", "sh -c 'echo $((40 + 2)); exec sleep 600'\n", "42"),
+            ("env PS1=PROMPT bash --norc --noprofile -i", "dash -i\necho $((40 + 2))\n", "42"),
+            ("env PS1=PROMPT dash -i", "", "PROMPT"),
+            ("env PS1=PROMPT dash -i", "sh -c 'echo $((40 + 2)); exec sleep 600'\n", "42"),
+        ] {
+            let mut process = tokio::process::Command::new("script")
+                .args(["--quiet", "--command", shell, "/dev/null"])
+                .env("TERM", "dumb")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("a terminal");
+            let mut keyboard = process.stdin.take().expect("its input");
+            let mut screen = process.stdout.take().expect("its output");
+            keyboard.write_all(typed.as_bytes()).await.expect("typed");
+            let mut text = String::new();
+            while !text.contains(seen) {
+                let mut bytes = [0; 1024];
+                let read = timeout(Duration::from_secs(20), screen.read(&mut bytes)).await;
+                let read = read.unwrap_or_else(|_| panic!("{shell} shows only {text:?}")).expect("more");
+                assert_ne!(read, 0, "{shell} ended: {text:?}");
+                text += &String::from_utf8_lossy(&bytes[..read]);
+            }
+            // The end of its input alone would end it: `script` takes it for a key. So that stays open.
+            let (input, mut keys) = duplex(16);
+            let typing = tokio::spawn(async move { (copy(&mut keys, &mut keyboard).await, keyboard) });
+            let shown = tokio::spawn(async move { copy(&mut screen, &mut sink()).await });
+            let engine = Arc::new(FakeEngine::new());
+            let gone = CancellationToken::new();
+            gone.cancel();
+            let feeder = Feeder { engine, exec: "1".to_owned(), input: Box::pin(input), on_terminal: true, gone };
+            feeder.feed(futures::stream::pending().boxed()).await;
+            let ended = timeout(Duration::from_secs(20), process.wait()).await;
+            ended.unwrap_or_else(|_| panic!("{shell} stays after {typed:?}")).expect("it ended");
+            drop((typing.await, shown.await));
+        }
     }
 }

@@ -29,6 +29,8 @@ use crate::store::{LogStore, Member};
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for their answers.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// The same when a process introduces itself, where a missing answer counts: a connection alone may take two seconds.
+const INTRODUCED_MAX: Duration = Duration::from_secs(3);
 /// A voter that answered nothing for this long is missing.
 const MISSING_AFTER: Duration = Duration::from_secs(3);
 /// Silence of the leader after which others are believed about it: elections take less.
@@ -38,7 +40,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Roll {
     node: NodeId,
-    /// Whom to greet while no voter answers: those that let this node in.
+    /// Those that let this node in: whom to greet while no voter answers.
     doors: Arc<[Peer]>,
     known: Arc<Mutex<Known>>,
 }
@@ -145,15 +147,12 @@ impl Consensus {
         Quorum { voters: voters.len(), needed: voters.len() / 2 + 1, missing: missing.collect() }
     }
 
-    /// Greets once, and all at the same time, everybody who hears this node every second and so knows whether it lives already:
-    /// the voters, of which each is heard by all members.
+    /// Greets once, and all at the same time, everybody who would know whether this node lives already.
     pub async fn introduce(&self) {
-        let voters = voters(&self.raft);
-        let votes = voters.iter().any(|peer| peer.node == self.node);
-        let everybody = if votes { members(&self.raft) } else { voters };
+        let witnesses = self.roll.witnesses(voters(&self.raft), members(&self.raft));
         let holds = Mark::now(&self.raft, &self.store.log());
-        let others = everybody.iter().filter(|peer| peer.node != self.node);
-        join_all(others.map(|peer| self.roll.greet(&*self.transport, peer, holds))).await;
+        let greet = |peer| self.roll.greet(&*self.transport, peer, holds, INTRODUCED_MAX);
+        join_all(witnesses.iter().map(greet)).await;
     }
 }
 
@@ -222,7 +221,7 @@ impl Roll {
             } else {
                 self.expect(&others);
                 let holds = Mark::now(&raft, &log);
-                let greeted = join_all(others.iter().map(|peer| self.greet(&*transport, peer, holds)));
+                let greeted = join_all(others.iter().map(|peer| self.greet(&*transport, peer, holds, ANSWER_MAX)));
                 if stop.run_until_cancelled(greeted).await.is_none() {
                     return Ok(());
                 }
@@ -245,6 +244,19 @@ impl Roll {
         others
     }
 
+    /// Who hears this node every second: all members hear one that votes, and the voters any other. While no voter is known here,
+    /// those that let it in.
+    fn witnesses(&self, voters: Vec<Peer>, members: Vec<Peer>) -> Vec<Peer> {
+        let votes = voters.iter().any(|peer| peer.node == self.node);
+        let mut witnesses = match voters {
+            _ if votes => members,
+            voters if voters.is_empty() => self.doors.to_vec(),
+            voters => voters,
+        };
+        witnesses.retain(|peer| peer.node != self.node);
+        witnesses
+    }
+
     /// Begins to wait for those that are new, and forgets those that are not greeted any more.
     fn expect(&self, others: &[Peer]) {
         let heard = &mut self.known().heard;
@@ -254,8 +266,8 @@ impl Roll {
         }
     }
 
-    async fn greet(&self, transport: &dyn Transport, peer: &Peer, holds: Mark) {
-        let leader = match timeout(ANSWER_MAX, transport.greet(peer, holds)).await {
+    async fn greet(&self, transport: &dyn Transport, peer: &Peer, holds: Mark, wait: Duration) {
+        let leader = match timeout(wait, transport.greet(peer, holds)).await {
             Ok(Ok(v1::RollCallReply { leader, .. })) => {
                 leader.map(|leader| (leader.term, Peer { node: NodeId(leader.node), address: leader.address }))
             }
@@ -326,6 +338,17 @@ mod tests {
         assert_eq!(roll.others(&voters, later), [peer(2), peer(3), peer(9)]);
         roll.known().heard.insert(NodeId(3), Heard { at: later, ..Heard::now(true, None) });
         assert_eq!(roll.others(&voters, later), [peer(2), peer(3)]);
+    }
+
+    #[test]
+    fn a_node_introduces_itself_to_everybody_who_hears_it() {
+        let roll = Roll::new(NodeId(1), vec![peer(9)]);
+        let members = [peer(1), peer(2), peer(3), peer(4)];
+        let witnesses = |voters: &[Peer], members: &[Peer]| roll.witnesses(voters.to_vec(), members.to_vec());
+        assert_eq!(witnesses(&members[..1], &members), members[1..], "all hear one that votes");
+        assert_eq!(witnesses(&members[1..3], &members), members[1..3]);
+        assert_eq!(witnesses(&[], &[]), [peer(9)], "it was not told yet who votes");
+        assert_eq!(witnesses(&members[..1], &members[..1]), [], "it is alone");
     }
 
     #[test]

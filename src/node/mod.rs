@@ -16,6 +16,7 @@ mod engine_storage;
 mod founding;
 mod holders;
 mod holes;
+mod introduction;
 mod joining;
 mod left_behind;
 mod machine;

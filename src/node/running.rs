@@ -37,8 +37,8 @@ use super::options::{
 };
 use super::removal::Membership;
 use super::{
-    copies, engine_search, joining, left_behind, machine, memory, peer_port, registration, registry, removal, room,
-    routes, tidy,
+    copies, engine_search, introduction, joining, left_behind, machine, memory, peer_port, registration, registry,
+    removal, room, routes, tidy,
 };
 
 /// How long requests to an instance may take to end before its process is asked to.
@@ -51,11 +51,6 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long a node that knows its cluster waits for a leader before it starts without one. An election takes a second or
 /// two, and until the wait is over this node's ingress does not serve.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
-
-/// Pause before a process that others do not accept yet asks again.
-const INTRODUCED_AGAIN: Duration = Duration::from_millis(200);
-/// How long it asks before it goes on without them. The process before it is accepted or gone within two seconds.
-const INTRODUCED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A node that runs.
 pub struct Running {
@@ -120,10 +115,7 @@ impl Running {
             api: Arc::clone(&api_certificate),
         };
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
-        introduce(&consensus, &membership, &witness).await;
-        if membership.ended().is_none() {
-            witness.take_part();
-        }
+        introduction::begin(&consensus, &membership, &witness, &peer_part).await;
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
         // What runs in the name of a node that lives is its own.
         if membership.ended().is_some_and(|ended| !ended.lives()) {
@@ -340,26 +332,6 @@ async fn start_consensus(
     let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;
     witness.heed(peer_port::admit(consensus.watch()));
     Ok((consensus, tls, peers, witness))
-}
-
-/// Tells the others which process this is, before it acts. Returns when everybody who is there has accepted it, or somebody has refused it
-/// for good: a copy of a node that runs ends here, with nothing done.
-async fn introduce(consensus: &Consensus, membership: &Membership, witness: &Witness) {
-    let begun = Instant::now();
-    loop {
-        witness.was_asked_to_wait();
-        consensus.introduce().await;
-        if membership.ended().is_some() || !witness.was_asked_to_wait() {
-            return;
-        }
-        if begun.elapsed() > INTRODUCED_WITHIN {
-            // It goes on as one that the others cannot be reached by.
-            return tracing::warn!(
-                "other nodes do not accept this process yet: the one before it was heard too lately"
-            );
-        }
-        tokio::time::sleep(INTRODUCED_AGAIN).await;
-    }
 }
 
 /// The state to begin with: with everything that was acknowledged anywhere before this. A cluster that cannot decide at

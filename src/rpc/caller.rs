@@ -24,8 +24,9 @@ pub(super) struct Member {
     pub(super) run: Incarnation,
 }
 
-/// Why a process that has just started neither asks nor answers what Raft is about.
-pub(super) const NOT_INTRODUCED: &str = "this process has not introduced itself to everybody yet; ask again";
+/// Why a process neither sends nor answers what Raft says.
+pub(super) const NO_PART: &str =
+    "this process takes no part in Raft: it has not introduced itself to everybody, or was refused";
 
 /// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, or
 /// that another process took its place, and nothing else does: it ends by that.
@@ -37,8 +38,13 @@ pub(super) fn members(admit: Admit, witness: Witness) -> impl Fn(Request<()>) ->
 pub(super) fn leaders(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
         let request = let_in(request, &admit, &witness, may_lead)?;
-        if witness.takes_part() { Ok(request) } else { Err(Status::unavailable(NOT_INTRODUCED)) }
+        takes_part(&witness).map(|()| request)
     }
+}
+
+/// Whether this process may answer what Raft says.
+pub(super) fn takes_part(witness: &Witness) -> Result<(), Status> {
+    if witness.takes_part() { Ok(()) } else { Err(Status::unavailable(NO_PART)) }
 }
 
 fn let_in(

@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::caller::NOT_INTRODUCED;
+use super::caller::NO_PART;
 use super::tls::name_of;
 use super::{MESSAGE_BYTES_MAX, Refusal, Tls, Witness, hello};
 use crate::consensus::{Asked, Mark, Peer, Replies, Transport, TransportError};
@@ -80,7 +80,7 @@ impl Peers {
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
         if !self.witness.takes_part() {
-            let (peer, reason) = (peer.clone(), NOT_INTRODUCED.to_owned());
+            let (peer, reason) = (peer.clone(), NO_PART.to_owned());
             return Err(TransportError::Unreachable { peer, reason, sent: false });
         }
         let client = RaftClient::new(self.channel(peer)?);
@@ -217,7 +217,9 @@ impl Transport for Peers {
                 let _first = sent.set(ballot);
             }
         });
-        let requests = Outgoing(requests.boxed());
+        // The stream may be open for days, and this process be refused meanwhile.
+        let witness = self.witness.clone();
+        let requests = Outgoing(requests.take_while(move |_| std::future::ready(witness.takes_part())).boxed());
         async move {
             let replies =
                 self.raft(peer)?.append(requests).await.map_err(|status| heeded(peer, &status, &self.witness))?;

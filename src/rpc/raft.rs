@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::caller::{Member, check_ballot, may_lead, member, process, status};
+use super::caller::{Member, check_ballot, may_lead, member, process, status, takes_part};
 use super::{Admit, Witness};
 use crate::consensus::Receiver;
 
@@ -42,6 +42,7 @@ impl Raft for RaftService {
             let heard = request.and_then(|request| {
                 may_lead(caller, admit(caller).map_err(Status::permission_denied)?)?;
                 witness.is_current(caller, run).map_err(|refusal| Status::permission_denied(refusal.words))?;
+                takes_part(&witness)?;
                 check_ballot(request.ballot, caller)?;
                 Ok(request)
             });

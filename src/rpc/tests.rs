@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::consensus::{self, Mark, Peer, RaftRole, Transport, TransportError};
-use group::{Cluster, domain, everybody, leader, until, witness};
+use group::{Cluster, Member, domain, everybody, leader, until, witness};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_agree_and_go_on_without_the_one_that_led() {
@@ -169,7 +169,7 @@ async fn whoever_has_not_introduced_itself_promises_nothing_and_asks_for_nothing
     for (from, node, to) in [(&member, 1, &starting), (&starting, 2, &member)] {
         let refused = ask(&from.witness, node, &to.peer).await;
         let refused = refused.expect_err("nothing is voted on").to_string();
-        assert!(refused.contains("has not introduced itself"), "{refused}");
+        assert!(refused.contains("takes no part in Raft"), "{refused}");
     }
     let peers = Peers::new(cluster.tls(NodeId(1)), member.witness.clone());
     peers.greet(&starting.peer, Mark::default()).await.expect("who asks who it is gets an answer");
@@ -177,6 +177,31 @@ async fn whoever_has_not_introduced_itself_promises_nothing_and_asks_for_nothing
     assert!(ask(&member.witness, 1, &starting.peer).await.expect("a vote").granted);
     member.end().await;
     starting.end().await;
+}
+
+/// A node that is refused needs a while until it has ended what it runs. Streams that are open end too.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_takes_no_part_from_that_moment_on() {
+    for refused in [0, 2] {
+        let cluster = Cluster::new();
+        let members = cluster.three(&consensus::Options::default()).await;
+        members[0].consensus.propose(domain("one.test")).await.expect("accepted");
+        until("all have it", || members.iter().all(|member| member.domain() == "one.test")).await;
+        members[refused].witness.end(Refusal::end("it is an old copy"));
+        let rest: Vec<&Member> =
+            members.iter().filter(|member| member.peer.node != members[refused].peer.node).collect();
+        until("another one leads, or still does", || {
+            rest.iter().any(|member| member.consensus.status().role == RaftRole::Leader)
+        })
+        .await;
+        let asked = rest[0].consensus.propose(domain("two.test")).await;
+        asked.expect("two of three agree");
+        until("both have it", || rest.iter().all(|member| member.domain() == "two.test")).await;
+        assert_eq!(members[refused].domain(), "one.test", "it was told nothing");
+        for member in &members {
+            member.end().await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,11 +214,14 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     });
     let member = cluster.member(1, consensus::Options::default(), removed).await;
     member.consensus.initialize(&member.peer.address).await.expect("initialises");
-    let own = witness(Mark::default());
+    let own = witness(Mark::default()).own();
     let ask = async |tls: watch::Receiver<Arc<Tls>>, to: &Peer, claimed: u64| {
+        // Whoever was refused asks nobody else.
+        let own = Witness::new(own, []);
+        own.take_part();
         let ballot = Some(narvana_proto::v1::Ballot { term: 1_000, node: claimed, committed: false });
         let request = narvana_proto::v1::VoteRequest { ballot, pre_vote: true, ..Default::default() };
-        Peers::new(tls, own.clone()).vote(to, request).await
+        Peers::new(tls, own).vote(to, request).await
     };
     let refused = async |tls, to: &Peer, claimed, words: &str| {
         let error = ask(tls, to, claimed).await.expect_err(words).to_string();

@@ -27,6 +27,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// What was heard of a process within this time after another one came may have waited here since before it ended.
 const UNDER_WAY: Duration = Duration::from_millis(500);
+/// How long a process that has to wait is remembered after it asked. That the other one was heard since is said of any length of time.
+const RIVAL_KEPT: Duration = Duration::from_secs(60);
 
 /// How a process introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +99,8 @@ struct Known {
     acknowledged: Mark,
     /// Not since this process started.
     heard: Option<Instant>,
-    /// Which other process wants to speak for the node, and since when.
-    rival: Option<(Incarnation, Instant)>,
+    /// Which other processes want to speak for the node: when each came, and when it asked last.
+    rivals: BTreeMap<Incarnation, (Instant, Instant)>,
     /// Whose place it took.
     before: Option<Incarnation>,
 }
@@ -107,7 +109,7 @@ impl Witness {
     /// With what was remembered before.
     pub fn new(own: Hello, memory: impl IntoIterator<Item = Memory>) -> Self {
         let known = memory.into_iter().map(|Memory { node, run, holds, acknowledged }| {
-            (node, Known { run, holds, acknowledged, heard: None, rival: None, before: None })
+            (node, Known { run, holds, acknowledged, heard: None, rivals: BTreeMap::new(), before: None })
         });
         Self {
             own,
@@ -144,15 +146,15 @@ impl Witness {
         self.waits.swap(false, Ordering::Relaxed)
     }
 
-    /// From now on this process votes, acknowledges and leads. Not before it has introduced itself: what an old copy promises to one who
-    /// does not know better, the newest folder lacks, and would be refused for.
+    /// From now on this process sends and answers what Raft says, until it is refused. Not before it has introduced itself: what an old
+    /// copy promises to one who does not know better, the newest folder lacks, and would be refused for.
     pub fn take_part(&self) {
         self.takes_part.store(true, Ordering::Release);
     }
 
     /// Whether it does.
     pub(super) fn takes_part(&self) -> bool {
-        self.takes_part.load(Ordering::Acquire)
+        self.takes_part.load(Ordering::Acquire) && self.refused.borrow().is_none()
     }
 
     /// From now on only the word of members counts: those that were left behind, or removed, may have heard of another process that
@@ -190,7 +192,7 @@ impl Witness {
             holds: Mark { vote: hello.began.vote, last: None },
             acknowledged: Mark::default(),
             heard: Some(now),
-            rival: None,
+            rivals: BTreeMap::new(),
             before: None,
         };
         let Some(known) = all.get_mut(&node) else {
@@ -205,12 +207,10 @@ impl Witness {
             return Verdict::Refused(replaced(node));
         }
         if let Some(heard) = known.heard.filter(|heard| now.duration_since(*heard) < SILENT_AFTER) {
-            let came = match known.rival {
-                Some((run, came)) if run == hello.run => came,
-                _ => now,
-            };
-            known.rival = Some((hello.run, came));
-            return if heard > came + UNDER_WAY {
+            known.rivals.retain(|_, (_, asked)| now.duration_since(*asked) < RIVAL_KEPT);
+            let (came, asked) = known.rivals.entry(hello.run).or_insert((now, now));
+            *asked = now;
+            return if heard > *came + UNDER_WAY {
                 Verdict::Refused(twin(node))
             } else {
                 Verdict::Wait(too_early(node))
@@ -333,6 +333,16 @@ mod tests {
         let old = hello(Mark::default());
         assert!(matches!(witness.judge(NODE, &old, after(1_250)), Verdict::Wait(_)));
         assert_eq!(witness.judge(NODE, &first, after(1_300)), Verdict::Accepted);
+        // Two at a time wait no longer than one.
+        let copies = [hello(mark(1, 5)), hello(mark(1, 5))];
+        let ask = |which: usize, at| witness.judge(NODE, &copies[which], after(at));
+        for at in [2_000, 2_200, 2_400] {
+            assert!(matches!((ask(0, at), ask(1, at + 100)), (Verdict::Wait(_), Verdict::Wait(_))), "{at}");
+        }
+        witness.note(NODE, first.run, mark(1, 5), after(2_700));
+        for which in [0, 1] {
+            refused(&ask(which, 2_800), "narvana join");
+        }
         // What somebody says who is not accepted counts for nothing.
         witness.note(NODE, copy.run, mark(9, 9), after(1_400));
         assert_eq!(
