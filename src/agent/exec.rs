@@ -396,16 +396,18 @@ mod tests {
             }
             // The end of its input alone would end it: `script` takes it for a key. So that stays open.
             let (input, mut keys) = duplex(16);
-            let typing = tokio::spawn(async move { (copy(&mut keys, &mut keyboard).await, keyboard) });
-            let shown = tokio::spawn(async move { copy(&mut screen, &mut sink()).await });
             let engine = Arc::new(FakeEngine::new());
             let gone = CancellationToken::new();
             gone.cancel();
             let feeder = Feeder { engine, exec: "1".to_owned(), input: Box::pin(input), on_terminal: true, gone };
-            feeder.feed(futures::stream::pending().boxed()).await;
-            let ended = timeout(Duration::from_secs(20), process.wait()).await;
-            ended.unwrap_or_else(|_| panic!("{shell} stays after {typed:?}")).expect("it ended");
-            drop((typing.await, shown.await));
+            let ended = async {
+                let typed = copy(&mut keys, &mut keyboard);
+                let mut nowhere = sink();
+                let shown = copy(&mut screen, &mut nowhere);
+                tokio::join!(feeder.feed(futures::stream::pending().boxed()), typed, shown, process.wait())
+            };
+            let ended = timeout(Duration::from_secs(20), ended).await;
+            assert!(ended.is_ok(), "{shell} stays after {typed:?}");
         }
     }
 }

@@ -112,7 +112,8 @@ fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
         joined_at: admission.admitted_at,
         started_at: admission.admitted_at,
     };
-    NodeView { silent_since: Some(admission.admitted_at.to_string()), ..view(&nothing, caller, status) }
+    let since = admission.removed_at.unwrap_or(admission.admitted_at);
+    NodeView { silent_since: Some(since.to_string()), ..view(&nothing, caller, status) }
 }
 
 pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {

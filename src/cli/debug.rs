@@ -58,6 +58,7 @@ const STATUS: &[&str] = &[
     "ingress_http_port",
     "voter",
     "healthy",
+    "silent_since",
     "cordoned",
     "draining_since",
     "engine",
@@ -144,8 +145,9 @@ pub(super) enum DebugCommand {
   narvana debug bundle --data-dir /var/lib/narvana
 
 Of applications it holds ids, states, times and exit codes: no names, variables, sources, images, logs, and no words of
-programs, builds and health checks. Of this machine it holds what `narvana doctor` says: folders, ports, addresses and the
-programs that are in the way. It is text: read it before you give it to somebody. Without a log-in it holds this machine only.")]
+programs, builds and health checks. Of this machine it holds what `narvana doctor` says: folders, ports, addresses, the user who runs this, names of
+nodes, and the programs that are in the way. It is text: read it before you give it to somebody. Without a log-in it
+holds this machine only.")]
     Bundle(Box<BundleArgs>),
 }
 
@@ -187,7 +189,7 @@ async fn bundle(session: &Session, args: BundleArgs) -> anyhow::Result<()> {
         session.output.note(&format!("without {part}: {error}"));
     }
     let reasons: Map<String, Value> =
-        left_out.iter().map(|(part, error)| ((*part).to_owned(), error.code().into())).collect();
+        left_out.iter().map(|(part, error)| ((*part).to_owned(), reason(error.code()).into())).collect();
     let contents = json!({
         "narvana": env!("CARGO_PKG_VERSION"),
         "made_at": now,
@@ -200,7 +202,7 @@ async fn bundle(session: &Session, args: BundleArgs) -> anyhow::Result<()> {
     session.output.show_as(&json!({ "file": shown }), || Table::of_fields([("file", shown.clone())]))?;
     session
         .output
-        .note("read it before you give it to somebody: it names folders, ports and addresses of this machine");
+        .note("read it before you give it to somebody: it names folders, ports, addresses and the user of this machine, and nodes");
     Ok(())
 }
 
@@ -219,6 +221,15 @@ async fn of_cluster(client: &Client) -> (Map<String, Value>, Vec<(&'static str, 
         }
     }
     (read, left_out)
+}
+
+/// Why a part is left out, by the code of the answer: one that is none is not taken over either.
+fn reason(code: &str) -> &str {
+    match code {
+        "" => "unreachable",
+        code if is_plain(code) => code,
+        _ => LEFT_OUT,
+    }
 }
 
 /// What is taken over of an answer.
@@ -285,6 +296,13 @@ mod tests {
                 "config": {"replicas": 2, "volumes": [{}]},
             }])
         );
+    }
+
+    #[test]
+    fn a_part_that_is_left_out_says_why() {
+        assert_eq!(reason("unauthorized"), "unauthorized");
+        assert_eq!(reason(""), "unreachable");
+        assert_eq!(reason("<hunter2>"), LEFT_OUT);
     }
 
     #[test]

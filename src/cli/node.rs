@@ -21,7 +21,7 @@ use crate::config::{self, NodeConfig, NodeSettings};
 use crate::model::NodeId;
 use crate::node::{self, Checkup, Endpoints, Init, Rebuild};
 
-/// Longest wait until a node that was stopped is known to be: longer than the default of `--health-threshold`.
+/// Longest wait until a node that was stopped is known to be: longer than the default of `--scheduler-health-threshold`.
 const GONE_WITHIN: Duration = Duration::from_secs(15);
 /// How often that is asked.
 const GONE_EVERY: Duration = Duration::from_secs(1);
@@ -194,8 +194,10 @@ async fn check_gone(session: &Session, old: NodeId) -> anyhow::Result<()> {
         }
         if begun.elapsed() > GONE_WITHIN {
             let message = format!(
-                "nothing was changed: node {old} answers the others, so this data folder is a copy of that node's. To make this machine \
-                 a node of its own, run `narvana join` with another --data-dir; to replace node {old}, stop its program first"
+                "nothing was changed: node {old} answers the others still. If its program was stopped just now, ask again when \
+                 `narvana node ls` says that it is away. Otherwise it runs elsewhere, and this data folder is a copy of that node's: \
+                 to make this machine a node of its own, run `narvana join` with another --data-dir; to replace node {old}, stop its \
+                 program first"
             );
             return Err(failure(Exit::Conflict, message));
         }

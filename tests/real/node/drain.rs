@@ -1,31 +1,12 @@
 //! Nodes that are emptied while they work: visitors notice nothing, and what has data is left alone until somebody says
 //! otherwise.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cluster::three;
-use super::image_service;
 use super::visitors::Visitors;
-use crate::harness::node::Node;
-use crate::harness::{BUSYBOX, Harness, until};
-
-fn running(node: &Node, deployment: &Value) -> Vec<String> {
-    let id = deployment["id"].as_str().expect("an id");
-    let now = node.get(&format!("/v1/deployments/{id}")).expect(200);
-    let instances = now["instances"].as_array().expect("a list").iter();
-    let running = instances.filter(|instance| instance["status"] == "running");
-    let mut names: Vec<String> =
-        running.map(|instance| instance["node_name"].as_str().expect("a name").to_owned()).collect();
-    names.sort();
-    names
-}
-
-fn small(mut service: Value, more: &Value) -> Value {
-    let object = service.as_object_mut().expect("an object");
-    object.insert("resources".to_owned(), json!({"cpu": "0.05", "memory": "16Mi"}));
-    object.extend(more.as_object().expect("an object").clone());
-    service
-}
+use super::{id, running, small_service};
+use crate::harness::{Harness, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_a_node_is_drained_and_what_has_data_stays_until_it_may_be_stopped() {
@@ -34,17 +15,17 @@ async fn no_request_fails_while_a_node_is_drained_and_what_has_data_stays_until_
     let first = &nodes[0];
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     let check = json!({"path": "/", "interval_seconds": 1, "retries": 5});
-    let web = json!({"name": "web", "image": BUSYBOX, "replicas": 3, "health_check": check});
-    first.post("/v1/apps/shop/services", &small(web, &json!({}))).expect(201);
-    let web = first.deploy("shop", "web");
+    let web = small_service("web", &json!({"replicas": 3, "health_check": check}));
+    first.post("/v1/apps/shop/services", &web).expect(201);
+    let web = id(&first.deploy("shop", "web"));
     // Both on the second node, which has to be drained.
     for name in ["test-node", "third"] {
         assert!(first.cli(&["node", "cordon", name]).status.success());
     }
     let volume = json!({"volumes": [{"name": "data", "path": "/data"}]});
-    first.post("/v1/apps/shop/services", &small(image_service("data"), &volume)).expect(201);
-    first.post("/v1/apps/shop/services", &small(image_service("bot"), &json!({"exclusive": true}))).expect(201);
-    let (data, bot) = (first.deploy("shop", "data"), first.deploy("shop", "bot"));
+    first.post("/v1/apps/shop/services", &small_service("data", &volume)).expect(201);
+    first.post("/v1/apps/shop/services", &small_service("bot", &json!({"exclusive": true}))).expect(201);
+    let (data, bot) = (id(&first.deploy("shop", "data")), id(&first.deploy("shop", "bot")));
     for name in ["test-node", "third"] {
         assert!(first.cli(&["node", "uncordon", name]).status.success());
     }

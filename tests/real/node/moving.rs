@@ -1,22 +1,12 @@
 //! Work that goes where somebody wants it: by labels, by rebalancing, and from a node that is drained while its leader dies.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cluster::three;
-use super::image_service;
 use super::visitors::Visitors;
+use super::{id, running, small_service};
 use crate::harness::node::Node;
 use crate::harness::{Harness, until};
-
-/// The names of the nodes on which instances of a deployment run, in order.
-fn running(node: &Node, deployment: &str) -> Vec<String> {
-    let now = node.get(&format!("/v1/deployments/{deployment}")).expect(200);
-    let instances = now["instances"].as_array().expect("a list").iter();
-    let running = instances.filter(|instance| instance["status"] == "running");
-    let mut names: Vec<String> = running.map(|of| of["node_name"].as_str().expect("a name").to_owned()).collect();
-    names.sort();
-    names
-}
 
 async fn until_runs_on(node: &Node, deployment: &str, names: &[&str]) {
     until(&format!("it runs on {names:?}"), || async { (running(node, deployment) == names).then_some(()) }).await;
@@ -31,28 +21,16 @@ fn says(node: &Node, args: &[&str]) -> String {
     words
 }
 
-fn id(deployment: &Value) -> String {
-    deployment["id"].as_str().expect("an id").to_owned()
-}
-
-fn service(name: &str, more: &Value) -> Value {
-    let mut service = image_service(name);
-    let fields = service.as_object_mut().expect("an object");
-    fields.insert("resources".to_owned(), json!({"cpu": "0.05", "memory": "16Mi"}));
-    fields.extend(more.as_object().expect("an object").clone());
-    service
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_say_where_work_may_go_and_rebalancing_uses_a_node_that_is_new() {
     let harness = Harness::podman().await;
     let first = Node::registered(harness.address());
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     let services = "/v1/apps/shop/services";
-    let fast = service("fast", &json!({"constraints": ["disk=ssd"]}));
+    let fast = small_service("fast", &json!({"constraints": ["disk=ssd"]}));
     first.post(services, &fast).expect(201);
     let web = json!({"replicas": 4, "health_check": {"path": "/", "interval_seconds": 1, "retries": 5}});
-    first.post(services, &service("web", &web)).expect(201);
+    first.post(services, &small_service("web", &web)).expect(201);
     let web = id(&first.deploy("shop", "web"));
     assert_eq!(running(&first, &web), ["test-node"; 4]);
 
@@ -101,7 +79,7 @@ async fn a_drain_goes_on_when_the_leader_dies() {
         .await;
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     let web = json!({"replicas": 4, "health_check": {"path": "/", "interval_seconds": 1, "retries": 5}});
-    first.post("/v1/apps/shop/services", &service("web", &web)).expect(201);
+    first.post("/v1/apps/shop/services", &small_service("web", &web)).expect(201);
     for name in ["test-node", "third"] {
         says(&first, &["node", "cordon", name]);
     }
