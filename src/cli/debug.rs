@@ -145,9 +145,9 @@ pub(super) enum DebugCommand {
   narvana debug bundle --data-dir /var/lib/narvana
 
 Of applications it holds ids, states, times and exit codes: no names, variables, sources, images, logs, and no words of
-programs, builds and health checks. Of this machine it holds what `narvana doctor` says: folders, ports, addresses, the user who runs this, names of
-nodes, and the programs that are in the way. It is text: read it before you give it to somebody. Without a log-in it
-holds this machine only.")]
+programs, builds and health checks. Of this machine it holds what `narvana doctor` says: folders, ports, addresses, the
+user who runs this, names of nodes, and the programs that are in the way. It is text: read it before you give it to
+somebody. Without a log-in it holds this machine only.")]
     Bundle(Box<BundleArgs>),
 }
 
