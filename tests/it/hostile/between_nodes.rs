@@ -28,7 +28,7 @@ use Check::{Live as Do, Test};
 
 const RPC: &str = "src/rpc/tests.rs";
 const WITNESS: &str = "src/rpc/witness.rs";
-const STORE: &str = "src/store/tests.rs";
+const SNAPSHOTS: &str = "src/store/tests/snapshots.rs";
 /// A member that the node has not heard of yet: it may be the leader that brings the entries in which it is.
 const NEWER: NodeId = NodeId(1 << 40);
 /// Longest wait for an answer.
@@ -67,8 +67,8 @@ pub(super) const ROWS: &[Row] = &[
         sent: "snapshots whose parts are wrong, missing or too many (chunks have no offsets: they come in order)",
         checks: &[
             Do(snapshots),
-            Test(STORE, "a_half_written_or_damaged_snapshot_is_not_taken"),
-            Test(STORE, "a_snapshot_with_rows_that_are_none_is_refused_while_it_comes"),
+            Test(SNAPSHOTS, "a_half_written_or_damaged_snapshot_is_not_taken"),
+            Test(SNAPSHOTS, "a_snapshot_with_rows_that_are_none_is_refused_while_it_comes"),
         ],
     },
     Row { number: 43, sent: "entries and commands of an unknown kind or version", checks: &[Do(entries)] },

@@ -4,16 +4,16 @@ use super::{Check, Row};
 use Check::Test;
 
 const BACKUP: &str = "src/backup/file.rs";
-const STORE: &str = "src/store/tests.rs";
+const DAMAGE: &str = "src/store/tests/damage.rs";
 
 pub(super) const ROWS: &[Row] = &[
     Row {
         number: 116,
         sent: "a store that is damaged, cut, newer, or another node's",
         checks: &[
-            Test(STORE, "a_flipped_bit_in_any_value_is_an_error_that_says_where"),
-            Test(STORE, "a_folder_of_another_node_or_version_or_in_use_is_refused"),
-            Test(STORE, "damage_to_the_file_itself_never_reads_as_good_data"),
+            Test(DAMAGE, "a_flipped_bit_in_any_value_is_an_error_that_says_where"),
+            Test(DAMAGE, "a_folder_of_another_node_or_version_or_in_use_is_refused"),
+            Test(DAMAGE, "damage_to_the_file_itself_never_reads_as_good_data"),
         ],
     },
     Row {
