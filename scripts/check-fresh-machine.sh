@@ -13,7 +13,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SUITE=bookworm
+# shellcheck source=scripts/bare-debian.sh
+. scripts/bare-debian.sh
+
 # Where the machine's parts are inside the root.
 CLONE=/root/narvana
 TARGET=/root/target
@@ -41,15 +43,7 @@ forget() {
 trap forget EXIT
 
 printf '\n==> Making a bare Debian in %s\n' "$root"
-mmdebstrap --quiet --variant=minbase "$SUITE" "$root/system"
-
-# What the network needs to be as usable as it is here; update-ca-certificates finds the authorities when it is installed.
-cp -L /etc/resolv.conf /etc/hosts "$root/system/etc/"
-cp -R /etc/apt/apt.conf.d /etc/apt/sources.list.d "$root/system/etc/apt/"
-rm -f "$root/system/etc/apt/sources.list.d/"*.list "$root/system/etc/apt/sources.list"
-if [ -d /usr/local/share/ca-certificates ]; then
-    cp -R /usr/local/share/ca-certificates "$root/system/usr/local/share/"
-fi
+bare_debian "$root/system"
 
 git clone --quiet --no-hardlinks . "$root/system$CLONE"
 mkdir -p "$root/system/root/.cargo" "$root/system/root/.rustup" "$root/system$TARGET" "$root/system/usr/local/bin"
