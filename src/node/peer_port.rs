@@ -116,7 +116,8 @@ pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDi
     Ok(Arc::new(Tls::new(identity.cluster, &authorities, &own)?))
 }
 
-fn authorities(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// The certificates of authorities in PEM.
+pub(super) fn authorities(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     read.context("the certificate of the cluster's authority cannot be read")
 }

@@ -3,28 +3,25 @@
 //! What the node knows is all that is left, so its log is kept to its last entry, also where nobody can tell whether that was
 //! agreed on. The others are removed in the very state that the node begins with: there is no moment in which they are heard.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::join_all;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::cluster::{DataDir, Identity};
-use crate::model::NodeId;
-use crate::state::{Beginning, Begun, begin_epoch};
+use crate::consensus::Peer;
+use crate::model::{ClusterId, NodeId};
+use crate::rpc::{Presence, Probe};
+use crate::state::{Beginning, Begun, State, begin_epoch};
 use crate::store::{self, SealKey, Seed, Store, Survey};
 
 use super::address;
+use super::peer_port::authorities;
 use super::restoring::Losses;
-
-/// Longest wait for a member that may answer after all.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A recovery that is possible and not begun. Its folder is locked.
 pub struct Recovery {
@@ -33,7 +30,8 @@ pub struct Recovery {
     survey: Survey,
     begun: Begun,
     address: String,
-    answering: BTreeSet<NodeId>,
+    /// Who is where the other voters were last.
+    presence: BTreeMap<NodeId, Presence>,
 }
 
 /// Why there is nothing to recover, or not here.
@@ -70,7 +68,9 @@ impl Recovery {
             return Err(Unrecoverable::NotNeeded.into());
         }
         let addresses = others().filter_map(|voter| Some((*voter, survey.members.get(voter)?.clone())));
-        let answering = who_answers(addresses).await;
+        let presence = who_is_there(&survey.state, identity.cluster, addresses).await?;
+        let answering = presence.iter().filter(|(_, presence)| **presence == Presence::Itself).map(|(node, _)| *node);
+        let answering: Vec<NodeId> = answering.collect();
         let own = usize::from(survey.voters.contains(&identity.node));
         if answering.len() + own > survey.voters.len() / 2 {
             let names: Vec<String> = answering.iter().map(|node| called(&survey, *node)).collect();
@@ -79,7 +79,7 @@ impl Recovery {
         let kept = address::kept(&dir)?;
         let address = kept.or_else(|| survey.members.get(&identity.node).cloned());
         let address = address.context("it is not known where other nodes reach this one")?;
-        Ok(Self { dir, identity, survey, begun, address, answering })
+        Ok(Self { dir, identity, survey, begun, address, presence })
     }
 
     /// Everything that somebody has to know before they say yes.
@@ -102,7 +102,11 @@ impl Recovery {
             None => "  who led is not known".to_owned(),
         });
         for voter in survey.voters.iter().filter(|voter| **voter != identity.node) {
-            let state = if self.answering.contains(voter) { "SOMETHING ANSWERS THERE" } else { "does not answer" };
+            let state = match self.presence.get(voter) {
+                Some(Presence::Itself) => "ANSWERS".to_owned(),
+                Some(Presence::Another(why)) => format!("SOMETHING ANSWERS THERE that does not show to be it ({why})"),
+                Some(Presence::Nobody) | None => "does not answer".to_owned(),
+            };
             let place = survey.members.get(voter).map_or("", String::as_str);
             line(format!("  {} votes, at {place}: {state}", called(survey, *voter)));
         }
@@ -175,13 +179,16 @@ fn called(survey: &Survey, node: NodeId) -> String {
     name.map_or_else(|| format!("node {node}"), |name| format!("{name} (node {node})"))
 }
 
-/// Who of these takes a connection where it was last. Whether it is that node is not known, so it only makes somebody look again.
-pub(super) async fn who_answers(nodes: impl Iterator<Item = (NodeId, String)>) -> BTreeSet<NodeId> {
-    let asked = nodes.map(|(node, address)| async move {
-        let connected = timeout(ANSWER_MAX, TcpStream::connect(address)).await;
-        matches!(connected, Ok(Ok(_))).then_some(node)
-    });
-    join_all(asked).await.into_iter().flatten().collect()
+/// Who is where these nodes of the state's cluster were last.
+pub(super) async fn who_is_there(
+    state: &State,
+    cluster: ClusterId,
+    nodes: impl Iterator<Item = (NodeId, String)>,
+) -> anyhow::Result<BTreeMap<NodeId, Presence>> {
+    let known = state.cluster().context("the state holds no cluster")?;
+    let probe = Probe::new(cluster, &authorities(known.trusted().as_bytes())?)?;
+    let looks = nodes.map(async |(node, address)| (node, probe.look(&Peer { node, address }).await));
+    Ok(join_all(looks).await.into_iter().collect())
 }
 
 #[cfg(test)]

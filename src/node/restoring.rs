@@ -10,13 +10,14 @@ use crate::backup::Restored;
 use crate::cluster::{DataDir, Identity};
 use crate::config::NodeConfig;
 use crate::model::{NodeId, Source};
+use crate::rpc::Presence;
 use crate::state::{Beginning, Begun, State, begin_epoch};
 use crate::store::{self, SealKey, Seed, Store};
 use crate::{clock, random};
 
 use super::address::Address;
 use super::founding::{AUTHORITY_FILE, SETUP_TOKEN_FILE};
-use super::recovery::who_answers;
+use super::recovery::who_is_there;
 
 /// Refuses to begin while somebody answers at the address of a node that the backup knows: the restored cluster would end it.
 pub(super) async fn look_for_the_old_one(backup: &Restored) -> anyhow::Result<()> {
@@ -28,10 +29,13 @@ pub(super) async fn look_for_the_old_one(backup: &Restored) -> anyhow::Result<()
         .members()
         .map(|member| (member.node, (member.name.clone(), address(member.node, &member.address))))
         .collect();
-    let answering = who_answers(members.iter().map(|(node, (_, address))| (*node, address.clone()))).await;
-    let names: Vec<String> = answering
+    let addresses = members.iter().map(|(node, (_, address))| (*node, address.clone()));
+    let presence = who_is_there(&backup.state, backup.summary.header.cluster, addresses).await?;
+    // The authority may have been rotated since the backup: whoever is not known may be of the cluster all the same.
+    let names: Vec<String> = members
         .iter()
-        .filter_map(|node| members.get(node))
+        .filter(|(node, _)| presence.get(node).is_some_and(|presence| *presence != Presence::Nobody))
+        .map(|(_, member)| member)
         .map(|(name, address)| format!("{name} ({address})"))
         .collect();
     anyhow::ensure!(
