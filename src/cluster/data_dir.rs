@@ -10,6 +10,7 @@
 //! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
 //! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
 //! | `others` | which process spoke for each other node, and what it was heard to hold |
+//! | `ended` | why the node is no member any more; it only ends what it ran |
 //! | `endpoints.json` | where the running node listens; gone while it does not run |
 
 use std::fs::{self, File, OpenOptions};
@@ -214,7 +215,8 @@ impl DataDir {
         write().map_err(io_error("write", &path))
     }
 
-    fn remove(&self, name: &str) -> Result<(), Error> {
+    /// Removes a file of this node, if it is there.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),

@@ -21,6 +21,7 @@ use crate::store::{self, SealKey, Seed, Store, Survey};
 
 use super::address;
 use super::peer_port::authorities;
+use super::removal;
 use super::restoring::Losses;
 
 /// A recovery that is possible and not begun. Its folder is locked.
@@ -32,6 +33,8 @@ pub struct Recovery {
     address: String,
     /// Who is where the other voters were last.
     presence: BTreeMap<NodeId, Presence>,
+    /// Why the node is no member any more, when it was told that.
+    ended: Option<String>,
 }
 
 /// Why there is nothing to recover, or not here.
@@ -79,7 +82,8 @@ impl Recovery {
         let kept = address::kept(&dir)?;
         let address = kept.or_else(|| survey.members.get(&identity.node).cloned());
         let address = address.context("it is not known where other nodes reach this one")?;
-        Ok(Self { dir, identity, survey, begun, address, presence })
+        let ended = removal::told(&dir)?;
+        Ok(Self { dir, identity, survey, begun, address, presence, ended })
     }
 
     /// Everything that somebody has to know before they say yes.
@@ -88,6 +92,9 @@ impl Recovery {
         let mut text = String::new();
         let mut line = |words: String| writeln!(text, "{words}").expect("a string takes everything");
         line(format!("{} goes on alone as cluster {}.", called(survey, identity.node), identity.cluster));
+        if let Some(words) = &self.ended {
+            line(format!("\nTHIS NODE WAS TOLD TO END: {words}"));
+        }
         line("\nWhat it knows:".to_owned());
         let at = survey.newest_command.map_or_else(String::new, |at| format!(", whose newest change is of {at}"));
         line(format!("  its log ends with entry {} (term {}){at}", survey.last, survey.term));
@@ -146,6 +153,8 @@ impl Recovery {
     /// Makes the node the only member of its cluster.
     pub async fn carry_out(self) -> anyhow::Result<()> {
         let aside = self.aside_name();
+        // Before: a node that has begun anew must not end by what it was told before that.
+        removal::forget(&self.dir)?;
         let Begun { state, index, .. } = self.begun;
         let seed = Seed { state, index, term: self.survey.term + 1, address: self.address };
         Store::renew(options(&self.dir, self.identity)?, &seed, &aside).await?;

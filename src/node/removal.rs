@@ -11,13 +11,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent;
-use crate::cluster::Identity;
+use crate::cluster::{DataDir, Identity};
 use crate::consensus::{Consensus, View};
 use crate::engine::{self, Engine};
 use crate::model::ClusterId;
 use crate::rpc::Refusal;
 use crate::task::Supervisor;
 
+/// The file in the data folder that says why the node is no member any more. Nobody may be there to tell it again when it dies
+/// before its containers have ended.
+const ENDED: &str = "ended";
 /// How long the end of its containers is tried; the next start goes on with it.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 /// Pause before an engine that failed is asked again.
@@ -30,7 +33,7 @@ pub struct Removed(Refusal);
 
 impl Removed {
     /// The node itself lives on as another process.
-    pub(super) fn lives(&self) -> bool {
+    fn lives(&self) -> bool {
         self.0.lives
     }
 }
@@ -40,6 +43,9 @@ impl Removed {
 pub(super) struct Membership {
     identity: Identity,
     consensus: Consensus,
+    dir: Arc<DataDir>,
+    /// What members said before this start that refuse it.
+    kept: Option<Refusal>,
     /// What members say that refuse it.
     refused: watch::Receiver<Option<Refusal>>,
     /// Why containers of this node may still run after its end.
@@ -47,14 +53,20 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(identity: Identity, consensus: Consensus, refused: watch::Receiver<Option<Refusal>>) -> Self {
-        Self { identity, consensus, refused, left_running: Arc::default() }
+    pub(super) fn new(
+        dir: Arc<DataDir>,
+        identity: Identity,
+        consensus: Consensus,
+        refused: watch::Receiver<Option<Refusal>>,
+    ) -> anyhow::Result<Self> {
+        let kept = told(&dir)?.map(Refusal::end);
+        Ok(Self { identity, consensus, dir, kept, refused, left_running: Arc::default() })
     }
 
     /// Whether it has ended, as far as is known here.
     pub(super) fn ended(&self) -> Option<Removed> {
         let own = |view: &View| view.state.admission(self.identity.node).is_some_and(|own| own.fenced_at.is_some());
-        if let Some(refusal) = &*self.refused.borrow() {
+        if let Some(refusal) = self.kept.as_ref().or(self.refused.borrow().as_ref()) {
             return Some(Removed(refusal.clone()));
         }
         own(&self.consensus.latest()).then(|| {
@@ -96,6 +108,19 @@ impl Membership {
         }
     }
 
+    /// Makes the end outlive this process. Not that of one whose node lives on: that is the process's own.
+    async fn keep(&self, Removed(refusal): &Removed) {
+        if refusal.lives {
+            return;
+        }
+        let (dir, words) = (Arc::clone(&self.dir), refusal.words.clone());
+        let written = tokio::task::spawn_blocking(move || dir.write(ENDED, words.as_bytes())).await;
+        if let Err(error) = written.map_err(anyhow::Error::from).and_then(|written| Ok(written?)) {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "cannot keep that this node is no member any more: its next start has to be told again");
+        }
+    }
+
     fn gave_up(&self, why: String) {
         // The first reason is as good as a later one.
         let _known = self.left_running.set(why);
@@ -117,6 +142,16 @@ impl Membership {
     }
 }
 
+/// What the node of a data folder was told, when it is no member any more.
+pub(super) fn told(dir: &DataDir) -> anyhow::Result<Option<String>> {
+    Ok(dir.read(ENDED)?.map(|words| String::from_utf8_lossy(&words).into_owned()))
+}
+
+/// Forgets that: the node is about to begin an epoch of its own.
+pub(super) fn forget(dir: &DataDir) -> anyhow::Result<()> {
+    Ok(dir.remove(ENDED)?)
+}
+
 /// Waits for the end of the membership, then ends what the node runs, and the node.
 pub(super) async fn watch(
     membership: Membership,
@@ -126,6 +161,7 @@ pub(super) async fn watch(
     quit: CancellationToken,
 ) -> Result<(), Removed> {
     let Some(removed) = quit.run_until_cancelled(membership.wait()).await else { return Ok(()) };
+    membership.keep(&removed).await;
     tracing::error!("{removed}; stopping what runs here");
     // It would start and report what is no longer this node's.
     agent.stop(grace).await;
@@ -134,7 +170,12 @@ pub(super) async fn watch(
 }
 
 /// The same for a node that starts and is none any more.
-pub(super) async fn clean_up(membership: &Membership, options: engine::Options, grace: Duration) {
+pub(super) async fn clean_up(membership: &Membership, removed: &Removed, options: engine::Options, grace: Duration) {
+    // What runs in the name of a node that lives is its own.
+    if removed.lives() {
+        return;
+    }
+    membership.keep(removed).await;
     let supervisor = Supervisor::new("clean up", CancellationToken::new());
     match engine::find(&options, &supervisor).await {
         Ok(found) => membership.clean_up(watch::channel(Some(found.engine)).1, grace).await,

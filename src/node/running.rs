@@ -75,7 +75,7 @@ impl Running {
         let fatal = CancellationToken::new();
         let incarnation: Incarnation = random::id();
         let (consensus, tls, peers, witness) = start_consensus(&dir, identity, incarnation, &fatal).await?;
-        let membership = Membership::new(identity, consensus.clone(), witness.refused());
+        let membership = Membership::new(Arc::clone(&dir), identity, consensus.clone(), witness.refused())?;
         let space = consensus.space().clone();
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
         let logs_part = Supervisor::new("logs", fatal.clone());
@@ -117,10 +117,9 @@ impl Running {
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
         introduction::begin(&consensus, &membership, &witness, &peer_part).await;
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
-        // What runs in the name of a node that lives is its own.
-        if membership.ended().is_some_and(|ended| !ended.lives()) {
+        if let Some(removed) = membership.ended() {
             let engine = engine_options(&config, dir.path(), scope(identity));
-            removal::clean_up(&membership, engine, STOP_GRACE).await;
+            removal::clean_up(&membership, &removed, engine, STOP_GRACE).await;
         }
         if let Some(error) = membership.farewell() {
             return Err(error);

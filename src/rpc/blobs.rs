@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::caller::member;
 use super::peers::reason;
-use super::{Admit, Peers};
+use super::{Admit, Peers, Refusal};
 use crate::artifact::{self, ArtifactStore, BlobSource, Digest, RemoteBlob, Unavailable};
 use crate::consensus::{Peer, View};
 use crate::model::NodeId;
@@ -68,7 +68,7 @@ impl Artifacts for BlobService {
         let admit = self.admit.clone();
         let chunks = chunks.map(move |chunk| {
             // It may take hours: a node that is removed meanwhile gets no more of it.
-            admit(caller).map_err(Status::permission_denied)?;
+            admit(caller).map_err(Refusal::end)?;
             chunk.map(|chunk| part(Part::Chunk(chunk))).map_err(|error| Status::internal(error.to_string()))
         });
         let head = stream::once(async move { Ok(part(Part::Head(v1::BlobHead { bytes }))) });

@@ -10,8 +10,7 @@ use narvana_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::Admit;
-use super::Witness;
+use super::{Admit, Refusal, Witness};
 use super::stream::Caller;
 use crate::consensus::ReceiveError;
 use crate::model::{Incarnation, NodeId, NodeRole};
@@ -28,8 +27,8 @@ pub(super) struct Member {
 pub(super) const NO_PART: &str =
     "this process takes no part in Raft: it has not introduced itself to everybody, or was refused";
 
-/// Lets members through, before anything that they send is read. `PERMISSION_DENIED` says that the caller was removed, or
-/// that another process took its place, and nothing else does: it ends by that.
+/// Lets members through, before anything that they send is read. A caller that was removed, or whose place another process
+/// took, is told so by a [`Refusal`]: it ends by that.
 pub(super) fn members(admit: Admit, witness: Witness) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| let_in(request, &admit, &witness, |_, _| Ok(()))
 }
@@ -57,8 +56,8 @@ fn let_in(
     let Some((node, run)) = caller.and_then(|caller| caller.node.zip(caller.run)) else {
         return Err(Status::unauthenticated("only members of the cluster may call this, with their certificate"));
     };
-    rule(node, admit(node).map_err(Status::permission_denied)?)?;
-    witness.is_current(node, run).map_err(|refusal| Status::permission_denied(refusal.words))?;
+    rule(node, admit(node).map_err(Refusal::end)?)?;
+    witness.is_current(node, run)?;
     request.extensions_mut().insert(Member { node, run });
     Ok(request)
 }
@@ -80,7 +79,7 @@ const ADMIT_EVERY: Duration = Duration::from_secs(2);
 pub(super) async fn until_removed(admit: &Admit, node: NodeId) -> Status {
     loop {
         if let Err(reason) = admit(node) {
-            return Status::permission_denied(reason);
+            return Refusal::end(reason).into();
         }
         tokio::time::sleep(ADMIT_EVERY).await;
     }

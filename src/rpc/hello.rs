@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::witness::{Hello, Refusal, Verdict, Witness};
+use super::Refusal;
+use super::witness::{Hello, Verdict, Witness};
 use crate::model::{Incarnation, NodeId};
 
 /// Longest of these messages; the words of a refusal are a few sentences.

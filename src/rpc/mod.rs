@@ -21,6 +21,7 @@ mod newcomer;
 mod peers;
 mod probe;
 mod raft;
+mod refusal;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -41,10 +42,11 @@ pub use logs::FarLogs;
 pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;
 pub use probe::{Presence, Probe};
+pub use refusal::Refusal;
 pub use server::{Options, Parts, Server};
 pub use tls::{Tls, TlsError};
 pub use tunnel::Tunnels;
-pub use witness::{Hello, Memory, Refusal, Witness};
+pub use witness::{Hello, Memory, Witness};
 
 /// Largest message in either direction. Entries have at most a mebibyte each and travel by up to four of them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -178,8 +178,8 @@ fn was_sent(status: &Status) -> bool {
 
 /// What a failed call says about its peer, and about this node, which ends by a refusal.
 fn heeded(peer: &Peer, status: &Status, witness: &Witness) -> TransportError {
-    if status.code() == Code::PermissionDenied {
-        witness.end(Refusal::end(reason(status)));
+    if let Some(refusal) = Refusal::of(status) {
+        witness.refused_by(peer.node, refusal);
     }
     failure(peer, status)
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::{Member, check_ballot, may_lead, member, process, status, takes_part};
-use super::{Admit, Witness};
+use super::{Admit, Refusal, Witness};
 use crate::consensus::Receiver;
 
 pub(super) struct RaftService {
@@ -40,8 +40,8 @@ impl Raft for RaftService {
         // The stream may be open for days: a node that is removed meanwhile, or whose place was taken, is not heard any more.
         let requests = request.into_inner().scan(refuse, move |refuse, request| {
             let heard = request.and_then(|request| {
-                may_lead(caller, admit(caller).map_err(Status::permission_denied)?)?;
-                witness.is_current(caller, run).map_err(|refusal| Status::permission_denied(refusal.words))?;
+                may_lead(caller, admit(caller).map_err(Refusal::end)?)?;
+                witness.is_current(caller, run)?;
                 takes_part(&witness)?;
                 check_ballot(request.ballot, caller)?;
                 Ok(request)

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Admit;
+use super::{Admit, Refusal};
 use crate::consensus::Mark;
 use crate::model::{Incarnation, NodeId};
 
@@ -47,22 +47,6 @@ pub(super) enum Verdict {
     Wait(String),
     /// It can never be accepted.
     Refused(Refusal),
-}
-
-/// Why a member does not hear this process, ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What happened and what to do.
-    pub words: String,
-    /// The node lives on as another process: what runs in its name is that one's.
-    pub lives: bool,
-}
-
-impl Refusal {
-    /// The node's end.
-    pub(super) fn end(words: impl Into<String>) -> Self {
-        Self { words: words.into(), lives: false }
-    }
 }
 
 /// What is remembered of a node.
@@ -170,14 +154,23 @@ impl Witness {
 
     /// Takes to heart what another one makes of this process.
     pub(super) fn hear(&self, from: NodeId, verdict: &Verdict) {
-        if self.members.get().is_some_and(|admit| admit(from).is_err()) {
-            return;
-        }
         match verdict {
-            Verdict::Accepted => {}
-            Verdict::Wait(_) => self.waits.store(true, Ordering::Relaxed),
-            Verdict::Refused(refusal) => self.end(refusal.clone()),
+            Verdict::Wait(_) if self.heeds(from) => self.waits.store(true, Ordering::Relaxed),
+            Verdict::Accepted | Verdict::Wait(_) => {}
+            Verdict::Refused(refusal) => self.refused_by(from, refusal.clone()),
         }
+    }
+
+    /// Takes to heart that another one does not hear this process any more.
+    pub(super) fn refused_by(&self, from: NodeId, refusal: Refusal) {
+        if self.heeds(from) {
+            self.end(refusal);
+        }
+    }
+
+    /// The word of a node that is no member itself, as far as is known here, does not count.
+    fn heeds(&self, from: NodeId) -> bool {
+        self.members.get().is_none_or(|admit| admit(from).is_ok())
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Known>> {

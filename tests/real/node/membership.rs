@@ -45,6 +45,32 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     assert!(second.log().contains("narvana join"), "{}", second.log());
 }
 
+/// It was told once, and may never be told again.
+#[tokio::test]
+async fn a_removed_node_that_dies_before_it_is_done_goes_on_with_that() {
+    let harness = Harness::podman().await;
+    let mut first = Node::registered(harness.address());
+    let mut second = first.joined("second");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    // It does not end when it is asked to, so that there is time to die in.
+    first.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    assert!(first.cli(&["node", "cordon", "test-node"]).status.success());
+    let deployment = first.deploy("shop", "web");
+    let container = deployment["instances"][0]["container_id"].as_str().expect("a container").to_owned();
+    assert!(first.cli(&["node", "remove", "second"]).status.success());
+    until("it was told", || async { second.log().contains("stopping what runs here").then_some(()) }).await;
+    second.kill();
+    first.kill();
+    let runs = async || {
+        let containers = harness.engine().list(&narvana::engine::Labels::new()).await.expect("the engine answers");
+        containers.iter().any(|other| other.id == container)
+    };
+    assert!(runs().await, "it died too late");
+    assert!(!second.try_run(), "{}", second.log());
+    assert_eq!(second.wait_end().code(), Some(78), "{}", second.log());
+    assert!(!runs().await, "its container is gone");
+}
+
 /// The founder is the only one of two that votes, so the other one has to take over before it may go.
 #[tokio::test]
 async fn the_leader_of_two_is_removed_and_the_other_one_goes_on() {
