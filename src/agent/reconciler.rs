@@ -305,7 +305,7 @@ impl Agent {
             let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(node), request: None, command };
             match consensus.propose(entry).await {
                 // Refused: a later pass sees what became of it.
-                Ok(_) | Err(ProposeError::Rejected(_)) => Ok(()),
+                Ok(_) | Err(ProposeError::Rejected(_) | ProposeError::NotYetHere { .. }) => Ok(()),
                 Err(error) => Err(error),
             }
         });

@@ -438,7 +438,7 @@ impl Runner {
                 },
             };
             match self.parts.consensus.propose(entry).await {
-                Ok(_) => return Ok(()),
+                Ok(_) | Err(ProposeError::NotYetHere { .. }) => return Ok(()),
                 Err(ProposeError::Rejected(rejection)) => {
                     tracing::debug!(instance = %self.instance.id, %rejection, "report refused");
                     return Err(Halt::Quit);

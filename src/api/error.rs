@@ -231,7 +231,7 @@ impl From<ProposeError> for Error {
         match error {
             ProposeError::Rejected(rejection) => rejection.into(),
             ProposeError::NoLeader { .. } | ProposeError::Stopped => Self::NoQuorum(text),
-            ProposeError::OutcomeUnknown => Self::OutcomeUnknown(text),
+            ProposeError::OutcomeUnknown | ProposeError::NotYetHere { .. } => Self::OutcomeUnknown(text),
             ProposeError::TooLarge { .. } => Self::TooLarge(text),
             ProposeError::DiskFull(_) => Self::DiskFull(text),
         }

@@ -115,7 +115,7 @@ async fn report(
             command: Command::FinishBuild { build, lease, result: result.clone() },
         };
         match consensus.propose(entry).await {
-            Ok(_) | Err(ProposeError::Rejected(_)) => return Ok(()),
+            Ok(_) | Err(ProposeError::Rejected(_) | ProposeError::NotYetHere { .. }) => return Ok(()),
             Err(error) => {
                 tracing::debug!(%build, %error, "the end of a build was not acknowledged, saying it again");
                 tokio::time::sleep(REPORT_AGAIN_AFTER).await;

@@ -23,6 +23,15 @@ pub enum ProposeError {
     /// It may or may not have happened. Repeat it with the same request id, on any node: that does it once.
     #[error("it is not known whether the change was made: repeat the request with the same idempotency key")]
     OutcomeUnknown,
+    /// It happened, and this node has not heard of it yet. Repeated with the same request id it gets the same answer.
+    #[error(
+        "the change was made, as entry {index} of the log, and this node has not heard of it yet: ask another node, or this one \
+         later; repeating the request with the same idempotency key is safe"
+    )]
+    NotYetHere {
+        /// Its index in the log.
+        index: u64,
+    },
     /// It does not fit the log. Nothing changed.
     #[error("the command takes {bytes} bytes, at most {limit} fit: split it, or keep large values out of it")]
     TooLarge {

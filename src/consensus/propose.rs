@@ -80,7 +80,7 @@ impl Consensus {
     async fn seen_here(&self, committed: Committed, deadline: Instant) -> Result<Committed, ProposeError> {
         match self.wait_index(committed.index, deadline).await {
             Ok(_) => Ok(committed),
-            Err(_) => Err(ProposeError::OutcomeUnknown),
+            Err(_) => Err(ProposeError::NotYetHere { index: committed.index }),
         }
     }
 
@@ -99,7 +99,9 @@ impl Consensus {
                 free: full.free,
                 needed: full.needed,
             }),
-            Err(ProposeError::OutcomeUnknown) => propose_reply::Result::Unknown(v1::OutcomeUnknown {}),
+            Err(ProposeError::OutcomeUnknown | ProposeError::NotYetHere { .. }) => {
+                propose_reply::Result::Unknown(v1::OutcomeUnknown {})
+            }
             Err(ProposeError::NoLeader { .. } | ProposeError::Stopped | ProposeError::TooLarge { .. }) => {
                 propose_reply::Result::NotLeading(v1::NotLeading {})
             }

@@ -117,7 +117,10 @@ impl Membership {
         let written = tokio::task::spawn_blocking(move || dir.write(ENDED, words.as_bytes())).await;
         if let Err(error) = written.map_err(anyhow::Error::from).and_then(|written| Ok(written?)) {
             let error = format!("{error:#}");
-            tracing::warn!(error, "cannot keep that this node is no member any more: its next start has to be told again");
+            tracing::warn!(
+                error,
+                "cannot keep that this node is no member any more: its next start has to be told again"
+            );
         }
     }
 

@@ -10,8 +10,8 @@ use narvana_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::{Admit, Refusal, Witness};
 use super::stream::Caller;
+use super::{Admit, Refusal, Witness};
 use crate::consensus::ReceiveError;
 use crate::model::{Incarnation, NodeId, NodeRole};
 

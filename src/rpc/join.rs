@@ -140,8 +140,9 @@ fn status(error: &ProposeError) -> Status {
         ProposeError::DiskFull(_) => Status::resource_exhausted(words),
         ProposeError::TooLarge { .. } => Status::invalid_argument(words),
         // Asking again is safe: the request has an identity.
-        ProposeError::NoLeader { .. } | ProposeError::OutcomeUnknown | ProposeError::Stopped => {
-            Status::unavailable(words)
-        }
+        ProposeError::NoLeader { .. }
+        | ProposeError::OutcomeUnknown
+        | ProposeError::NotYetHere { .. }
+        | ProposeError::Stopped => Status::unavailable(words),
     }
 }

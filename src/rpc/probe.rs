@@ -60,7 +60,9 @@ impl Probe {
         match timeout(ANSWER_MAX, TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream)).await {
             Ok(Ok(_)) => Presence::Itself,
             Ok(Err(error)) => Presence::Another(error.to_string()),
-            Err(_) => Presence::Another(format!("it takes connections and says nothing for {} s", ANSWER_MAX.as_secs())),
+            Err(_) => {
+                Presence::Another(format!("it takes connections and says nothing for {} s", ANSWER_MAX.as_secs()))
+            }
         }
     }
 }

@@ -155,6 +155,24 @@ async fn whoever_leads_steps_aside_before_it_stops() {
     members[1].end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_passes_a_command_on_and_is_told_nothing_says_what_became_of_it() {
+    let cluster = Cluster::new();
+    let options = consensus::Options { patience: Duration::from_secs(1), ..consensus::Options::default() };
+    let mut members = cluster.three(&options).await;
+    members[0].consensus.propose(domain("one.test")).await.expect("accepted");
+    until("all have it", || members.iter().all(|member| member.domain() == "one.test")).await;
+    members[2].close().await;
+    let asked = members[2].consensus.propose(domain("two.test")).await;
+    let Err(consensus::ProposeError::NotYetHere { index }) = asked else { panic!("{asked:?}") };
+    assert_eq!(members[2].domain(), "one.test");
+    until("the others have it", || members[..2].iter().all(|member| member.domain() == "two.test")).await;
+    assert!(members[0].consensus.latest().index >= index);
+    for member in &members {
+        member.end().await;
+    }
+}
+
 /// It may be an old copy, and only one of the others may know.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_has_not_introduced_itself_promises_nothing_and_asks_for_nothing() {

@@ -199,7 +199,14 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     drop(another);
     let said = words(&unasked);
     assert_eq!(unasked.status.code(), Some(2), "{said}");
-    for expected in ["What may be lost", "test-node (node 1) votes", "does not show to be it", "does not answer", "removed for ever", "--yes"] {
+    for expected in [
+        "What may be lost",
+        "test-node (node 1) votes",
+        "does not show to be it",
+        "does not answer",
+        "removed for ever",
+        "--yes",
+    ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
 
