@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use crate::agent::{Exec, LocalExec};
-use crate::artifact::ArtifactStore;
+use crate::artifact::{ArtifactStore, Holdings, Nobody};
 use crate::auth::Tokens;
 use crate::clock;
 use crate::cluster::Authority;
@@ -223,8 +223,8 @@ impl Harness {
         let replica = Replica::memory(state);
         let supervisor = Supervisor::new("test", CancellationToken::new());
         let exec = LocalExec::new(NodeId::FOUNDER, replica.watch(), watch::channel(None).1, supervisor);
-        let parts =
-            (Library::of_one(self.logs.clone()), Exec::of_one(exec), self.artifacts.clone(), Metrics::default());
+        let artifacts = Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody));
+        let parts = (Library::of_one(self.logs.clone()), Exec::of_one(exec), artifacts, Metrics::default());
         behind(Gate::over(replica, parts, Options::default(), CancellationToken::new()))
     }
 

@@ -3,6 +3,7 @@
 //! The state is private to this file: handlers get a [`Caller`] and what its loaders give, and change things by
 //! commands. What may be known without logging in is listed here, function by function.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Exec;
-use crate::artifact::ArtifactStore;
+use crate::artifact::{ArtifactStore, Holdings};
 use crate::auth::{Caller, Passwords, RateLimiter};
 use crate::clock;
 use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
@@ -47,7 +48,7 @@ struct Inner {
     replica: Replica,
     logs: Library,
     exec: Exec,
-    artifacts: ArtifactStore,
+    artifacts: Holdings,
     metrics: Metrics,
     options: Options,
     passwords: Passwords,
@@ -65,7 +66,7 @@ impl Gate {
 
     pub(super) fn over(
         replica: Replica,
-        (logs, exec, artifacts, metrics): (Library, Exec, ArtifactStore, Metrics),
+        (logs, exec, artifacts, metrics): (Library, Exec, Holdings, Metrics),
         options: Options,
         stopping: CancellationToken,
     ) -> Self {
@@ -97,7 +98,12 @@ impl Gate {
     }
 
     pub(super) fn artifacts(&self) -> &ArtifactStore {
-        &self.0.artifacts
+        self.0.artifacts.store()
+    }
+
+    /// The services of which a node has the only copy of something. For administrators only: they may be anybody's.
+    pub(super) async fn only_copies_on(&self, node: NodeId) -> BTreeSet<String> {
+        self.0.artifacts.only_on(node, &self.0.replica.latest().state).await
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

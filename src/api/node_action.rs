@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Moving};
 use crate::clock;
@@ -13,7 +13,7 @@ use crate::model::NodeId;
 use crate::state::Command;
 
 use super::Error;
-use super::extract::{At, Reader, Write};
+use super::extract::{At, Reader, Search, Write};
 use super::gate::Gate;
 use super::node::{NodeView, view};
 use super::session::Empty;
@@ -139,17 +139,46 @@ async fn set_cordoned(change: super::change::Change, node: NodeId, cordoned: boo
     Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().status())))
 }
 
+/// How a node is removed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RemoveQuery {
+    /// Also when it has the only copy of an image or of an uploaded source. False when absent.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Refuses while a node has something that no other one has. The others fetch their copies within seconds of a build, so that
+/// this is about a build of just now, or about nodes that cannot fetch.
+async fn check_copies(gate: &Gate, node: NodeId) -> Result<(), Error> {
+    let only = Vec::from_iter(gate.only_copies_on(node).await);
+    if only.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "node {node} has the only copy of what was built or uploaded for {}; the other nodes fetch it as soon as they can: try \
+         again in a minute, or remove the node with --force (force=true) and deploy these again",
+        only.join(", ")
+    )))
+}
+
 /// Remove a node
 ///
 /// It can do nothing in the cluster from then on, and stops what it runs; others take its work. Its volumes stay on its machine.
+/// Refused with 409 while it has the only copy of an image or of an uploaded source.
 /// For administrators of the cluster.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "cluster",
-    params(("node" = u64, Path, description = "Its id")), responses((status = 200, body = RemovedNode)))]
+    params(("node" = u64, Path, description = "Its id"), RemoveQuery), responses((status = 200, body = RemovedNode)))]
 pub(super) async fn remove(
     At(id): At<NodeId>,
+    Search(RemoveQuery { force }): Search<RemoveQuery>,
     Write(change, Empty {}): Write<Empty>,
 ) -> Result<Json<RemovedNode>, Error> {
     change.caller().require_admin()?;
+    if !force {
+        check_copies(change.gate(), id).await?;
+    }
     // One that is removed already has nothing to move.
     let moves = moves(change.caller(), change.gate(), id).unwrap_or_default();
     change.commit(|_| Ok(Command::RemoveNode(id))).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::Exec;
-use crate::artifact::ArtifactStore;
+use crate::artifact::Holdings;
 use crate::auth::{Pace, Tokens};
 use crate::consensus::Consensus;
 use crate::decide;
@@ -92,8 +92,8 @@ pub struct Parts {
     pub logs: Library,
     /// Commands in instances of all nodes.
     pub exec: Exec,
-    /// Where uploaded sources go.
-    pub artifacts: ArtifactStore,
+    /// Where uploaded sources go, and what the other nodes have.
+    pub artifacts: Holdings,
     /// Counters behind `/metrics`.
     pub metrics: Metrics,
 }

@@ -166,7 +166,7 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     check_token(session, &token).await?;
     check_gone(session, old).await?;
     // First of all: two nodes of one name are refused, and nothing of the old one is needed from here on.
-    session.client.remove_node(&old.to_string()).await.with_context(|| {
+    session.client.remove_node(&old.to_string(), true).await.with_context(|| {
         format!(
             "nothing was changed here: node {old} was not removed from the cluster, which takes an administrator's log-in at a \
              member (--api)"

@@ -62,6 +62,9 @@ Services with volumes and exclusive ones must not run twice: they stay, and the 
         /// Only say what would move where
         #[arg(long)]
         dry_run: bool,
+        /// Also when it has the only copy of an image or of an uploaded source
+        #[arg(long, conflicts_with = "dry_run")]
+        force: bool,
     },
     /// Make a new node of this machine, whose own is damaged or was removed, and keep running it
     #[command(after_help = "Example:
@@ -108,10 +111,10 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
         }
         NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
         NodeCommand::Rebuild(args) => super::node::rebuild(session, *args).await,
-        NodeCommand::Remove { node, dry_run: true } => show_moves(session, &node).await,
-        NodeCommand::Remove { node, dry_run: false } => {
+        NodeCommand::Remove { node, dry_run: true, .. } => show_moves(session, &node).await,
+        NodeCommand::Remove { node, dry_run: false, force } => {
             let id = id_of(session, &node).await?;
-            let removed = session.client.remove_node(&id).await?;
+            let removed = session.client.remove_node(&id, force).await?;
             session.output.note(&format!("node {node} is removed; it stops what it runs"));
             session.output.show(&removed, |removed| moves(&removed.moves))
         }

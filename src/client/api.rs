@@ -413,9 +413,11 @@ impl Client {
         self.get(&["v1", "simulate", "join"], newcomer).await
     }
 
-    /// Ends the membership of a node.
-    pub async fn remove_node(&self, node: &str) -> Reply<RemovedNode> {
-        self.call(Method::DELETE, &["v1", "nodes", node], Body::Empty).await
+    /// Ends the membership of a node; by force also when it has the only copy of something.
+    pub async fn remove_node(&self, node: &str, force: bool) -> Reply<RemovedNode> {
+        let (path, query) = (["v1", "nodes", node], [("force", force.to_string())]);
+        let request = Request { method: Method::DELETE, path: &path, query: &query, body: Body::Empty, stream: None };
+        self.request(request).await
     }
 
     /// The authority that signs the certificates of nodes.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, EngineState, Exec, LocalExec};
-use crate::artifact::ArtifactStore;
+use crate::artifact::{ArtifactStore, Holdings};
 use crate::build::{self, Builder};
 use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig};
@@ -132,7 +132,7 @@ impl Running {
         let registry_part = part("registry");
 
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
-        let registry = registry::start(&artifacts, blobs, &registry_part).await?;
+        let registry = registry::start(&artifacts, blobs.clone(), &registry_part).await?;
         let resources = machine::resources(dir.path());
 
         let ingress = start_ingress(&config, identity.node, &consensus, traffic.clone(), &ingress_part).await?;
@@ -147,7 +147,7 @@ impl Running {
                     Arc::new(FarLogs::new(traffic.clone(), consensus.watch())),
                 ),
                 exec: Exec::new(exec, Arc::new(FarExec::new(traffic, consensus.watch()))),
-                artifacts: artifacts.clone(),
+                artifacts: Holdings::new(identity.node, artifacts.clone(), Arc::new(blobs.clone())),
                 metrics: Metrics::default(),
             },
         )

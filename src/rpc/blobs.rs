@@ -1,5 +1,6 @@
-//! Blobs between nodes: sent to members that lack them, and asked for where they may be.
+//! Blobs between nodes: sent to members that lack them, and asked for where they may be; and who has which.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use tonic::{Code, Request, Response, Status};
 use super::caller::member;
 use super::peers::reason;
 use super::{Admit, Peers, Refusal};
-use crate::artifact::{self, ArtifactStore, BlobSource, Digest, RemoteBlob, Unavailable};
+use crate::artifact::garbage::Roots;
+use crate::artifact::{self, ArtifactStore, BlobSource, Digest, OtherStores, RemoteBlob, Unavailable};
 use crate::consensus::{Peer, View};
 use crate::model::NodeId;
 use crate::random;
@@ -27,6 +29,8 @@ use crate::random;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Longest wait for the first answer of a node. It verifies the blob before it sends any of it.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for what a node says that it has. Somebody waits for the answer.
+const HOLD_MAX: Duration = Duration::from_secs(3);
 
 /// Sends what this node has.
 pub(super) struct BlobService {
@@ -74,10 +78,27 @@ impl Artifacts for BlobService {
         let head = stream::once(async move { Ok(part(Part::Head(v1::BlobHead { bytes }))) });
         Ok(Response::new(Box::pin(head.chain(chunks).take_until(self.stop.clone().cancelled_owned()))))
     }
+
+    async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::HoldReply>, Status> {
+        let v1::HoldRequest { sources, manifests } = request.into_inner();
+        let roots = Roots { sources: digests(&sources)?, manifests: digests(&manifests)? };
+        let held = artifact::held(&self.store, &roots).await;
+        Ok(Response::new(v1::HoldReply { held: bytes_of(&held) }))
+    }
+}
+
+fn bytes_of(digests: &BTreeSet<Digest>) -> Vec<Bytes> {
+    digests.iter().map(|digest| Bytes::copy_from_slice(digest.as_bytes())).collect()
+}
+
+fn digests(bytes: &[Bytes]) -> Result<BTreeSet<Digest>, Status> {
+    let digests = bytes.iter().map(|bytes| <[u8; 32]>::try_from(&**bytes).map(Digest::new));
+    digests.collect::<Result<_, _>>().map_err(|_| Status::invalid_argument("a digest has 32 bytes"))
 }
 
 /// The blobs that other nodes have. Each is asked of one node after the other, beginning with any, so that many who want
 /// the same do not all ask the same.
+#[derive(Clone)]
 pub struct PeerBlobs {
     own: NodeId,
     peers: Peers,
@@ -136,5 +157,22 @@ impl BlobSource for PeerBlobs {
             reason = format!("{reason} ({})", failed.join("; "));
         }
         Err(Unavailable { reason })
+    }
+}
+
+#[async_trait]
+impl OtherStores for PeerBlobs {
+    async fn held_by(&self, node: NodeId, roots: &Roots) -> Result<BTreeSet<Digest>, Unavailable> {
+        let unavailable = |reason: String| Unavailable { reason };
+        let state = self.view.borrow().state.clone();
+        let known = state.node(node).ok_or_else(|| unavailable("it never came up".to_owned()))?;
+        let peer = Peer { node, address: known.peer_address() };
+        let channel = self.peers.channel(&peer).map_err(|error| unavailable(error.to_string()))?;
+        let asked = v1::HoldRequest { sources: bytes_of(&roots.sources), manifests: bytes_of(&roots.manifests) };
+        let mut client = ArtifactsClient::new(channel);
+        let reply = timeout(HOLD_MAX, client.hold(asked)).await;
+        let reply = reply.map_err(|_| unavailable(format!("no answer within {} s", HOLD_MAX.as_secs())))?;
+        let held = reply.map_err(|status| unavailable(reason(&status)))?.into_inner().held;
+        digests(&held).map_err(|status| unavailable(reason(&status)))
     }
 }

@@ -155,6 +155,14 @@ async fn a_source_is_uploaded_for_the_next_deployment() {
     assert_eq!(source["sha256"], hex::encode(Sha256::digest([1; 1_000])));
     let deployment = api.post(&format!("{WEB}/deploy"), &json!({})).await.expect(202);
     assert_eq!(deployment["source_id"], source["source_id"]);
+
+    // This node has the only copy of it, and is the only one at all.
+    api.register_node().await;
+    for (path, reason) in [("/v1/nodes/1", "the only copy of what"), ("/v1/nodes/1?force=true", "the only one that")] {
+        let refused = api.send("DELETE", path, &Value::Null).await.refused(409, "conflict");
+        assert!(refused["message"].as_str().is_some_and(|text| text.contains(reason)), "{refused}");
+    }
+    api.send("DELETE", "/v1/nodes/1?force=maybe", &Value::Null).await.refused(400, "invalid_request");
 }
 
 #[tokio::test]

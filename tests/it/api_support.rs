@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{HeaderMap, Request};
 use narvana::agent::{Exec, LocalExec};
 use narvana::api::{self, Peer};
-use narvana::artifact::ArtifactStore;
+use narvana::artifact::{ArtifactStore, Holdings, Nobody};
 use narvana::consensus::{self, Consensus};
 use narvana::logs::{self, Library, LogStore};
 use narvana::model::{Cluster, ClusterId, Incarnation, NodeId, NodeResources, Secret};
@@ -134,7 +134,7 @@ impl Api {
             consensus: self.consensus.clone(),
             logs: Library::of_one(self.logs.clone()),
             exec: Exec::of_one(self.exec.clone()),
-            artifacts: self.artifacts.clone(),
+            artifacts: Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody)),
             metrics: Metrics::default(),
         }
     }

@@ -45,6 +45,31 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     assert!(second.log().contains("narvana join"), "{}", second.log());
 }
 
+/// The others fetch their copies in seconds; here the other one has lost its own.
+#[tokio::test]
+async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let second = first.joined("second");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    let source = first.upload("shop", "web", folder.path());
+    let copy = |node: &Node| node.data.join("artifacts").join(source["sha256"].as_str().expect("a digest"));
+    until("the second has a copy", || async { copy(&second).exists().then_some(()) }).await;
+    let aside = folder.path().join("aside");
+    std::fs::rename(copy(&first), &aside).expect("it came to this one");
+    let refused = first.cli(&["node", "remove", "second"]);
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(words.contains("the only copy of what was built or uploaded for shop/web"), "{words}");
+    assert!(words.contains("--force"), "{words}");
+    std::fs::rename(&aside, copy(&first)).expect("it is back");
+    let removed = first.cli(&["node", "remove", "second"]);
+    assert!(removed.status.success(), "{removed:?}");
+}
+
 /// It was told once, and may never be told again.
 #[tokio::test]
 async fn a_removed_node_that_dies_before_it_is_done_goes_on_with_that() {

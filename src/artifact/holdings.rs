@@ -1,0 +1,157 @@
+//! Who has what: asked before a node goes that may be the only one to have something.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+
+use super::garbage::Roots;
+use super::{ArtifactStore, Digest, Fetcher, Images, Nobody, Unavailable};
+use crate::model::{Artifact, BuiltImage, NodeId, ServiceId};
+use crate::state::State;
+
+/// The stores of other nodes.
+#[async_trait]
+pub trait OtherStores: Send + Sync + 'static {
+    /// Which of these a node has as a whole; fails soon when it does not answer.
+    async fn held_by(&self, node: NodeId, roots: &Roots) -> Result<BTreeSet<Digest>, Unavailable>;
+}
+
+#[async_trait]
+impl OtherStores for Nobody {
+    async fn held_by(&self, node: NodeId, _roots: &Roots) -> Result<BTreeSet<Digest>, Unavailable> {
+        Err(Unavailable { reason: format!("node {node} cannot be asked") })
+    }
+}
+
+/// The stores of this node and the others. Clones are the same.
+#[derive(Clone)]
+pub struct Holdings {
+    own: NodeId,
+    store: ArtifactStore,
+    others: Arc<dyn OtherStores>,
+}
+
+impl Holdings {
+    /// This node's store, and those of the others.
+    pub fn new(own: NodeId, store: ArtifactStore, others: Arc<dyn OtherStores>) -> Self {
+        Self { own, store, others }
+    }
+
+    /// This node's.
+    pub fn store(&self) -> &ArtifactStore {
+        &self.store
+    }
+
+    /// The services, as `app/service`, of which a node has something that the state references and no other member that answers
+    /// has. None when it does not answer itself: what is there is out of reach already.
+    pub async fn only_on(&self, node: NodeId, state: &State) -> BTreeSet<String> {
+        let roots = Roots::of(state);
+        if roots == Roots::default() {
+            return BTreeSet::new();
+        }
+        let asked = state.members().map(|member| member.node).map(async |node| (node, self.held(node, &roots).await));
+        let only = only_on(node, join_all(asked).await.into_iter().collect());
+        whose(state, &only)
+    }
+
+    async fn held(&self, node: NodeId, roots: &Roots) -> BTreeSet<Digest> {
+        if node == self.own {
+            return held(&self.store, roots).await;
+        }
+        self.others.held_by(node, roots).await.unwrap_or_else(|error| {
+            tracing::debug!(%node, %error, "what a node has is not known");
+            BTreeSet::new()
+        })
+    }
+}
+
+fn only_on(node: NodeId, mut held: BTreeMap<NodeId, BTreeSet<Digest>>) -> BTreeSet<Digest> {
+    let own = held.remove(&node).unwrap_or_default();
+    let elsewhere: BTreeSet<Digest> = held.into_values().flatten().collect();
+    own.difference(&elsewhere).copied().collect()
+}
+
+/// The services that these blobs are of.
+fn whose(state: &State, blobs: &BTreeSet<Digest>) -> BTreeSet<String> {
+    let is_image = |image: &str| image.parse::<BuiltImage>().is_ok_and(|image| blobs.contains(&image.manifest));
+    let artifact = |artifact: &Option<Artifact>| artifact.as_ref().is_some_and(|artifact| is_image(&artifact.image));
+    let is_source = |sha256: &str| sha256.parse().is_ok_and(|digest| blobs.contains(&digest));
+    let deployed = state.deployments().filter(|deployment| artifact(&deployment.artifact)).map(|found| found.service);
+    let built = state.builds().filter(|build| artifact(&build.artifact)).map(|build| build.service);
+    let uploaded = state.sources().filter(|source| is_source(&source.sha256)).map(|source| source.service);
+    let services: BTreeSet<ServiceId> = deployed.chain(built).chain(uploaded).collect();
+    let name = |id: ServiceId| {
+        let service = state.service(id)?;
+        Some(format!("{}/{}", state.app(service.app)?.name, service.name))
+    };
+    services.into_iter().filter_map(name).collect()
+}
+
+/// Which of these are whole in a store: of an image, its manifest and every part. Nobody else is asked.
+pub async fn held(store: &ArtifactStore, roots: &Roots) -> BTreeSet<Digest> {
+    let images = Images::new(Fetcher::new(store.clone(), Arc::new(Nobody)));
+    let mut held = BTreeSet::new();
+    for source in &roots.sources {
+        if store.contains(*source).await {
+            held.insert(*source);
+        }
+    }
+    for digest in &roots.manifests {
+        let Ok(Some(manifest)) = images.manifest_here(*digest).await else { continue };
+        let mut whole = true;
+        for part in manifest.parts() {
+            whole = whole && store.claim(part.digest).await == Some(part.bytes);
+        }
+        if whole {
+            held.insert(*digest);
+        }
+    }
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn put(store: &ArtifactStore, bytes: String) -> Digest {
+        let bytes = stream::iter([Ok::<_, Infallible>(Bytes::from(bytes))]);
+        store.put(bytes, 1_000).await.expect("stored").digest
+    }
+
+    #[tokio::test]
+    async fn an_image_is_held_with_all_its_parts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ArtifactStore::open(folder.path()).await.expect("opens");
+        let (config, layer) = (put(&store, "config".to_owned()).await, put(&store, "layer".to_owned()).await);
+        let part = |digest: Digest, size| json!({"digest": digest.with_algorithm(), "size": size});
+        let image = |layer| json!({"schemaVersion": 2, "config": part(config, 6), "layers": [layer]}).to_string();
+        let whole = put(&store, image(part(layer, 5))).await;
+        let broken = put(&store, image(part(Digest::new([7; 32]), 5))).await;
+        let roots = Roots {
+            sources: BTreeSet::from([config, Digest::new([1; 32])]),
+            manifests: BTreeSet::from([whole, broken, Digest::new([2; 32])]),
+        };
+        assert_eq!(held(&store, &roots).await, BTreeSet::from([config, whole]));
+    }
+
+    #[test]
+    fn what_another_one_has_too_is_not_lost() {
+        let blob = |number: u8| Digest::new([number; 32]);
+        let held = BTreeMap::from([
+            (NodeId(1), BTreeSet::from([blob(1), blob(2), blob(3)])),
+            (NodeId(2), BTreeSet::from([blob(2)])),
+            (NodeId(3), BTreeSet::new()),
+        ]);
+        assert_eq!(only_on(NodeId(1), held.clone()), BTreeSet::from([blob(1), blob(3)]));
+        assert_eq!(only_on(NodeId(2), held.clone()), BTreeSet::new());
+        assert_eq!(only_on(NodeId(9), held), BTreeSet::new());
+    }
+}
