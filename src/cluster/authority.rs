@@ -183,6 +183,12 @@ impl NodeCertificate {
     }
 }
 
+/// When a certificate's time is over, to the second. Nothing of it is verified.
+pub fn valid_until(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(Timestamp(read.validity().not_after.timestamp().checked_mul(1_000)?))
+}
+
 /// [`key_pin`] of an authority's certificate in PEM.
 pub fn pin_of(certificate: &str) -> Option<[u8; 32]> {
     key_pin(&CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?)
@@ -256,6 +262,9 @@ mod tests {
         let own = own.expect("signs");
         assert!(!own.has_expired(now) && !own.has_expired(now.plus(PEER_LIFE - Duration::from_secs(2))));
         assert!(own.has_expired(now.plus(PEER_LIFE + Duration::from_secs(2))));
+        let until = valid_until(&own.chain[0]).expect("a certificate").0;
+        assert!((until - now.plus(PEER_LIFE).0).abs() <= 1_000, "{until}");
+        assert_eq!(valid_until(&CertificateDer::from(vec![0; 9])), None);
     }
 
     #[test]

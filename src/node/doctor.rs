@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::pki_types::CertificateDer;
@@ -12,9 +13,10 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::client::{self, Client};
 use crate::clock;
-use crate::cluster::{DataDir, Identity, key_pin};
+use crate::cluster::{DataDir, Identity, PEER_LIFE, key_pin};
 use crate::config::NodeConfig;
 use crate::consensus::Peer;
+use crate::model::Timestamp;
 use crate::rpc::Newcomer;
 
 use super::checkup::{Check, Checkup, FREE_DATA, Verdict, clock, container_engine, disk_space, disk_speed, member};
@@ -25,6 +27,8 @@ use super::joining::{DOORS, doors_in};
 use super::options::engine_options;
 use super::{engine_storage, holes, preflight};
 
+/// A certificate that has no more than this left was not renewed when it was due; some time for trying again is allowed.
+const RENEWAL_OVERDUE: Duration = PEER_LIFE.saturating_sub(Duration::from_secs(21 * 24 * 60 * 60));
 /// Open files with which a busy node runs out.
 const FILES_NOTED: u64 = 8_192;
 /// What to do when images and containers have no room.
@@ -123,12 +127,29 @@ async fn peer(folder: &Path, identity: Identity, address: &str) -> Vec<Check> {
         return vec![Check { what: "member", found: address.to_owned(), verdict }];
     };
     match newcomer.reach(address, clock::now).await {
-        Ok(door) => vec![member(&door), clock(door.clock_ahead_ms)],
+        Ok(door) => vec![member(&door), certificate(door.valid_until, clock::now()), clock(door.clock_ahead_ms)],
         Err(error) => {
             let verdict = Verdict::Bad(format!("{error}; see `narvana status`, and whether a firewall is between"));
             vec![Check { what: "member", found: address.to_owned(), verdict }]
         }
     }
+}
+
+/// How long the certificate of a member is good for.
+fn certificate(until: Option<Timestamp>, now: Timestamp) -> Check {
+    let what = "certificate";
+    let Some(until) = until else {
+        let verdict = Verdict::Noted("it cannot be read".to_owned());
+        return Check { what, found: "shown".to_owned(), verdict };
+    };
+    let verdict = if until.since(now) > RENEWAL_OVERDUE {
+        Verdict::Good
+    } else {
+        let words =
+            "it should have been renewed after two thirds of its life: the log of that node says why it was not";
+        Verdict::Noted(words.to_owned())
+    };
+    Check { what, found: format!("until {until}"), verdict }
 }
 
 fn system() -> Check {
@@ -270,6 +291,20 @@ fn git(said: Option<String>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_was_not_renewed_is_noted() {
+        let now = Timestamp(1_800_000_000_000);
+        let left = |days: u64| certificate(Some(now.plus(Duration::from_secs(days * 24 * 60 * 60))), now);
+        for days in [30, 11, 10] {
+            assert_eq!(left(days).verdict, Verdict::Good, "{days}");
+        }
+        for days in [9, 1, 0] {
+            assert!(matches!(left(days).verdict, Verdict::Noted(words) if words.contains("renewed")), "{days}");
+        }
+        assert_eq!(left(30).found, "until 2027-02-14T08:00:00.000Z");
+        assert!(matches!(certificate(None, now).verdict, Verdict::Noted(_)));
+    }
 
     #[test]
     fn controllers_that_are_missing_are_named() {

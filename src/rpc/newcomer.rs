@@ -28,7 +28,7 @@ use super::TlsError;
 use super::peers::reason;
 use super::tls::{name_of, node_of};
 use crate::clock;
-use crate::cluster::{JoinSecret, key_pin};
+use crate::cluster::{JoinSecret, key_pin, valid_until};
 use crate::consensus::Peer;
 use crate::model::{ClusterId, JoinTokenId, NodeId, RequestId, Timestamp};
 
@@ -98,6 +98,8 @@ pub struct Door {
     pub from: IpAddr,
     /// The member.
     pub node: NodeId,
+    /// When its certificate's time is over.
+    pub valid_until: Option<Timestamp>,
     /// Version of its program.
     pub version: String,
     /// Time from question to answer.
@@ -157,6 +159,7 @@ impl Newcomer {
         let late = || unreachable(address, format!("no answer within {} seconds", CONNECT_MAX.as_secs()));
         let stream = connected.map_err(|_| late())??;
         let from = stream.get_ref().0.local_addr().map_err(|error| unreachable(address, error.to_string()))?.ip();
+        let valid_until = stream.get_ref().1.peer_certificates().and_then(|chain| valid_until(chain.first()?));
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connector = tower::service_fn(move |_| {
             let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -175,6 +178,7 @@ impl Newcomer {
             address: address.to_owned(),
             from,
             node: NodeId(reply.node),
+            valid_until,
             version: reply.version,
             round_trip,
             clock_ahead_ms: now().0 - half - reply.unix_ms,

@@ -41,6 +41,12 @@ async fn a_doctor_says_what_is_wrong_and_changes_nothing() {
         "{said}"
     );
 
+    assert_eq!(
+        said.lines().filter(|line| line.starts_with("certificate  ") && line.trim_end().ends_with("ok")).count(),
+        2,
+        "{said}"
+    );
+
     // For programs, of a folder without a node.
     let newcomer = first.newcomer("nobody", "");
     let ended = newcomer.command("doctor --output json").output().expect("it runs");
