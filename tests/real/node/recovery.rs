@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use narvana::store::RENEWAL_FAILPOINTS;
 use serde_json::{Value, json};
@@ -39,10 +40,16 @@ fn words(output: &Output) -> String {
 
 /// Waits until a service's newest deployment has an instance that runs on this node.
 async fn runs_on(node: &Node, deployment: &str, name: &str) -> Value {
+    /// Shorter than the longest wait for anything, so that what is known is said.
+    const HOPELESS: Duration = Duration::from_secs(50);
+    let begun = Instant::now();
     until("it runs there", || async {
         let deployment = node.get(&format!("/v1/deployments/{deployment}")).expect(200);
+        assert_ne!(deployment["status"], "failed", "{deployment:#}\n{}", node.log());
         let instances = deployment["instances"].as_array().expect("a list").clone();
-        instances.into_iter().find(|i| i["status"] == "running" && i["node_name"] == name)
+        let runs = instances.iter().find(|i| i["status"] == "running" && i["node_name"] == name);
+        assert!(runs.is_some() || begun.elapsed() < HOPELESS, "{deployment:#}\n{}", node.log());
+        runs.cloned()
     })
     .await
 }
