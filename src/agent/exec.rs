@@ -368,11 +368,11 @@ mod tests {
     #[tokio::test]
     async fn shells_end_when_they_are_hung_up() {
         for (shell, typed, seen) in [
-            ("env PS1=PROMPT bash --norc --noprofile -i", "", "PROMPT"),
+            ("env PS1=PROMPT bash --norc --noprofile -i", "", ""),
             ("env PS1=PROMPT bash --norc --noprofile -i", "echo half-\u{16}\u{16}", "half-"),
             ("env PS1=PROMPT bash --norc --noprofile -i", "sh -c 'echo $((40 + 2)); exec sleep 600'\n", "42"),
             ("env PS1=PROMPT bash --norc --noprofile -i", "dash -i\necho $((40 + 2))\n", "42"),
-            ("env PS1=PROMPT dash -i", "", "PROMPT"),
+            ("env PS1=PROMPT dash -i", "", ""),
             ("env PS1=PROMPT dash -i", "sh -c 'echo $((40 + 2)); exec sleep 600'\n", "42"),
         ] {
             let mut process = tokio::process::Command::new("script")
@@ -385,14 +385,17 @@ mod tests {
                 .expect("a terminal");
             let mut keyboard = process.stdin.take().expect("its input");
             let mut screen = process.stdout.take().expect("its output");
-            keyboard.write_all(typed.as_bytes()).await.expect("typed");
-            let mut text = String::new();
-            while !text.contains(seen) {
-                let mut bytes = [0; 1024];
-                let read = timeout(Duration::from_secs(20), screen.read(&mut bytes)).await;
-                let read = read.unwrap_or_else(|_| panic!("{shell} shows only {text:?}")).expect("more");
-                assert_ne!(read, 0, "{shell} ended: {text:?}");
-                text += &String::from_utf8_lossy(&bytes[..read]);
+            // At the prompt: the terminal itself shows what is typed before that, and no shell has read it.
+            for (typed, seen) in [("", "PROMPT"), (typed, seen)] {
+                keyboard.write_all(typed.as_bytes()).await.expect("typed");
+                let mut text = String::new();
+                while !text.contains(seen) {
+                    let mut bytes = [0; 1024];
+                    let read = timeout(Duration::from_secs(20), screen.read(&mut bytes)).await;
+                    let read = read.unwrap_or_else(|_| panic!("{shell} shows only {text:?}")).expect("more");
+                    assert_ne!(read, 0, "{shell} ended: {text:?}");
+                    text += &String::from_utf8_lossy(&bytes[..read]);
+                }
             }
             // The end of its input alone would end it: `script` takes it for a key. So that stays open.
             let (input, mut keys) = duplex(16);
