@@ -125,7 +125,8 @@ impl Consensus {
     ) -> Result<Self, Error> {
         let config = config(&options)?;
         let addresses = Addresses::default();
-        let network = Network { transport: Arc::clone(&transport), addresses: addresses.clone() };
+        let fatal = store.fatal().clone();
+        let network = Network { transport: Arc::clone(&transport), addresses: addresses.clone(), fatal };
         let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::transport::{Peer, Transport, TransportError};
 use super::wire;
 use crate::model::NodeId;
-use crate::store::{self, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
+use crate::store::{self, Fatal, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
 
 type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
 
@@ -34,6 +34,8 @@ const PARTS_AHEAD: usize = 2;
 pub(super) struct Network {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) addresses: Addresses,
+    /// For a snapshot of this node's that cannot be read.
+    pub(super) fatal: Fatal,
 }
 
 /// Where members are reached. openraft keeps the connection to a member for as long as it leads, also when the member
@@ -60,6 +62,7 @@ impl Addresses {
 pub(super) struct Connection {
     transport: Arc<dyn Transport>,
     addresses: Addresses,
+    fatal: Fatal,
     node: u64,
 }
 
@@ -68,7 +71,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
         self.addresses.note(std::iter::once((&target, node)));
-        Connection { transport: Arc::clone(&self.transport), addresses: self.addresses.clone(), node: target }
+        let (transport, fatal) = (Arc::clone(&self.transport), self.fatal.clone());
+        Connection { transport, addresses: self.addresses.clone(), fatal, node: target }
     }
 }
 
@@ -178,7 +182,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let parts = parts(vote, snapshot).boxed();
+        let parts = parts(vote, snapshot, self.fatal.clone()).boxed();
         let peer = self.peer();
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -218,8 +222,9 @@ impl Connection {
 }
 
 /// A snapshot as it is sent. The file is read by a thread of the blocking pool, which ends when nobody listens. Parts
-/// after a failure are missing, the end among them, so that the receiver throws away what it got.
-fn parts(vote: Vote, snapshot: Snapshot) -> impl Stream<Item = v1::SnapshotPart> + Send {
+/// after a failure are missing, the end among them, so that the receiver throws away what it got; this node ends, since it
+/// would fail in the same way for as long as it leads.
+fn parts(vote: Vote, snapshot: Snapshot, fatal: Fatal) -> impl Stream<Item = v1::SnapshotPart> + Send {
     let (sender, receiver) = mpsc::channel(PARTS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let send = |part| sender.blocking_send(v1::SnapshotPart { part: Some(part) }).map_err(|_| store::Error::Closed);
@@ -234,9 +239,8 @@ fn parts(vote: Vote, snapshot: Snapshot) -> impl Stream<Item = v1::SnapshotPart>
             })?;
             send(snapshot_part::Part::End(v1::SnapshotEnd { chunks }))
         };
-        match read() {
-            Ok(()) | Err(store::Error::Closed) => {}
-            Err(error) => tracing::error!(%error, "a snapshot cannot be read for another node"),
+        if let Err(error) = read() {
+            fatal.report(&error);
         }
     });
     stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))

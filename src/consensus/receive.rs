@@ -109,6 +109,11 @@ impl Receiver {
         if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
             return Err(ReceiveError::Snapshot("it is of a later term than its sender".to_owned()));
         }
+        // It would be refused when all of it is on the disk.
+        let own = self.0.raft.metrics().borrow_watched().vote;
+        if own > vote {
+            return Ok(v1::SnapshotReply { ballot: Some(wire::ballot(&own)) });
+        }
         self.0.space.check(Use::Snapshot)?;
         let (queue, waiting) = mpsc::channel(PARTS_WAITING);
         let machine = self.0.store.machine();

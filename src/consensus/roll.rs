@@ -61,6 +61,8 @@ struct Heard {
     answered: bool,
     /// Whom it took for the leader, and of which term.
     leader: Option<(u64, Peer)>,
+    /// Why it was not reached since then, when that was last put into this node's log.
+    unreached: Option<String>,
 }
 
 /// How this node sees the voters: enough to explain why the cluster cannot decide.
@@ -273,9 +275,20 @@ impl Roll {
             }
             // A refusal is a sign of life too.
             Ok(Err(TransportError::Refused { .. })) => None,
-            _ => return,
+            Ok(Err(error @ TransportError::Unreachable { .. })) => return self.note(peer.node, &error),
+            Err(_) => return,
         };
         self.known().heard.insert(peer.node, Heard::now(true, leader));
+    }
+
+    /// Says in this node's log why a voter is not reached, once.
+    fn note(&self, node: NodeId, error: &TransportError) {
+        let (mut known, words) = (self.known(), error.to_string());
+        let Some(heard) = known.heard.get_mut(&node).filter(|heard| heard.unreached.as_ref() != Some(&words)) else {
+            return;
+        };
+        tracing::warn!("{words}");
+        heard.unreached = Some(words);
     }
 
     /// The last that was heard of a voter that is missing.
@@ -286,7 +299,7 @@ impl Roll {
 
 impl Heard {
     fn now(answered: bool, leader: Option<(u64, Peer)>) -> Self {
-        Self { at: Instant::now(), time: clock::now(), answered, leader }
+        Self { at: Instant::now(), time: clock::now(), answered, leader, unreached: None }
     }
 }
 

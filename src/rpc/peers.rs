@@ -14,6 +14,7 @@ use narvana_proto::v1;
 use narvana_proto::v1::append_reply;
 use narvana_proto::v1::forward_client::ForwardClient;
 use narvana_proto::v1::raft_client::RaftClient;
+use rustls::{AlertDescription, CertificateError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -143,10 +144,32 @@ async fn connect(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Conn
 async fn shake_hands(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Connected> {
     let stream = TcpStream::connect(&peer.address).await?;
     stream.set_nodelay(true)?;
-    let mut stream =
-        TlsConnector::from(Arc::clone(&tls.client)).connect(name_of(tls.cluster, peer.node), stream).await?;
-    hello::call(&mut stream, &witness, peer.node).await?;
-    Ok(TokioIo::new(stream))
+    let connector = TlsConnector::from(Arc::clone(&tls.client));
+    let said = async {
+        let mut stream = connector.connect(name_of(tls.cluster, peer.node), stream).await?;
+        // What it makes of this node's certificate arrives with its first answer.
+        hello::call(&mut stream, &witness, peer.node).await?;
+        Ok(stream)
+    };
+    said.await.map(TokioIo::new).map_err(explained)
+}
+
+/// Members that do not believe each other's certificates cannot tell one that it was removed: it has to be found out by people.
+fn explained(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let which = match cause {
+        // All authorities of a cluster have the same name: another one's signatures look wrong.
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            "it shows"
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)) => "it trusts",
+        _ => return error,
+    };
+    let words = format!(
+        "{which} an authority that this node does not know: the cluster's was rotated without this node, which happens after a \
+         node is removed, or another cluster answers there; `narvana status` on another member says whether this node is one"
+    );
+    io::Error::new(error.kind(), words)
 }
 
 /// All that a failed call says. tonic says little of a connection that cannot be made; its causes do, most of them twice.

@@ -8,11 +8,14 @@ mod tunnels;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::StreamExt;
+use narvana_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::*;
 use crate::consensus::{self, Mark, Peer, RaftRole, Transport, TransportError};
+use crate::store;
 use group::{Cluster, Member, domain, everybody, leader, until, witness};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +98,53 @@ async fn a_member_that_the_log_no_longer_serves_gets_a_snapshot() {
     assert!(ours.records().eq(theirs.records()));
     first.end().await;
     late.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_snapshot_cannot_be_read_ends_when_another_one_needs_it() {
+    let cluster = Cluster::new();
+    let options = consensus::Options { snapshot_entries: 20, keep_entries: 5, ..consensus::Options::default() };
+    let first = cluster.member(1, options.clone(), everybody()).await;
+    first.consensus.initialize(&first.peer.address).await.expect("initialises");
+    for number in 0..100 {
+        first.consensus.propose(domain(&format!("n{number}.test"))).await.expect("accepted");
+    }
+    until("the last snapshot", || first.consensus.status().snapshot.is_some_and(|index| index > 85)).await;
+    until("the log begins later", || first.consensus.status().log_size.0 < 90).await;
+    let folder = first.folder().join("snapshots");
+    let snapshots = || std::fs::read_dir(&folder).expect("a folder").flatten().map(|file| file.path());
+    until("only that", || snapshots().count() == 1).await;
+    let path = snapshots().next().expect("one");
+    let mut bytes = std::fs::read(&path).expect("a snapshot");
+    // The last of it: everything before it is read and sent.
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    let late = cluster.member(2, consensus::Options::default(), everybody()).await;
+    first.consensus.add_learner(&late.peer).await.expect("a learner");
+    until("the node ends", || first.failed()).await;
+    assert!(!late.domain().starts_with('n'), "nothing of it was taken: {}", late.domain());
+    late.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_deposed_leader_is_not_put_on_disk() {
+    let cluster = Cluster::new();
+    let members = cluster.three(&consensus::Options::default()).await;
+    members[0].consensus.hand_over(members[2].peer.node).await.expect("hands over");
+    until("the third leads", || leader(&members).is_some_and(|leader| leader.peer.node == NodeId(3))).await;
+    let status = members[2].consensus.status();
+    until("the second follows it", || members[1].consensus.status().term == status.term).await;
+    let ballot = v1::Ballot { term: status.term - 1, node: 1, committed: true };
+    let meta = store::encode_meta(&store::SnapshotMeta::default()).expect("encodes");
+    let head = v1::SnapshotHead { ballot: Some(ballot), meta };
+    let head = v1::SnapshotPart { part: Some(v1::snapshot_part::Part::Head(head)) };
+    // It breaks off after its head: whoever reads on says that, and whoever does not says who leads.
+    let deposed = Peers::new(cluster.tls(NodeId(1)), members[0].witness.clone());
+    let sent = deposed.snapshot(&members[1].peer, futures::stream::iter([head]).boxed()).await;
+    assert_eq!(sent.expect("answered").ballot.expect("one").term, status.term);
+    for member in members {
+        member.end().await;
+    }
 }
 
 /// A machine that is up, while narvana is not: every attempt is refused at once.

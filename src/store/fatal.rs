@@ -57,7 +57,7 @@ impl Fatal {
     }
 
     /// Stops the node. A closed store is an answer, not a failure.
-    pub(super) fn report(&self, error: &Error) {
+    pub fn report(&self, error: &Error) {
         if matches!(error, Error::Closed) {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub(super) struct Cluster {
 }
 
 pub(super) struct Member {
-    _folder: TempDir,
+    folder: TempDir,
     pub(super) peer: Peer,
     pub(super) consensus: Consensus,
     pub(super) artifacts: ArtifactStore,
@@ -105,7 +106,7 @@ impl Cluster {
         };
         let address = serve(parts, &server).await;
         let peer = Peer { node, address: address.to_string() };
-        Member { _folder: folder, witness, peer, consensus, artifacts, logs, exec, tunnels, tls, server, fatal }
+        Member { folder, witness, peer, consensus, artifacts, logs, exec, tunnels, tls, server, fatal }
     }
 
     /// Three voters, the first of which leads.
@@ -135,6 +136,15 @@ async fn serve(parts: Parts, server: &Supervisor) -> SocketAddr {
 }
 
 impl Member {
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Whether its store has stopped it.
+    pub(super) fn failed(&self) -> bool {
+        self.fatal.is_cancelled()
+    }
+
     /// Is reached at another port from now on, and not at the one before.
     pub(super) async fn move_away(&mut self) {
         self.server.stop(Duration::ZERO).await;

@@ -92,3 +92,19 @@ async fn the_authority_is_rotated_while_requests_go_on() {
     until("requests go on", || async { (second.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
     second.post("/v1/apps", &json!({"name": "afterwards"})).expect(201);
 }
+
+#[tokio::test]
+async fn a_member_that_was_removed_during_a_rotation_says_what_it_is_cut_off_by() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let mut away = first.joined("away");
+    away.kill();
+    let waiting = first.cli(&["ca", "rotate", "--timeout", "2s"]);
+    assert_eq!(waiting.status.code(), Some(6), "{waiting:?}");
+    let removed = first.cli(&["node", "remove", "away"]);
+    assert!(removed.status.success(), "{removed:?}");
+    until("nobody is waited for", || async { authority(&first)["rotation"].is_null().then_some(()) }).await;
+    // Nobody can tell it that it was removed: it believes no member any more, and none believes it.
+    away.begin("run");
+    until("it says why", || async { away.log().contains("was rotated without this node").then_some(()) }).await;
+}
