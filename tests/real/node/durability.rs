@@ -9,6 +9,7 @@ use narvana::store::FAILPOINTS;
 use serde_json::{Value, json};
 
 use crate::harness::node::{Node, curl};
+use crate::harness::{BUSYBOX, Harness, until};
 
 /// No engine is needed to keep what was acknowledged.
 const NO_ENGINE: &str = "unix:///nowhere/engine.sock";
@@ -242,8 +243,9 @@ fn a_sync_that_fails_stops_the_node_within_a_second_and_is_not_repeated() {
     }
 }
 
-/// A small file system in a mount namespace of its own, which goes with this.
+/// A small file system, which goes with this, or with the process of the test however that ends.
 struct SmallDisk {
+    /// Unmounts when its standard input ends.
     holder: Child,
     _folder: tempfile::TempDir,
     path: PathBuf,
@@ -252,18 +254,16 @@ struct SmallDisk {
 impl SmallDisk {
     fn new(mebibytes: u64) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let inside = folder.path().join("disk");
-        std::fs::create_dir(&inside).expect("a folder");
-        let script = r#"mount -t tmpfs -o "size=$2m" small "$1" && touch "$1/mounted" && exec sleep 600"#;
-        let holder = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
-            .arg(&inside)
+        let path = folder.path().join("disk");
+        std::fs::create_dir(&path).expect("a folder");
+        let script = r#"mount -t tmpfs -o "size=$2m" small "$1" && touch "$1/mounted"; cat; umount --lazy "$1""#;
+        let holder = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&path)
             .arg(mebibytes.to_string())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .spawn()
-            .expect("the package util-linux is installed");
-        let inside = inside.strip_prefix("/").expect("absolute").to_owned();
-        let path = Path::new("/proc").join(holder.id().to_string()).join("root").join(inside);
+            .expect("there is a shell");
         let disk = Self { holder, _folder: folder, path };
         let deadline = Instant::now() + DEADLINE;
         while !disk.path.join("mounted").exists() {
@@ -288,7 +288,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _best_effort = self.holder.kill();
+        drop(self.holder.stdin.take());
         let _best_effort = self.holder.wait();
     }
 }
@@ -358,6 +358,51 @@ fn a_full_disk_makes_the_node_read_only_until_there_is_space() {
     node.stop();
 }
 
+/// Bytes of all files in a folder.
+fn bytes_in(folder: &Path) -> u64 {
+    let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.map(|path| if path.is_dir() { bytes_in(&path) } else { bytes(&path) }).sum()
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_stops_logs_and_builds_before_changes() {
+    const MIB: u64 = 1 << 20;
+    let harness = Harness::podman().await;
+    let disk = SmallDisk::new(128);
+    let mut node = Node::registered_in(harness.address(), &disk.path.join("data"));
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let script = "while :; do head -c 1000 /dev/zero | tr '\\0' x; echo; usleep 20000; done";
+    let chatty = json!({"name": "chatty", "image": BUSYBOX, "command": ["sh", "-c", script]});
+    node.post("/v1/apps/shop/services", &chatty).expect(201);
+    node.post("/v1/apps/shop/services", &json!({"name": "built", "source_type": "upload"})).expect(201);
+    let source = tempfile::tempdir().expect("a folder");
+    std::fs::write(source.path().join("Dockerfile"), format!("FROM {BUSYBOX}\n")).expect("writes");
+    node.upload("shop", "built", source.path());
+    node.deploy("shop", "chatty");
+    let logs = node.data.join("logs");
+    until("it says something", || async { (bytes_in(&logs) > 10_000).then_some(()) }).await;
+
+    disk.fill_to(12 * MIB);
+    until("logs are not written", || async { node.log().contains("cannot write log lines").then_some(()) }).await;
+    let before = bytes_in(&logs);
+    let mut client = Client::of(&node, "meanwhile");
+    assert!(!client.write(20), "changes go on");
+    let deployment = node.post("/v1/apps/shop/services/built/deploy", &json!({})).expect(202);
+    let deployment = node.wait_deployment(deployment["id"].as_str().expect("an id"), &["failed"]);
+    assert!(deployment.to_string().contains("is full"), "{deployment:#}");
+    assert_eq!(bytes_in(&logs), before, "what is said meanwhile is counted, not kept");
+
+    disk.clear();
+    until("logs are written", || async { (bytes_in(&logs) > before + 10_000).then_some(()) }).await;
+    let said = node.cli(&["logs", "--app", "shop", "--service", "chatty", "--tail", "1000"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("lines could not be written to this log and are lost"), "{} bytes", said.len());
+    node.deploy("shop", "built");
+    client.check_reads(&node);
+    node.stop();
+}
+
 impl Client {
     #[track_caller]
     fn check_reads(&self, node: &Node) {
@@ -409,4 +454,37 @@ fn a_damaged_data_folder_is_named_and_refused_with_its_own_exit_code() {
     node.run();
     client.check(&node);
     node.stop();
+}
+
+/// What is read only when another node needs it. The process had started long before.
+#[test]
+fn damage_that_is_found_while_the_node_runs_ends_it_with_the_same_exit_code() {
+    let mut node = Node::registered_as(NO_ENGINE, &[("NARVANA_SNAPSHOT_ENTRIES", "40")]);
+    let mut client = Client::of(&node, "app");
+    let token = node.join_token(&[]);
+    let folder = node.data.join("snapshots");
+    let made = || {
+        let files = std::fs::read_dir(&folder).expect("a folder").flatten();
+        let file =
+            files.map(|file| file.path()).find(|path| path.extension().is_some_and(|ending| ending == "snapshot"))?;
+        let at = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
+        Some((file, at))
+    };
+    client.write(100);
+    // Just after one was made, so that what comes now brings no other.
+    let before = made().expect("a snapshot");
+    while made().is_none_or(|now| now == before) {
+        assert!(client.asked < 300 && !client.write(1), "no snapshot is made: {}", node.log());
+    }
+    let (path, _) = made().expect("a snapshot");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&path, bytes).expect("written");
+
+    let mut newcomer = node.newcomer("second", &token);
+    newcomer.begin("join");
+    assert_eq!(node.wait_end().code(), Some(78), "{}", node.log());
+    let log = node.log();
+    assert!(log.contains("snapshot") && !log.contains("panicked"), "{log}");
 }
