@@ -7,6 +7,10 @@ use crate::model::Timestamp;
 /// The wall clock of this machine.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn now() -> Timestamp {
+    #[cfg(test)]
+    if let Some(now) = crate::host::now() {
+        return now;
+    }
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

@@ -5,6 +5,9 @@
 //! below it in this list, never what stands above (`tests/it/layering.rs` holds this). `docs/architecture.md` is the
 //! map.
 
+#[cfg(test)]
+mod simulation;
+
 pub mod cli;
 pub mod node;
 
@@ -30,6 +33,8 @@ pub mod store;
 // Leaves that all but the pure modules may use.
 pub mod clock;
 pub mod config;
+#[cfg(test)]
+mod host;
 pub mod random;
 pub mod space;
 pub mod task;

@@ -5,10 +5,14 @@
 //! of such stops (`node`).
 
 use std::future::Future;
+use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +71,8 @@ impl Supervisor {
         let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Finished tasks are collected here, so that the set does not grow with every short task.
         while tasks.try_join_next().is_some() {}
+        #[cfg(test)]
+        let guarded = crate::host::on_this(guarded);
         tasks.spawn(guarded);
     }
 
@@ -84,6 +90,11 @@ impl Supervisor {
 
 /// Runs work that blocks, such as on files or for a hash, off the async threads. A panic in it is one here.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(test)]
+    if crate::host::current().is_some() {
+        crate::host::disk().await;
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
@@ -92,6 +103,35 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Starts a thread that takes what comes through a queue, one after the other and with a look at what else waits, until that
+/// breaks off or nobody can send any more.
+pub fn worker<T: Send + 'static>(
+    name: &str,
+    mut queue: mpsc::Receiver<T>,
+    mut take: impl FnMut(T, &mut mpsc::Receiver<T>) -> ControlFlow<()> + Send + 'static,
+) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(host) = crate::host::current() {
+        host.spawn(async move {
+            while let Some(next) = queue.recv().await {
+                crate::host::disk().await;
+                if take(next, &mut queue).is_break() {
+                    return;
+                }
+            }
+        });
+        return Ok(());
+    }
+    let run = move || {
+        while let Some(next) = queue.blocking_recv() {
+            if take(next, &mut queue).is_break() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
 struct PanicGuard {

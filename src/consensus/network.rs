@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use narvana_proto::v1::{self, snapshot_part};
+use narvana_proto::v1;
+use narvana_proto::v1::snapshot_part::Part;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
@@ -17,18 +18,15 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::transport::{Peer, Transport, TransportError};
 use super::wire;
 use crate::model::NodeId;
-use crate::store::{self, Fatal, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
+use crate::store::{self, Chunks, Fatal, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
+use crate::task::blocking;
 
 type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
-
-/// Parts of a snapshot that are read before they are sent: what keeps the disk and the wire busy at the same time.
-const PARTS_AHEAD: usize = 2;
 
 /// Makes connections to members.
 pub(super) struct Network {
@@ -221,27 +219,33 @@ impl Connection {
     }
 }
 
-/// A snapshot as it is sent. The file is read by a thread of the blocking pool, which ends when nobody listens. Parts
-/// after a failure are missing, the end among them, so that the receiver throws away what it got; this node ends, since it
-/// would fail in the same way for as long as it leads.
+/// A snapshot as it is sent. Parts after a failure are missing, the end among them, so that the receiver throws away what it
+/// got; this node ends, since it would fail in the same way for as long as it leads.
 fn parts(vote: Vote, snapshot: Snapshot, fatal: Fatal) -> impl Stream<Item = v1::SnapshotPart> + Send {
-    let (sender, receiver) = mpsc::channel(PARTS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let send = |part| sender.blocking_send(v1::SnapshotPart { part: Some(part) }).map_err(|_| store::Error::Closed);
-        let read = || {
-            let head =
-                v1::SnapshotHead { ballot: Some(wire::ballot(&vote)), meta: store::encode_meta(&snapshot.meta)? };
-            send(snapshot_part::Part::Head(head))?;
-            let mut chunks = 0;
-            snapshot.snapshot.chunks(|chunk| {
-                chunks += 1;
-                send(snapshot_part::Part::Chunk(chunk.to_vec().into()))
-            })?;
-            send(snapshot_part::Part::End(v1::SnapshotEnd { chunks }))
-        };
-        if let Err(error) = read() {
-            fatal.report(&error);
+    async_stream::stream! {
+        let mut reading = begin(&vote, &snapshot);
+        let mut count = 0;
+        loop {
+            let (part, mut chunks) = match reading {
+                Ok((part, chunks)) => (part, chunks),
+                Err(error) => return fatal.report(&error),
+            };
+            let is_end = matches!(part, Part::End(_));
+            yield v1::SnapshotPart { part: Some(part) };
+            if is_end {
+                return;
+            }
+            reading = blocking(move || {
+                let next = chunks.next()?.map(|chunk| Part::Chunk(chunk.into()));
+                Ok((next.unwrap_or(Part::End(v1::SnapshotEnd { chunks: count })), chunks))
+            })
+            .await;
+            count += 1;
         }
-    });
-    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
+    }
+}
+
+fn begin(vote: &Vote, snapshot: &Snapshot) -> Result<(Part, Chunks), store::Error> {
+    let head = v1::SnapshotHead { ballot: Some(wire::ballot(vote)), meta: store::encode_meta(&snapshot.meta)? };
+    Ok((Part::Head(head), snapshot.snapshot.read()?))
 }

@@ -12,10 +12,8 @@ use super::{Consensus, Mark, ReadError, reads};
 use crate::decide::isolation::ASSURED_IF_HEARD_WITHIN;
 use crate::model::NodeId;
 use crate::space::{Full, Use};
-use crate::store::{self, SnapshotFile, StateMachine};
-
-/// Parts of a snapshot that wait for the disk.
-const PARTS_WAITING: usize = 2;
+use crate::store::{self, SnapshotFile};
+use crate::task::blocking;
 
 type Snapshot = openraft::Snapshot<store::LeaderId, u64, store::Member, SnapshotFile>;
 
@@ -115,18 +113,22 @@ impl Receiver {
             return Ok(v1::SnapshotReply { ballot: Some(wire::ballot(&own)) });
         }
         self.0.space.check(Use::Snapshot)?;
-        let (queue, waiting) = mpsc::channel(PARTS_WAITING);
-        let machine = self.0.store.machine();
-        let for_file = meta.clone();
-        let written = tokio::task::spawn_blocking(move || write(&machine, &for_file, waiting));
-        while let Some(part) = parts.next().await {
-            // The writer stops listening when it fails, and says why below.
-            if queue.send(part).await.is_err() {
-                break;
+        let mut writer = self.0.store.machine().receive(&meta)?;
+        let mut chunks = 0;
+        // Only a whole one counts; what was begun goes with its writer.
+        let snapshot = loop {
+            match parts.next().await.and_then(|part| part.part) {
+                Some(snapshot_part::Part::Chunk(chunk)) => {
+                    writer = blocking(move || writer.chunk(&chunk).map(|()| writer)).await?;
+                    chunks += 1;
+                }
+                Some(snapshot_part::Part::End(end)) if end.chunks == chunks => {
+                    break blocking(move || writer.finish()).await?;
+                }
+                Some(_) => return Err(ReceiveError::Snapshot("its parts do not add up".to_owned())),
+                None => return Err(ReceiveError::Snapshot("it broke off".to_owned())),
             }
-        }
-        drop(queue);
-        let snapshot = written.await.map_err(|error| ReceiveError::Snapshot(error.to_string()))??;
+        };
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.0.raft.install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(|fatal| ReceiveError::Stopped(fatal.to_string()))?;
@@ -180,26 +182,5 @@ impl Receiver {
         let asked = wire::request_to_lead(request)?;
         let answer = self.0.raft.handle_transfer_leader(asked).await;
         Ok(wire::transfer_reply(answer.map_err(|fatal| ReceiveError::Stopped(fatal.to_string()))?))
-    }
-}
-
-/// Writes what comes into a file. Only a whole one counts; what was begun goes with its writer.
-fn write(
-    machine: &StateMachine,
-    meta: &store::SnapshotMeta,
-    mut parts: mpsc::Receiver<v1::SnapshotPart>,
-) -> Result<SnapshotFile, ReceiveError> {
-    let mut writer = machine.receive(meta)?;
-    let mut chunks = 0;
-    loop {
-        match parts.blocking_recv().and_then(|part| part.part) {
-            Some(snapshot_part::Part::Chunk(chunk)) => {
-                writer.chunk(&chunk)?;
-                chunks += 1;
-            }
-            Some(snapshot_part::Part::End(end)) if end.chunks == chunks => return Ok(writer.finish()?),
-            Some(_) => return Err(ReceiveError::Snapshot("its parts do not add up".to_owned())),
-            None => return Err(ReceiveError::Snapshot("it broke off".to_owned())),
-        }
     }
 }

@@ -45,6 +45,11 @@ use crate::backup::Restored;
 use crate::cluster::{DataDir, Occupied, TokenText};
 use crate::config::NodeConfig;
 
+#[cfg(test)]
+pub(crate) use peer_port::admit;
+#[cfg(test)]
+pub(crate) use registration::keep as keep_registered;
+
 pub use checkup::{Check, Checkup, Verdict};
 pub use doctor::examine;
 pub use endpoints::Endpoints;

@@ -35,7 +35,7 @@ const TOLD_PAUSE: Duration = Duration::from_secs(1);
 /// Who may talk to this node: every node with a certificate of the cluster that was not removed, and while the Raft group
 /// still needs one that was, that one. One that is not on record here came later than what this node has applied: it may
 /// even be the leader that brings the rest. Its id is the index of the entry that let it in, so a lower one is of nobody.
-pub(super) fn admit(view: watch::Receiver<View>) -> Admit {
+pub(crate) fn admit(view: watch::Receiver<View>) -> Admit {
     Arc::new(move |node| {
         let view = view.borrow();
         may_talk(

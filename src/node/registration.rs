@@ -37,7 +37,7 @@ async fn propose(consensus: &Consensus, facts: &NodeFacts) -> Result<(), Propose
 }
 
 /// Keeps the record of the node true until told to stop.
-pub(super) async fn keep(
+pub(crate) async fn keep(
     consensus: Consensus,
     mut facts: NodeFacts,
     mut registered: bool,

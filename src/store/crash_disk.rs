@@ -14,17 +14,17 @@ use super::disk::Disk;
 use super::{RAFT_FILE, STATE_FILE};
 
 /// The redb files of a store.
-pub(super) const FILES: [&str; 2] = [RAFT_FILE, STATE_FILE];
+pub(crate) const FILES: [&str; 2] = [RAFT_FILE, STATE_FILE];
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
 /// The contents of the two files.
-pub(super) type Contents = [Vec<u8>; 2];
+pub(crate) type Contents = [Vec<u8>; 2];
 /// The other files of the data folder, by their path in it.
-pub(super) type Others = Arc<BTreeMap<PathBuf, Arc<Vec<u8>>>>;
+pub(crate) type Others = Arc<BTreeMap<PathBuf, Arc<Vec<u8>>>>;
 
 /// What happened to the files, in order.
-pub(super) enum Event<Mark> {
+pub(crate) enum Event<Mark> {
     Write {
         file: usize,
         at: usize,
@@ -221,10 +221,10 @@ pub(super) fn is_long() -> bool {
 }
 
 /// Random numbers that a seed brings back (SplitMix64).
-pub(super) struct Dice(pub(super) u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub(super) fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -234,7 +234,7 @@ impl Dice {
 }
 
 /// What a disk holds for certain, and what is under way to it.
-pub(super) struct Platter {
+pub(crate) struct Platter {
     durable: Contents,
     pending: [Vec<Pending>; 2],
 }
@@ -246,7 +246,7 @@ enum Pending {
 
 /// What becomes of writes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// None is there.
     Lost,
     /// All are there: the process died, the machine did not.
@@ -260,62 +260,64 @@ pub(super) enum Fate {
 }
 
 impl Fate {
-    pub(super) const ALL: [Self; 5] = [Self::Lost, Self::Kept, Self::Reordered, Self::Torn, Self::CutOff];
+    pub(crate) const ALL: [Self; 5] = [Self::Lost, Self::Kept, Self::Reordered, Self::Torn, Self::CutOff];
 }
 
 impl Platter {
-    pub(super) fn new(durable: Contents) -> Self {
+    pub(crate) fn new(durable: Contents) -> Self {
         Self { durable, pending: [Vec::new(), Vec::new()] }
     }
 
     /// Goes on by one event.
-    pub(super) fn take<Mark>(&mut self, event: Event<Mark>) {
+    pub(crate) fn take<Mark>(&mut self, event: Event<Mark>) {
         match event {
             Event::Write { file, at, data } => self.pending[file].push(Pending::Write(at, data)),
             Event::Length { file, bytes } => self.pending[file].push(Pending::Length(bytes)),
             Event::Sync { file, .. } => {
-                self.durable[file] = self.crashed_file(file, Fate::Kept, &mut Dice(0));
-                self.pending[file].clear();
+                let pending = std::mem::take(&mut self.pending[file]);
+                reach(&mut self.durable[file], &pending, Fate::Kept, &mut Dice(0));
             }
             Event::Mark(_) => {}
         }
     }
 
     /// What a crash now leaves.
-    pub(super) fn crashed(&self, fate: Fate, dice: &mut Dice) -> Contents {
-        [0, 1].map(|file| self.crashed_file(file, fate, dice))
-    }
-
-    fn crashed_file(&self, file: usize, fate: Fate, dice: &mut Dice) -> Vec<u8> {
-        let pending = &self.pending[file];
-        // Lengths are the file system's own, which keeps their order.
-        let lengths = pending.iter().filter(|change| matches!(change, Pending::Length(_))).count();
-        let mut lengths_left = match fate {
-            Fate::Lost => 0,
-            Fate::Kept => lengths,
-            _ => dice.roll(lengths + 1),
-        };
-        let cut = dice.roll(pending.len() + 1);
-        let mut bytes = self.durable[file].clone();
-        for (number, change) in pending.iter().enumerate() {
-            match change {
-                Pending::Length(_) if lengths_left == 0 => {}
-                Pending::Length(length) => {
-                    lengths_left -= 1;
-                    bytes.resize(*length, 0);
-                }
-                Pending::Write(at, data) => match fate {
-                    Fate::Lost => {}
-                    Fate::Kept => put(&mut bytes, *at, data),
-                    Fate::Reordered if dice.roll(2) == 0 => put(&mut bytes, *at, data),
-                    Fate::Torn if dice.roll(3) > 0 => put_some(&mut bytes, *at, data, dice),
-                    Fate::CutOff if number < cut => put(&mut bytes, *at, data),
-                    Fate::CutOff if number == cut => put_some(&mut bytes, *at, data, dice),
-                    Fate::Reordered | Fate::Torn | Fate::CutOff => {}
-                },
-            }
+    pub(crate) fn crashed(&self, fate: Fate, dice: &mut Dice) -> Contents {
+        let mut left = self.durable.clone();
+        for (bytes, pending) in left.iter_mut().zip(&self.pending) {
+            reach(bytes, pending, fate, dice);
         }
-        bytes
+        left
+    }
+}
+
+/// Has the changes meet their fate in a file.
+fn reach(bytes: &mut Vec<u8>, pending: &[Pending], fate: Fate, dice: &mut Dice) {
+    // Lengths are the file system's own, which keeps their order.
+    let lengths = pending.iter().filter(|change| matches!(change, Pending::Length(_))).count();
+    let mut lengths_left = match fate {
+        Fate::Lost => 0,
+        Fate::Kept => lengths,
+        _ => dice.roll(lengths + 1),
+    };
+    let cut = dice.roll(pending.len() + 1);
+    for (number, change) in pending.iter().enumerate() {
+        match change {
+            Pending::Length(_) if lengths_left == 0 => {}
+            Pending::Length(length) => {
+                lengths_left -= 1;
+                bytes.resize(*length, 0);
+            }
+            Pending::Write(at, data) => match fate {
+                Fate::Lost => {}
+                Fate::Kept => put(bytes, *at, data),
+                Fate::Reordered if dice.roll(2) == 0 => put(bytes, *at, data),
+                Fate::Torn if dice.roll(3) > 0 => put_some(bytes, *at, data, dice),
+                Fate::CutOff if number < cut => put(bytes, *at, data),
+                Fate::CutOff if number == cut => put_some(bytes, *at, data, dice),
+                Fate::Reordered | Fate::Torn | Fate::CutOff => {}
+            },
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 /// Opens files.
-pub(super) trait Disk {
+pub(crate) trait Disk {
     /// Opens the file, or makes it when it is not there.
     fn open(&self, builder: &redb::Builder, path: &Path) -> Result<redb::Database, redb::DatabaseError>;
 }
 
 /// The file system.
-pub(super) struct FileSystem;
+pub(crate) struct FileSystem;
 
 impl Disk for FileSystem {
     fn open(&self, builder: &redb::Builder, path: &Path) -> Result<redb::Database, redb::DatabaseError> {

@@ -24,6 +24,7 @@ use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 use super::{Error, RAFT_FILE};
+use crate::task::blocking;
 
 pub(super) const LOG: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("log");
 
@@ -157,9 +158,8 @@ impl LogStore {
             return Ok(in_memory);
         }
         let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || read_entries(&shared.database, on_disk));
-        let mut entries =
-            read.await.map_err(|_| Error::Closed)?.inspect_err(|error| self.shared.fatal.report(error))?;
+        let read = blocking(move || read_entries(&shared.database, on_disk)).await;
+        let mut entries = read.inspect_err(|error| self.shared.fatal.report(error))?;
         entries.extend(in_memory);
         Ok(entries)
     }

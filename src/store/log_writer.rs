@@ -3,9 +3,9 @@
 //! A failed write is never retried, since nobody knows what reached the disk: every waiting and later operation fails,
 //! and the node is told to stop.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use openraft::storage::IOFlushed;
 use redb::WriteTransaction;
@@ -18,6 +18,7 @@ use super::log::{LOG, Shared};
 use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
+use crate::task;
 
 /// One transaction takes at most this many operations, so that the first of them does not wait for ever.
 const BATCH_OPS: usize = 256;
@@ -53,11 +54,12 @@ pub(super) fn start(
     position: PositionV1,
     ops: mpsc::Receiver<Op>,
 ) -> Result<(), Error> {
-    thread::Builder::new()
-        .name("raft-log".to_owned())
-        .spawn(move || Writer { shared, file, position }.run(ops))
-        .map(drop)
-        .map_err(|source| Error::Io { path: "raft-log".into(), doing: "start the thread", source })
+    let mut writer = Writer { shared, file, position, failed: false };
+    task::worker("raft-log", ops, move |first, ops| writer.take(first, ops)).map_err(|source| Error::Io {
+        path: "raft-log".into(),
+        doing: "start the thread",
+        source,
+    })
 }
 
 struct Writer {
@@ -66,26 +68,30 @@ struct Writer {
     file: PositionFile,
     /// What is on disk.
     position: PositionV1,
+    /// Whoever still asks is told so, until nobody can.
+    failed: bool,
 }
 
 impl Writer {
-    fn run(mut self, mut ops: mpsc::Receiver<Op>) {
-        while let Some(first) = ops.blocking_recv() {
-            let batch = drain(first, &mut ops);
-            if let Some(Op::Close(_)) = batch.last() {
-                self.finish(batch);
-                return;
-            }
-            failpoint::pass("log.begun");
-            let written = self.write(&batch);
-            let failed = written.is_err();
-            self.answer(batch, written);
-            failpoint::pass("log.answered");
-            if failed {
-                refuse_all(ops);
-                return;
-            }
+    fn take(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> ControlFlow<()> {
+        if self.failed {
+            refuse(first);
+            return ControlFlow::Continue(());
         }
+        let batch = drain(first, ops);
+        if let Some(Op::Close(_)) = batch.last() {
+            self.finish(batch);
+            return ControlFlow::Break(());
+        }
+        failpoint::pass("log.begun");
+        let written = self.write(&batch);
+        self.failed = written.is_err();
+        if self.failed {
+            ops.close();
+        }
+        self.answer(batch, written);
+        failpoint::pass("log.answered");
+        ControlFlow::Continue(())
     }
 
     /// One transaction for the whole batch.
@@ -225,19 +231,17 @@ fn drain(first: Op, ops: &mut mpsc::Receiver<Op>) -> Vec<Op> {
     batch
 }
 
-/// After a failure: whoever still asks is told so, until nobody can.
-fn refuse_all(mut ops: mpsc::Receiver<Op>) {
-    ops.close();
-    while let Some(op) = ops.blocking_recv() {
-        match op {
-            Op::Append { callback, .. } => callback.io_completed(Err(Error::Closed.into())),
-            Op::Vote(_, done)
-            | Op::Truncate { done, .. }
-            | Op::Purge { done, .. }
-            | Op::Committed(done)
-            | Op::Close(done) => {
-                let _ = done.send(Err(Error::Closed));
-            }
+/// After a failure.
+fn refuse(op: Op) {
+    match op {
+        Op::Append { callback, .. } => callback.io_completed(Err(Error::Closed.into())),
+        Op::Vote(_, done)
+        | Op::Truncate { done, .. }
+        | Op::Purge { done, .. }
+        | Op::Committed(done)
+        | Op::Close(done) => {
+            // Nobody waits when the caller was cancelled.
+            let _ = done.send(Err(Error::Closed));
         }
     }
 }

@@ -28,6 +28,7 @@ use super::stored::{AppliedV1, LogIdV1, StoredMembershipV1};
 use super::view::View;
 use crate::space::{Space, Use};
 use crate::state::{self, Change, Key, Record, State};
+use crate::task::blocking;
 
 /// Entries that are applied in one go, so that answers do not wait for a long backlog.
 const BATCH_ENTRIES: usize = 512;
@@ -231,7 +232,13 @@ impl Shared {
         let mut memory = self.memory();
         let mut next = memory.applied.clone();
         let mut changed = Unwritten::default();
-        let responses = entries.iter().map(|entry| next.take(entry, &mut changed)).collect();
+        let take = |entry| {
+            let response = next.take(entry, &mut changed);
+            #[cfg(test)]
+            super::observed::applied(entry, &response, &next);
+            response
+        };
+        let responses = entries.iter().map(take).collect();
         // Of what is not applied nothing is lost: it is in the log.
         state_writer::supports(&next.state)?;
         failpoint::pass("state.applied");
@@ -258,6 +265,8 @@ impl Shared {
 
     /// For the writer: the file has been given this state instead of its own.
     pub(super) fn replace(&self, applied: Applied, snapshot: SnapshotFile) -> Result<(), Error> {
+        #[cfg(test)]
+        super::observed::installed(&applied);
         let mut memory = self.memory();
         self.space.holds_state(applied.state.bytes());
         *memory = Memory { applied, unwritten: Unwritten::default() };
@@ -309,9 +318,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         // First, since the log may be purged up to the snapshot once it exists.
         self.machine.checkpoint().await?;
         let (meta, state, shared) = (self.meta.clone(), self.state.clone(), Arc::clone(&self.machine.shared));
-        let built = tokio::task::spawn_blocking(move || shared.build(&meta, &state)).await;
+        let build =
+            move || catch_unwind(AssertUnwindSafe(|| shared.build(&meta, &state))).unwrap_or(Err(Error::Defect));
         let fatal = &self.machine.shared.fatal;
-        let snapshot = built.unwrap_or(Err(Error::Defect)).inspect_err(|error| fatal.report(error))?;
+        let snapshot = blocking(build).await.inspect_err(|error| fatal.report(error))?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }

@@ -17,7 +17,7 @@
 
 mod backup;
 mod database;
-mod disk;
+pub(crate) mod disk;
 mod envelope;
 mod error;
 mod failpoint;
@@ -38,13 +38,17 @@ mod wire;
 #[cfg(test)]
 mod bit_flips;
 #[cfg(test)]
-mod crash_disk;
+pub(crate) mod crash_disk;
 #[cfg(test)]
 mod crash_points;
 #[cfg(test)]
 mod failing_sync;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+pub(crate) mod observed;
+#[cfg(test)]
+mod test_runtime;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -77,7 +81,7 @@ pub use raft_types::{
 };
 pub use renewal::{Seed, Survey};
 pub use seal::SealKey;
-pub use snapshot::{SnapshotFile, SnapshotWriter};
+pub use snapshot::{Chunks, SnapshotFile, SnapshotWriter};
 pub use view::View;
 pub use wire::{Answer, decode_answer, decode_entry, decode_meta, encode_answer, encode_entry, encode_meta};
 
@@ -134,7 +138,7 @@ impl Store {
         Self::open_on(&FileSystem, options)
     }
 
-    fn open_on(disk: &dyn Disk, options: Options) -> Result<Self, Error> {
+    pub(crate) fn open_on(disk: &dyn Disk, options: Options) -> Result<Self, Error> {
         let Options { folder, cluster, node, key, fatal } = options;
         fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), doing: "create", source })?;
         renewal::finish_renewal(&folder)?;

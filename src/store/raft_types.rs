@@ -21,7 +21,13 @@ openraft::declare_raft_types!(
         R = Response,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
+
+#[cfg(not(test))]
+type Runtime = openraft_rt_tokio::TokioRuntime;
+#[cfg(test)]
+type Runtime = super::test_runtime::TestRuntime;
 
 /// Who leads in which term.
 pub type LeaderId = leader_id_adv::LeaderId<u64, u64>;

@@ -5,6 +5,7 @@
 //! cannot be dropped, repeated, reordered or taken from another file. Memory stays at about one chunk, whatever the
 //! size of the state. A file counts once it has its final name, which it gets after its contents are on disk.
 
+use std::borrow::Borrow;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -131,7 +132,7 @@ impl SnapshotFile {
         }
         let id = <[u8; 16]>::try_from(id).expect("the head was cut to this size");
         let input = Positioned { file: &file, at: HEAD_BYTES as u64 };
-        let header: SnapshotHeaderV1 = Blocks { input, sealer: &sealer, id, number: 0 }.read("header")?;
+        let header: SnapshotHeaderV1 = Blocks { input, sealer: Arc::clone(&sealer), id, number: 0 }.read("header")?;
         let last_membership = StoredMembership::try_from(header.membership).map_err(unreadable("header"))?;
         let meta = SnapshotMeta { last_log_id: header.last_log_id.map(LogId::from), last_membership };
         Ok(Self { path: path.to_owned(), file, id, meta, sealer })
@@ -153,25 +154,20 @@ impl SnapshotFile {
         })
     }
 
-    /// Hands out every chunk in order, unsealed, as [`SnapshotWriter::chunk`] takes it, and verifies the end. What was
-    /// handed out counts only if this answers `Ok`.
-    pub fn chunks<E: From<Error>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let input = BufReader::new(Positioned { file: &self.file, at: HEAD_BYTES as u64 });
-        let mut blocks = Blocks { input, sealer: &self.sealer, id: self.id, number: 0 };
+    /// Reads it from its start, with a position of its own.
+    pub fn read(&self) -> Result<Chunks, Error> {
+        let file = self.file.try_clone().map_err(|source| self.io("reopen", source))?;
+        let input = BufReader::new(Positioned { file, at: HEAD_BYTES as u64 });
+        let mut blocks = Blocks { input, sealer: Arc::clone(&self.sealer), id: self.id, number: 0 };
         blocks.read::<SnapshotHeaderV1>("header")?;
-        let mut hash = Sha256::new();
-        let mut chunks = 0;
-        let trailer = loop {
-            let plain = blocks.next("chunk or trailer")?;
-            if let Ok(trailer) = envelope::decode::<SnapshotTrailerV1>(&plain) {
-                break trailer;
-            }
-            hash.update(&plain);
-            chunks += 1;
+        Ok(Chunks { blocks, hash: Sha256::new(), count: 0 })
+    }
+
+    /// Hands out every chunk in order. What was handed out counts only if this answers `Ok`.
+    pub fn chunks<E: From<Error>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut chunks = self.read()?;
+        while let Some(plain) = chunks.next()? {
             take(&plain)?;
-        };
-        if trailer.chunks != chunks || trailer.sha256 != <[u8; 32]>::from(hash.finalize()) {
-            return Err(damaged("trailer", "the contents do not add up").into());
         }
         Ok(())
     }
@@ -186,6 +182,30 @@ impl SnapshotFile {
 
     fn io(&self, doing: &'static str, source: io::Error) -> Error {
         Error::Io { path: self.path.clone(), doing, source }
+    }
+}
+
+/// The chunks of a snapshot, unsealed, in order, as [`SnapshotWriter::chunk`] takes them.
+pub struct Chunks {
+    blocks: Blocks<BufReader<Positioned<File>>>,
+    hash: Sha256,
+    count: u64,
+}
+
+impl Chunks {
+    /// The next one; none when all were there and add up. Until then nothing counts.
+    #[expect(clippy::should_implement_trait, reason = "after an error there is nothing more to ask for")]
+    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let plain = self.blocks.next("chunk or trailer")?;
+        let Ok(trailer) = envelope::decode::<SnapshotTrailerV1>(&plain) else {
+            self.hash.update(&plain);
+            self.count += 1;
+            return Ok(Some(plain));
+        };
+        if trailer.chunks != self.count || trailer.sha256 != <[u8; 32]>::from(self.hash.finalize_reset()) {
+            return Err(damaged("trailer", "the contents do not add up"));
+        }
+        Ok(None)
     }
 }
 
@@ -321,28 +341,28 @@ impl Drop for SnapshotWriter {
 }
 
 /// Reads a file from a position of its own: handles that share an open file must not move each other's.
-struct Positioned<'a> {
-    file: &'a File,
+struct Positioned<F> {
+    file: F,
     at: u64,
 }
 
-impl Read for Positioned<'_> {
+impl<F: Borrow<File>> Read for Positioned<F> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file.read_at(into, self.at)?;
+        let bytes = self.file.borrow().read_at(into, self.at)?;
         self.at += bytes as u64;
         Ok(bytes)
     }
 }
 
 /// Reads the blocks of a file one after the other.
-struct Blocks<'a, R> {
+struct Blocks<R> {
     input: R,
-    sealer: &'a Sealer,
+    sealer: Arc<Sealer>,
     id: [u8; 16],
     number: u64,
 }
 
-impl<R: Read> Blocks<'_, R> {
+impl<R: Read> Blocks<R> {
     fn next(&mut self, name: &str) -> Result<Vec<u8>, Error> {
         let mut length = [0; 4];
         self.input.read_exact(&mut length).map_err(|_| damaged(name, "it is cut short"))?;

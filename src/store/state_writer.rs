@@ -3,8 +3,8 @@
 //!
 //! A write that fails is not tried again: every waiting and later operation fails, and the node is told to stop.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
 
 use redb::{ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +19,7 @@ use super::{Error, STATE_FILE, envelope};
 use crate::config::cluster_versions;
 use crate::model::check_cluster_version;
 use crate::state::{Record, Replacement, State};
+use crate::task;
 
 const ROWS: ByteTable = ByteTable::new("rows");
 
@@ -36,28 +37,24 @@ pub(super) enum Op {
 
 /// Starts the writer. It ends when it is closed, when a write fails, or when nobody can send to it any more.
 pub(super) fn start(shared: Arc<Shared>, ops: mpsc::Receiver<Op>) -> Result<(), Error> {
-    thread::Builder::new()
-        .name("raft-state".to_owned())
-        .spawn(move || run(&shared, ops))
-        .map(drop)
-        .map_err(|source| Error::Io { path: "raft-state".into(), doing: "start the thread", source })
+    task::worker("raft-state", ops, move |op, _| take(&shared, op)).map_err(|source| Error::Io {
+        path: "raft-state".into(),
+        doing: "start the thread",
+        source,
+    })
 }
 
-fn run(shared: &Shared, mut ops: mpsc::Receiver<Op>) {
-    while let Some(op) = ops.blocking_recv() {
-        let (result, done, last) = match op {
-            Op::Checkpoint(done) => (checkpoint(shared), done, false),
-            Op::Install { snapshot, done } => (install(shared, *snapshot), done, false),
-            Op::Close(done) => (checkpoint(shared).and_then(|()| shared.database.close()), done, true),
-        };
-        let failed = result.as_ref().inspect_err(|error| shared.fatal.report(error)).is_err();
-        // Nobody waits for a checkpoint that was merely due.
-        let _ = done.send(result);
-        // Whoever asks after the last one is told that the file is closed, because the queue is gone.
-        if failed || last {
-            return;
-        }
-    }
+fn take(shared: &Shared, op: Op) -> ControlFlow<()> {
+    let (result, done, last) = match op {
+        Op::Checkpoint(done) => (checkpoint(shared), done, false),
+        Op::Install { snapshot, done } => (install(shared, *snapshot), done, false),
+        Op::Close(done) => (checkpoint(shared).and_then(|()| shared.database.close()), done, true),
+    };
+    let failed = result.as_ref().inspect_err(|error| shared.fatal.report(error)).is_err();
+    // Nobody waits for a checkpoint that was merely due.
+    let _ = done.send(result);
+    // Whoever asks after the last one is told that the file is closed, because the queue is gone.
+    if failed || last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn checkpoint(shared: &Shared) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the outside inwards: a module may use only what stands in a later row. Modules in one row do not use each other.
 const ROWS: &[&[&str]] = &[
+    &["simulation"],
     &["cli"],
     &["node"],
     &["client", "web"],
@@ -22,7 +23,7 @@ const ROWS: &[&[&str]] = &[
     &["model"],
 ];
 /// Small leaves that every module but the pure ones may use.
-const LEAVES: &[&str] = &["clock", "config", "random", "space", "task", "telemetry"];
+const LEAVES: &[&str] = &["clock", "config", "host", "random", "space", "task", "telemetry"];
 const PURE: &[&str] = &["model", "state", "decide"];
 /// Vendor crate to the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[

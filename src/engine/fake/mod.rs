@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use self::state::{Container, State};
-use super::{ContainerState, Event, EventKind, Image, LogStream};
+use super::{ContainerState, ContainerStatus, Event, EventKind, Image, LogStream};
 use crate::model::Timestamp;
 
 /// What a container does once it starts, chosen by its command or its image.
@@ -131,6 +131,11 @@ impl FakeEngine {
     /// What commands that run inside containers got to read, all of them together.
     pub fn typed(&self) -> Vec<u8> {
         self.look(|state| state.typed.clone())
+    }
+
+    /// All containers there are, whatever fault the engine has.
+    pub fn containers(&self) -> Vec<ContainerStatus> {
+        self.look(|state| state.containers.iter().map(|container| container.status.clone()).collect())
     }
 
     /// How many containers run.

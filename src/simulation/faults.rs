@@ -1,0 +1,159 @@
+//! What goes wrong, as the seed has it, and when it is over.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::world::World;
+use crate::engine::fake::{End, Fault};
+use crate::store::crash_disk::{Dice, Fate};
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A process is killed and started again.
+    Kill,
+    /// A machine loses power: its containers end, and its disk keeps what was synced.
+    Power,
+    /// All processes are killed.
+    KillAll,
+    /// A process stands still for a while.
+    Pause,
+    /// A machine is cut off from all others.
+    Isolate,
+    /// So long that others must take over what runs alone.
+    IsolateLong,
+    /// Nothing gets through in one direction.
+    OneWay,
+    /// The machines are in two groups.
+    Split,
+    /// A cable that comes and goes.
+    Flap,
+    /// The clock on a machine's wall is set.
+    Clock,
+    /// An engine does not answer, or hangs.
+    Engine,
+    /// A container ends by itself.
+    Crash,
+    /// The leader steps aside.
+    HandOver,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 13] = [
+        Self::Kill,
+        Self::Power,
+        Self::KillAll,
+        Self::Pause,
+        Self::Isolate,
+        Self::IsolateLong,
+        Self::OneWay,
+        Self::Split,
+        Self::Flap,
+        Self::Clock,
+        Self::Engine,
+        Self::Crash,
+        Self::HandOver,
+    ];
+}
+
+fn between(dice: &mut Dice, least: u64, most: u64) -> Duration {
+    let span = usize::try_from(most - least).unwrap_or(0);
+    Duration::from_millis(least + dice.roll(span + 1) as u64)
+}
+
+/// Has one thing go wrong and waits until it is over; what is started again may fail to.
+pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> {
+    let machines = world.machines.len();
+    let mut dice = Dice(world.dice.roll(usize::MAX) as u64);
+    let one = dice.roll(machines);
+    let others: Vec<usize> = (0..machines).filter(|other| *other != one).collect();
+    world.trace.note(&["fault", &format!("{kind:?}"), &one.to_string()]);
+    match kind {
+        Kind::Kill => {
+            world.kill(one, None);
+            sleep(between(&mut dice, 10, 8_000)).await;
+            world.start(one).await?;
+        }
+        Kind::Power => {
+            let many = 1 + dice.roll(machines);
+            for machine in (0..many).map(|offset| (one + offset) % machines) {
+                let fate = Fate::ALL[dice.roll(Fate::ALL.len())];
+                world.kill(machine, Some(fate));
+            }
+            sleep(between(&mut dice, 10, 8_000)).await;
+            for machine in (0..many).map(|offset| (one + offset) % machines) {
+                world.start(machine).await?;
+                sleep(between(&mut dice, 0, 2_000)).await;
+            }
+        }
+        Kind::KillAll => {
+            (0..machines).for_each(|machine| world.kill(machine, None));
+            sleep(between(&mut dice, 10, 3_000)).await;
+            for machine in (0..machines).map(|offset| (one + offset) % machines) {
+                world.start(machine).await?;
+                sleep(between(&mut dice, 0, 1_500)).await;
+            }
+        }
+        Kind::Pause => {
+            world.pause(one);
+            sleep(between(&mut dice, 100, 9_000)).await;
+            world.resume(one);
+        }
+        Kind::Isolate | Kind::IsolateLong => {
+            others.iter().for_each(|other| world.cut(one, *other));
+            let (least, most) = if kind == Kind::Isolate { (300, 15_000) } else { (50_000, 70_000) };
+            sleep(between(&mut dice, least, most)).await;
+            world.heal();
+        }
+        Kind::OneWay => {
+            for other in others {
+                match dice.roll(4) {
+                    0 => world.net.set_cut(one, other, true),
+                    1 => world.net.set_cut(other, one, true),
+                    _ => {}
+                }
+            }
+            sleep(between(&mut dice, 300, 15_000)).await;
+            world.heal();
+        }
+        Kind::Split => {
+            let side: Vec<bool> = (0..machines).map(|_| dice.roll(2) == 0).collect();
+            for a in 0..machines {
+                for b in (0..machines).filter(|b| side[a] != side[*b]) {
+                    world.net.set_cut(a, b, true);
+                }
+            }
+            sleep(between(&mut dice, 300, 15_000)).await;
+            world.heal();
+        }
+        Kind::Flap => {
+            for _ in 0..dice.roll(10) + 2 {
+                others.iter().for_each(|other| world.cut(one, *other));
+                sleep(between(&mut dice, 50, 1_200)).await;
+                world.heal();
+                sleep(between(&mut dice, 50, 1_200)).await;
+            }
+        }
+        Kind::Clock => {
+            let far = [1_000, 60_000, 3_600_000][dice.roll(3)];
+            world.set_clock(one, if dice.roll(2) == 0 { far } else { -far });
+        }
+        Kind::Engine => {
+            let fault = if dice.roll(2) == 0 { Fault::Unreachable } else { Fault::Hung };
+            let engine = &world.machines[one].engine;
+            engine.set_fault(fault);
+            sleep(between(&mut dice, 100, 12_000)).await;
+            engine.set_fault(Fault::None);
+        }
+        Kind::Crash => {
+            let engine = &world.machines[one].engine;
+            if let Some(container) = engine.containers().first() {
+                let end = if dice.roll(2) == 0 { End::Exit(1) } else { End::OutOfMemory };
+                engine.end(&container.id, end);
+            }
+        }
+        Kind::HandOver => world.hand_over().await,
+    }
+    Ok(())
+}

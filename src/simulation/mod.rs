@@ -1,0 +1,90 @@
+//! A cluster in one process, on simulated time: machines with a disk and an engine each, the network between them, clients, and
+//! everything that goes wrong; all of it chosen by one number.
+//!
+//! What runs is the real thing: consensus, the store on redb, the state machine, the leader's loops, the agents. What is
+//! simulated is the world around it: the clocks, chance, the disk under redb, the network in the place of `rpc`, and the
+//! engines. One thread runs all of it in an order that the seed decides, so that the same seed is the same run.
+//!
+//! A run has two parts. First things go wrong while clients work; then nothing does any more, and the cluster must decide again
+//! and run what is wanted. In both, what each node applies, what clients are told, and what runs where is compared with what
+//! must be (`ledger`, `workload`, `world`).
+//!
+//! ```text
+//! scripts/simulate.sh --seeds 1000 --from 1     many runs
+//! scripts/simulate.sh --seed 42                 one, with what happened
+//! ```
+
+mod disk;
+mod faults;
+mod ledger;
+mod machine;
+mod network;
+mod trace;
+mod workload;
+mod world;
+
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "tests need --cfg tokio_unstable, which .cargo/config.toml sets: RUSTFLAGS in the environment replaces it"
+);
+
+use std::collections::BTreeMap;
+
+use faults::Kind;
+use world::{Verdict, Wish, run};
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    crate::config::test_setting(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[track_caller]
+fn check(seed: u64, verdict: &Verdict) {
+    if let Some(violation) = &verdict.violation {
+        panic!("seed {seed}: {violation}\nagain, with what happened: scripts/simulate.sh --seed {seed}");
+    }
+}
+
+/// The order of what happens does not depend on anything but the seed.
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let wish = Wish { readable: true, ..Wish::default() };
+    for seed in [1, 2, 3] {
+        let (first, second) = (run(seed, &wish), run(seed, &wish));
+        let differs = first.lines.iter().zip(&second.lines).position(|(one, other)| one != other);
+        if let Some(line) = differs {
+            panic!(
+                "seed {seed} differs in event {line} of {}:\n{}\n{}",
+                first.events, first.lines[line], second.lines[line]
+            );
+        }
+        assert_eq!((first.sum, first.events), (second.sum, second.events), "seed {seed}");
+    }
+}
+
+/// Seeds one after the other: `NARVANA_SEED` is the first, `NARVANA_SEEDS` how many.
+#[test]
+fn seeds_hold() {
+    let (first, count) = (number("NARVANA_SEED", 100), number("NARVANA_SEEDS", 20));
+    let wish = Wish { readable: count == 1, ..Wish::default() };
+    let began = std::time::Instant::now();
+    let (mut entries, mut events, mut simulated) = (0, 0, std::time::Duration::ZERO);
+    let mut faults: BTreeMap<Kind, u32> = BTreeMap::new();
+    for seed in first..first + count {
+        let verdict = run(seed, &wish);
+        if wish.readable {
+            verdict.lines.iter().for_each(|line| println!("{line}"));
+        }
+        println!("seed {seed}: {} entries, {:?}, {:?}", verdict.entries, verdict.counts, verdict.took);
+        check(seed, &verdict);
+        entries += verdict.entries;
+        events += verdict.events;
+        simulated += verdict.took;
+        for (kind, count) in verdict.faults {
+            *faults.entry(kind).or_default() += count;
+        }
+    }
+    println!(
+        "{count} seeds from {first} held in {:?}: {simulated:?} simulated, {entries} entries, {events} events, {faults:?}",
+        began.elapsed()
+    );
+}

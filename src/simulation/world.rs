@@ -1,0 +1,450 @@
+//! One run: a seed becomes a cluster, what clients ask of it, what goes wrong, the end of that, and the verdict.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, RngSeed};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::faults::{Kind, strike};
+use super::ledger::Ledger;
+use super::machine::{Machine, Settings, on};
+use super::network::{Net, Weather, address, until};
+use super::trace::Trace;
+use super::workload::{CANARY, Client, Counts, Doors, Known, join_token};
+use crate::config::cluster_versions;
+use crate::consensus::{self, Peer};
+use crate::engine::ContainerState;
+use crate::host::Host;
+use crate::model::{
+    Cluster, ClusterId, Desired, Health, InstanceState, NodeId, OrgId, PasswordHash, Secret, Session, SessionId,
+    Timestamp, UserId,
+};
+use crate::state::{Actor, Command, LogEntry, NewUser, Outcome, State};
+use crate::store::crash_disk::{Dice, Fate};
+use crate::store::observed::observe;
+
+/// What the clock on the walls shows at the beginning.
+const WALL: Timestamp = Timestamp(1_800_000_000_000);
+/// Longest wait for a cluster that is founded.
+const FOUNDED_MAX: Duration = Duration::from_secs(60);
+/// Longest wait, when nothing is wrong any more, for the cluster to decide again.
+const DECIDES_MAX: Duration = Duration::from_secs(15);
+/// And for everything that is wanted to run. What must not run twice may have to wait for somebody who was cut off.
+const SETTLED_MAX: Duration = Duration::from_secs(150);
+/// How often it is looked whether anything runs twice.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a run is to be like; the seed chooses the rest.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wish {
+    /// Whether to keep what happened in words.
+    pub(super) readable: bool,
+    /// Only this goes wrong.
+    pub(super) only: Option<Kind>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub(super) violation: Option<String>,
+    /// The same for two runs of one seed.
+    pub(super) sum: u64,
+    pub(super) events: u64,
+    pub(super) entries: u64,
+    pub(super) counts: Counts,
+    pub(super) faults: BTreeMap<Kind, u32>,
+    /// How long it was, in simulated time.
+    pub(super) took: Duration,
+    pub(super) lines: Vec<String>,
+}
+
+/// The world of one run.
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) machines: Vec<Machine>,
+    pub(super) net: Net,
+    pub(super) trace: Trace,
+    settings: Settings,
+    ledger: Rc<Ledger>,
+    doors: Doors,
+    began: Instant,
+    faults: BTreeMap<Kind, u32>,
+}
+
+/// Runs a seed to its end.
+pub(super) fn run(seed: u64, wish: &Wish) -> Verdict {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().start_paused(true).rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()));
+    let runtime = builder.build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let trace = Trace::new(wish.readable);
+        let ledger = Rc::new(Ledger::new(trace.clone()));
+        observe(Some(Rc::clone(&ledger) as _));
+        let verdict = World::live(seed, wish, &trace, &ledger).await;
+        observe(None);
+        verdict
+    })
+}
+
+impl World {
+    async fn live(seed: u64, wish: &Wish, trace: &Trace, ledger: &Rc<Ledger>) -> Verdict {
+        let mut dice = Dice(seed);
+        let machines = [3, 3, 3, 5][dice.roll(4)];
+        let latency = [(50, 300), (100, 2_000), (1_000, 8_000), (5_000, 40_000)][dice.roll(4)];
+        let weather = Weather { latency, lost: [0, 0, 5, 30][dice.roll(4)] };
+        let settings = Settings {
+            consensus: consensus::Options {
+                snapshot_entries: 10 + dice.roll(190) as u64,
+                keep_entries: dice.roll(40) as u64,
+                ..consensus::Options::default()
+            },
+            disk: Duration::from_micros([200, 1_000, 5_000, 20_000][dice.roll(4)]),
+        };
+        trace.note(&["begin", &format!("{machines} machines, {weather:?}, {settings:?}")]);
+        let net = Net::new(Dice(dice.roll(usize::MAX) as u64), weather, trace.clone());
+        let mut world = Self {
+            dice,
+            machines: Vec::new(),
+            net,
+            trace: trace.clone(),
+            settings,
+            ledger: Rc::clone(ledger),
+            doors: Doors::default(),
+            began: Instant::now(),
+            faults: BTreeMap::new(),
+        };
+        let known = match world.found(machines).await {
+            Ok(known) => Rc::new(known),
+            Err(error) => {
+                ledger.accuse(format!("the cluster was not founded: {error}"));
+                return world.verdict(Counts::default());
+            }
+        };
+        let end = Rc::new(Cell::new(false));
+        let clients = world.clients(&known, &end);
+        let ended = world.suffer(wish).await;
+        end.set(true);
+        for client in clients {
+            // A client that panicked is a defect of the simulation.
+            client.await.expect("clients do not panic");
+        }
+        if let Err(error) = ended {
+            ledger.accuse(error);
+        }
+        if world.violation().is_none() {
+            world.recover(&known).await;
+        }
+        known.check_end(ledger);
+        if let Some(machine) = world.machines.iter().find(|machine| machine.disk.holds(CANARY.as_bytes())) {
+            ledger.accuse(format!("a secret is on the disk of machine {} in the clear", machine.number));
+        }
+        world.verdict(known.counts.get())
+    }
+
+    fn verdict(&mut self, counts: Counts) -> Verdict {
+        let took = self.began.elapsed();
+        (0..self.machines.len()).for_each(|machine| self.kill(machine, None));
+        let (sum, events) = self.trace.sum();
+        Verdict {
+            violation: self.violation(),
+            sum,
+            events,
+            entries: self.ledger.last(),
+            counts,
+            faults: std::mem::take(&mut self.faults),
+            took,
+            lines: self.trace.lines(),
+        }
+    }
+
+    fn violation(&self) -> Option<String> {
+        self.ledger.violation().or_else(|| self.net.violation())
+    }
+
+    fn seed(&mut self) -> u64 {
+        self.dice.roll(usize::MAX) as u64
+    }
+
+    fn wall(&self) -> Timestamp {
+        WALL.plus(self.began.elapsed())
+    }
+
+    /// The first machine founds a cluster, and the others join it.
+    async fn found(&mut self, machines: usize) -> Result<Known, String> {
+        let cluster = ClusterId(Uuid::from_u128(u128::from(self.seed())));
+        self.machines.push(Machine::new(0, NodeId::FOUNDER, cluster, Vec::new()));
+        self.begin(0).await?;
+        let (host, consensus) = self.machines[0].consensus().ok_or("the founder does not run")?;
+        let initialized = on(&host, FOUNDED_MAX, async move { consensus.initialize(&address(0)).await });
+        initialized.await.ok_or("the founder died")?.map_err(|error| error.to_string())?;
+        let user = UserId(Uuid::from_u128(1));
+        let org = OrgId(Uuid::from_u128(2));
+        let now = self.wall();
+        let token = host.run(|| join_token(user, u32::try_from(machines).unwrap_or(u32::MAX), now));
+        let commands = [
+            Command::InitCluster(Cluster {
+                id: cluster,
+                token_key: Secret::new([7; 32]),
+                ca_certificate: "certificate".to_owned(),
+                ca_key: Secret::new([8; 32]),
+                cluster_version: *cluster_versions().end(),
+                created_at: now,
+                rotation: None,
+                rebalance: 0,
+            }),
+            Command::RegisterFirstUser {
+                user: NewUser { id: user, email: "ada@example.org".to_owned(), password: PasswordHash(String::new()) },
+                org,
+                org_name: "Ada".to_owned(),
+                session: Session {
+                    id: SessionId(Uuid::from_u128(3)),
+                    user,
+                    created_at: now,
+                    expires_at: now.plus(Duration::from_secs(86_400)),
+                },
+            },
+            Command::CreateJoinToken(token.clone()),
+        ];
+        for command in commands {
+            self.ask(0, command).await?;
+        }
+        self.enter(0);
+        for number in 1..machines {
+            let admit = Command::AdmitNode {
+                token: token.id,
+                digest: token.digest,
+                name: format!("m{number}"),
+                address: address(number),
+                cluster_version_max: *cluster_versions().end(),
+            };
+            let Outcome::Node(node) = self.ask(0, admit).await? else { return Err("no id came".to_owned()) };
+            let door = Peer { node: NodeId::FOUNDER, address: address(0) };
+            self.machines.push(Machine::new(number, node, cluster, vec![door]));
+            self.start(number).await?;
+        }
+        let (ledger, wanted) = (Rc::clone(&self.ledger), machines);
+        let joined = until(FOUNDED_MAX, async || ledger.newest().nodes().count() == wanted).await;
+        if joined { Ok(Known::new(org, user)) } else { Err("not everybody came up".to_owned()) }
+    }
+
+    /// Has a machine put a command into the log, as often as it takes.
+    async fn ask(&self, machine: usize, command: Command) -> Result<Outcome, String> {
+        let (host, consensus) = self.machines[machine].consensus().ok_or("it does not run")?;
+        let entry = LogEntry { proposed_at: host.now(), actor: Actor::System, request: None, command };
+        let asked = on(&host, FOUNDED_MAX, async move { consensus.propose(entry).await });
+        let committed = asked.await.ok_or("it died")?.map_err(|error| error.to_string())?;
+        Ok(committed.outcome)
+    }
+
+    async fn begin(&mut self, machine: usize) -> Result<(), String> {
+        let (seed, wall) = (self.seed(), self.wall());
+        self.trace.note(&["start", &machine.to_string()]);
+        let started = self.machines[machine].start((seed, wall), &self.settings, &self.net, &self.ledger);
+        started.await.map_err(|error| format!("machine {machine} does not start: {error}"))
+    }
+
+    fn enter(&mut self, machine: usize) {
+        let mut dice = Dice(self.seed());
+        self.machines[machine].take_part(&mut dice);
+        if let Some(door) = self.machines[machine].consensus() {
+            self.doors.borrow_mut().insert(machine, door);
+        }
+    }
+
+    /// Starts a process again.
+    pub(super) async fn start(&mut self, machine: usize) -> Result<(), String> {
+        if self.machines[machine].process.is_none() {
+            self.begin(machine).await?;
+            self.enter(machine);
+        }
+        Ok(())
+    }
+
+    /// Kills a process, or the machine with it.
+    pub(super) fn kill(&mut self, machine: usize, power: Option<Fate>) {
+        self.doors.borrow_mut().remove(&machine);
+        let mut dice = Dice(self.seed());
+        self.trace.note(&["kill", &machine.to_string(), &format!("{power:?}")]);
+        self.machines[machine].kill(power.map(|fate| (fate, &mut dice)));
+    }
+
+    fn host(&self, machine: usize) -> Option<&Host> {
+        self.machines[machine].process.as_ref().map(|process| &process.host)
+    }
+
+    pub(super) fn pause(&self, machine: usize) {
+        self.host(machine).inspect(|host| host.pause());
+    }
+
+    pub(super) fn resume(&self, machine: usize) {
+        self.host(machine).inspect(|host| host.resume());
+    }
+
+    /// Cuts a cable in both directions.
+    pub(super) fn cut(&self, one: usize, other: usize) {
+        self.net.set_cut(one, other, true);
+        self.net.set_cut(other, one, true);
+    }
+
+    pub(super) fn heal(&self) {
+        self.trace.note(&["heal"]);
+        self.net.heal();
+    }
+
+    pub(super) fn set_clock(&mut self, machine: usize, by: i64) {
+        self.machines[machine].clock += by;
+        self.host(machine).inspect(|host| host.set_clock(by));
+    }
+
+    /// Whoever leads steps aside.
+    pub(super) async fn hand_over(&self) {
+        for machine in &self.machines {
+            if let Some((host, consensus)) = machine.consensus() {
+                on(&host, Duration::from_secs(5), async move { consensus.step_aside().await }).await;
+            }
+        }
+    }
+
+    fn clients(&mut self, known: &Rc<Known>, end: &Rc<Cell<bool>>) -> Vec<tokio::task::JoinHandle<()>> {
+        let pace = [20, 100, 400][self.dice.roll(3)];
+        let count = 2 + self.dice.roll(5);
+        let client = |number: usize| {
+            let client = Client {
+                number,
+                dice: Dice(self.seed()),
+                doors: Rc::clone(&self.doors),
+                known: Rc::clone(known),
+                ledger: Rc::clone(&self.ledger),
+                trace: self.trace.clone(),
+                pace,
+            };
+            tokio::task::spawn_local(client.run(Rc::clone(end)))
+        };
+        (0..count).map(client).collect()
+    }
+
+    /// Things go wrong, one after the other.
+    async fn suffer(&mut self, wish: &Wish) -> Result<(), String> {
+        let watch = self.watch_over();
+        let strikes = 2 + self.dice.roll(7);
+        let mut result = Ok(());
+        for _ in 0..strikes {
+            let pause = self.dice.roll(4_000) as u64;
+            sleep(Duration::from_millis(pause)).await;
+            let kind = wish.only.unwrap_or_else(|| Kind::ALL[self.dice.roll(Kind::ALL.len())]);
+            *self.faults.entry(kind).or_default() += 1;
+            result = strike(self, kind).await;
+            if result.is_err() || self.violation().is_some() {
+                break;
+            }
+        }
+        watch.abort();
+        result
+    }
+
+    /// Looks all the time whether anything runs in two places that must not.
+    fn watch_over(&self) -> tokio::task::JoinHandle<()> {
+        let engines: Vec<_> = self.machines.iter().map(|machine| Arc::clone(&machine.engine)).collect();
+        let ledger = Rc::clone(&self.ledger);
+        tokio::task::spawn_local(async move {
+            loop {
+                sleep(LOOK_EVERY).await;
+                let mut places: BTreeMap<String, u32> = BTreeMap::new();
+                for container in engines.iter().flat_map(|engine| engine.containers()) {
+                    if container.state == ContainerState::Running
+                        && let Some(service) = container.labels.get("narvana.service")
+                    {
+                        *places.entry(service.clone()).or_default() += 1;
+                    }
+                }
+                let state = ledger.newest();
+                for (service, _) in places.into_iter().filter(|(_, count)| *count > 1) {
+                    let alone = service.parse().ok().and_then(|id| state.service(id)).map(|it| it.spec.runs_alone());
+                    if alone == Some(true) {
+                        ledger.accuse(format!("service {service} runs alone and ran twice"));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Nothing is wrong any more: the cluster has to decide again, and to run what is wanted.
+    async fn recover(&mut self, known: &Known) {
+        self.trace.note(&["recover"]);
+        self.heal();
+        for machine in 0..self.machines.len() {
+            self.resume(machine);
+            self.machines[machine].engine.set_fault(crate::engine::fake::Fault::None);
+            if let Err(error) = self.start(machine).await {
+                return self.ledger.accuse(error);
+            }
+        }
+        for machine in 0..self.machines.len() {
+            let decides = until(DECIDES_MAX, async || {
+                let command = Command::CordonNode { node: self.machines[machine].node, cordoned: false };
+                self.ask(machine, command).await.is_ok()
+            });
+            if !decides.await {
+                let status = self.machines[machine].consensus().map(|(_, consensus)| consensus.status());
+                return self.ledger.accuse(format!("machine {machine} does not decide again: {status:?}"));
+            }
+        }
+        let settled = until(SETTLED_MAX, async || self.unsettled().is_none()).await;
+        if !settled && let Some(reason) = self.unsettled() {
+            return self.ledger.accuse(format!("{reason}, {SETTLED_MAX:?} after the last fault"));
+        }
+        let _ = known;
+        self.compare_all().await;
+    }
+
+    /// What is not yet as it should be.
+    fn unsettled(&self) -> Option<String> {
+        let state = self.ledger.newest();
+        for service in state.services().filter(|service| service.serving.is_some()) {
+            let Some(deployment) = service.serving.and_then(|serving| state.deployment(serving)) else { continue };
+            let wanted = if service.desired == Desired::Running { service.spec.replicas } else { 0 };
+            let works =
+                |state: InstanceState, health: Health| state == InstanceState::Running && health != Health::Unhealthy;
+            let running = state.instances_of(deployment.id).filter(|it| works(it.status.state, it.status.health));
+            let running = u32::try_from(running.count()).unwrap_or(u32::MAX);
+            if running != wanted {
+                return Some(format!("service {} has {running} instances and not {wanted}", service.id));
+            }
+        }
+        let wanted: Vec<String> = state
+            .live_instances()
+            .filter(|it| it.status.state == InstanceState::Running)
+            .map(|it| it.id.to_string())
+            .collect();
+        let engines = self.machines.iter().flat_map(|machine| machine.engine.containers());
+        let running = engines.filter(|container| container.state == ContainerState::Running);
+        let found: Vec<String> = running.filter_map(|it| it.labels.get("narvana.instance").cloned()).collect();
+        if let Some(orphan) = found.iter().find(|id| !wanted.contains(id)) {
+            return Some(format!("a container of instance {orphan} is nobody's"));
+        }
+        wanted.iter().find(|id| !found.contains(id)).map(|id| format!("instance {id} has no container"))
+    }
+
+    /// All members have the same in the end.
+    async fn compare_all(&self) {
+        let same = until(Duration::from_secs(10), async || {
+            let views: Vec<(u64, State)> = self
+                .machines
+                .iter()
+                .filter_map(|machine| machine.consensus())
+                .map(|(_, consensus)| consensus.latest())
+                .map(|view| (view.index, view.state))
+                .collect();
+            views.len() == self.machines.len() && views.windows(2).all(|two| two[0] == two[1])
+        });
+        if !same.await {
+            self.ledger.accuse("the members do not come to the same state".to_owned());
+        }
+    }
+}
