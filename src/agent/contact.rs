@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Guard;
 use crate::consensus::Consensus;
 use crate::decide::isolation::{ASSURED_EVERY, ISOLATED_AFTER};
 use crate::state::State;
@@ -31,20 +32,21 @@ impl Contact {
 
     /// Whether what must not run twice must not run here any more. The only node of a cluster is never cut off.
     pub(super) fn is_isolated(&self, state: &State) -> bool {
-        state.members().count() > 1 && self.assured.borrow().elapsed() >= ISOLATED_AFTER
+        !is_only_member(state) && self.assured.borrow().elapsed() >= ISOLATED_AFTER
     }
 
     /// Asks until told to stop. Wakes the agent when the time is over, and when it begins anew.
     pub(super) fn keep(
         &self,
         consensus: Consensus,
+        guard: Arc<dyn Guard>,
         wake: Arc<Notify>,
         quit: CancellationToken,
     ) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
         let assured = self.assured.clone();
         async move {
             let tell = tell(assured.subscribe(), wake);
-            let ask = ask(&consensus, &assured);
+            let ask = ask(&consensus, &*guard, &assured);
             tokio::select! {
                 () = quit.cancelled() => {}
                 () = tell => {}
@@ -55,11 +57,19 @@ impl Contact {
     }
 }
 
-async fn ask(consensus: &Consensus, assured: &watch::Sender<Instant>) {
+/// Whether there is nobody else that could be told to run what runs here.
+pub(super) fn is_only_member(state: &State) -> bool {
+    state.members().count() <= 1
+}
+
+async fn ask(consensus: &Consensus, guard: &dyn Guard, assured: &watch::Sender<Instant>) {
     loop {
         let asked = Instant::now();
         match consensus.linearizable().await {
-            Ok(_) => drop(assured.send_replace(asked)),
+            Ok(view) => {
+                assured.send_replace(asked);
+                guard.assured(asked.elapsed(), is_only_member(&view.state));
+            }
             Err(error) => tracing::debug!(%error, "the cluster does not answer"),
         }
         sleep_until(asked + ASSURED_EVERY).await;

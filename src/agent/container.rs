@@ -16,6 +16,8 @@ pub(super) const APP_LABEL: &str = "narvana.app";
 const SERVICE_LABEL: &str = "narvana.service";
 /// Label that names the build of an image, which the builder puts there.
 pub(super) const BUILD_LABEL: &str = "narvana.build";
+/// Label of what runs alone: the guard ends it when its node is not heard of.
+pub(super) const ALONE_LABEL: &str = "narvana.alone";
 /// Label that says for which attempt it was made.
 pub(super) const GENERATION_LABEL: &str = "narvana.generation";
 
@@ -84,6 +86,9 @@ pub(super) fn spec(
         (GENERATION_LABEL, instance.attempt.to_string()),
     ] {
         spec.labels.insert(label.to_owned(), value);
+    }
+    if wanted.runs_alone() {
+        spec.labels.insert(ALONE_LABEL.to_owned(), "true".to_owned());
     }
     spec.cpu = wanted.resources.cpu;
     spec.memory = wanted.resources.memory;

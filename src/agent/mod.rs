@@ -7,18 +7,20 @@
 //! People run commands inside instances, from any node (`exec`).
 //!
 //! A node that has lost touch with the cluster ends what has volumes, so that it can be started again where that is
-//! decided (`contact`).
+//! decided (`contact`); when its program cannot, its `guard` does.
 //!
 //! The agent decides nothing: not where an instance runs, not whether a failed one is followed by another. An engine
 //! that does not answer is no observation, so nothing is ever declared dead on that ground. Containers go on when
 //! narvana stops, and are adopted by their labels when it starts.
 
+mod assurance;
 mod contact;
 mod container;
 mod engine_state;
 mod engine_watch;
 mod exec;
 mod exit;
+mod guard;
 mod image;
 mod leftovers;
 mod log_pump;
@@ -40,8 +42,10 @@ use crate::logs::LogStore;
 use crate::model::{ClusterId, InstanceId, NodeId};
 use crate::task::Supervisor;
 
+pub use assurance::Assurance;
 pub use engine_state::EngineState;
 pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
+pub use guard::{Guard, stand_guard};
 pub use reconciler::Agent;
 pub use removal::remove_all;
 
@@ -71,6 +75,8 @@ pub struct Parts {
     pub registry: RegistryHandle,
     /// Who knows of requests to instances.
     pub drain: Arc<dyn Drain>,
+    /// Who ends what runs alone when this program cannot.
+    pub guard: Arc<dyn Guard>,
     /// Owner of the agent's tasks.
     pub supervisor: Supervisor,
 }

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::consensus::ProposeError;
+use crate::decide::alone::runs_alone;
 use crate::decide::reconcile::{self, Action, Container, Task, reconcile};
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::model::{Exit, Health, InstanceId, InstanceState, Timestamp};
 use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
-use super::contact::Contact;
+use super::contact::{Contact, is_only_member};
 use super::container::{self, GENERATION_LABEL, INSTANCE_LABEL};
 use super::engine_watch::keep_asking;
 use super::leftovers::keep_clear;
@@ -86,7 +87,8 @@ impl Agent {
         self.follow_events();
         let asking = keep_asking(self.parts.clone(), self.engine_state.clone(), Arc::clone(&self.wake));
         self.parts.supervisor.spawn("engine watch", OnError::StopNode, asking);
-        let touch = self.contact.keep(self.parts.consensus.clone(), Arc::clone(&self.wake), quit.clone());
+        let guard = Arc::clone(&self.parts.guard);
+        let touch = self.contact.keep(self.parts.consensus.clone(), guard, Arc::clone(&self.wake), quit.clone());
         self.parts.supervisor.spawn("contact", OnError::StopNode, touch);
         let leftovers = keep_clear(self.options.clone(), self.parts.clone(), Arc::clone(&self.look_for_leftovers));
         self.parts.supervisor.spawn("leftovers", OnError::Log, leftovers);
@@ -126,8 +128,9 @@ impl Agent {
             let asked = Instant::now();
             tokio::select! {
                 read = self.parts.consensus.linearizable() => match read {
-                    Ok(_) => {
+                    Ok(view) => {
                         self.contact.assured(asked);
+                        self.parts.guard.assured(asked.elapsed(), is_only_member(&view.state));
                         return true;
                     }
                     Err(error) => tracing::info!(%error, "containers are left alone until the cluster decides again"),
@@ -163,13 +166,30 @@ impl Agent {
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
-        let isolated = self.contact.is_isolated(&state);
+        let isolated = self.contact.is_isolated(&state) || !self.is_guarded(&state).await;
         let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, clock::now());
         for action in plan.actions {
             self.carry_out(engine, &state, action);
         }
         self.poke_runners(&state, &containers);
         plan.wake_at
+    }
+
+    /// Whether what runs alone here ends also when this program cannot end it; true when nothing does.
+    async fn is_guarded(&self, state: &State) -> bool {
+        let own = self.options.node;
+        let mut here = state.live_instances().filter(|instance| instance.placement.node == own);
+        if is_only_member(state) || !here.any(|instance| runs_alone(state, instance)) {
+            return true;
+        }
+        let stands = self.parts.guard.stand().await;
+        if let Err(reason) = &stands {
+            tracing::error!(
+                reason,
+                "what must not run twice does not run here: nothing would end it with this program gone"
+            );
+        }
+        stands.is_ok()
     }
 
     fn tasks(&self, state: &State) -> BTreeMap<InstanceId, Task> {

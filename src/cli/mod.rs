@@ -22,6 +22,7 @@ mod exec;
 mod explain;
 mod follow;
 mod given;
+mod guard;
 mod logging;
 mod logs;
 mod node;
@@ -142,6 +143,9 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// For whoever looks for a defect
     #[command(subcommand)]
     Debug(debug::DebugCommand),
+    /// End what must not run twice when the node's own program cannot; nodes start it
+    #[command(hide = true)]
+    Guard(guard::GuardArgs),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -249,6 +253,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => return node::run(*args).await,
         Command::Recover(args) => return recover::run(args).await,
         Command::Doctor(args) => return doctor::run(&global.printer(), *args).await,
+        Command::Guard(args) => return guard::run(args).await,
         Command::Debug(command) => return debug::run(&global, command).await,
         Command::Backup(command) => return backup::run(&global, command).await,
         Command::Register(args) => return account::register(&global, args).await,

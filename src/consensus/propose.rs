@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use narvana_proto::v1::{self, propose_reply};
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use openraft::impls::ProgressResponder;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, leader_of};
 use crate::model::NodeId;
 use crate::space::{Full, Use};
 use crate::state::{Actor, LogEntry, Outcome};
-use crate::store::{self, Answer, Proposal, Response};
+use crate::store::{self, Answer, LeaderId, Proposal, Response};
 
 /// An accepted command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Consensus {
         let deadline = Instant::now() + self.patience;
         let mut doubtful = false;
         loop {
-            let (leader, address) = match self.propose_here(proposal.clone(), deadline).await {
+            let (leader, address) = match self.propose_here(proposal.clone(), None, deadline).await {
                 Err(ProposeError::NoLeader { leader, address }) => (leader, address),
                 answered => return sure(answered, doubtful),
             };
@@ -65,10 +66,12 @@ impl Consensus {
         }
     }
 
-    /// The same while this node leads, and not through another one: for what follows from how the group is now.
-    pub async fn propose_leading(&self, entry: LogEntry) -> Result<Committed, ProposeError> {
+    /// The same only while this node leads in this term, and never through another one: what a leader decided must not become
+    /// true under the next.
+    pub async fn propose_in_term(&self, term: u64, entry: LogEntry) -> Result<Committed, ProposeError> {
+        self.space.check(wanted(&entry))?;
         self.permits(&entry)?;
-        self.propose_here(proposal(entry)?, Instant::now() + self.patience).await
+        self.propose_here(proposal(entry)?, Some(term), Instant::now() + self.patience).await
     }
 
     /// Keeps out of the log what a member of an older version would not understand.
@@ -89,7 +92,7 @@ impl Consensus {
         let room = self.space.check(wanted(proposal.entry())).map_err(ProposeError::DiskFull);
         let asked = match room.and_then(|()| self.permits(proposal.entry())) {
             Err(refusal) => Err(refusal),
-            Ok(()) => self.propose_here(proposal, Instant::now() + self.patience).await,
+            Ok(()) => self.propose_here(proposal, None, Instant::now() + self.patience).await,
         };
         let result = match asked {
             Ok(Committed { index, outcome }) => propose_reply::Result::Answer(encode(index, Ok(outcome))),
@@ -115,12 +118,27 @@ impl Consensus {
         Some(Peer { node, address: address?.clone() })
     }
 
-    async fn propose_here(&self, proposal: Proposal, deadline: Instant) -> Result<Committed, ProposeError> {
+    async fn propose_here(
+        &self,
+        proposal: Proposal,
+        term: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
         // What a leader takes that nobody follows may become true much later, so that it could not be said what becomes of it.
         if self.leads_nobody() {
             return Err(ProposeError::NoLeader { leader: None, address: None });
         }
-        match timeout_at(deadline, self.raft.client_write(proposal)).await {
+        let write = async {
+            let (responder, answer) = ProgressResponder::complete_only();
+            let mut write = self.raft.write(proposal).responder(responder);
+            if let Some(term) = term {
+                write = write.with_leader(LeaderId { term, node_id: self.node.0 });
+            }
+            write.await.map_err(RaftError::Fatal)?;
+            // Whoever drops the question has stopped.
+            answer.await.map_err(|_| RaftError::Fatal(Fatal::Stopped))?.map_err(RaftError::APIError)
+        };
+        match timeout_at(deadline, write).await {
             Ok(Ok(written)) => match written.data {
                 Response::Command { index, result: Ok(outcome) } => Ok(Committed { index, outcome }),
                 Response::Command { result: Err(rejection), .. } => Err(ProposeError::Rejected(rejection)),

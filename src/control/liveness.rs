@@ -42,7 +42,7 @@ pub(super) async fn listen(
         let known = findings.fenced;
         for command in findings.commands {
             tracing::info!(?command, "a node stopped or began to answer");
-            if let Some(index) = propose(consensus, command).await {
+            if let Some(index) = propose(consensus, term, command).await {
                 // Not to be found twice.
                 let _ = consensus.wait_index(index, Instant::now() + threshold).await;
             }

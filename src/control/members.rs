@@ -32,15 +32,15 @@ pub(super) async fn keep(consensus: &Consensus, term: u64) {
         let alone = group.members.len() == 1;
         match next_step(&view.state, &as_seen(&group)) {
             None => changed_or(&mut views, if alone { LOOK_ALONE_EVERY } else { LOOK_EVERY }).await,
-            Some(step) => take(consensus, &step, &mut views).await,
+            Some(step) => take(consensus, term, &step, &mut views).await,
         }
     }
 }
 
-async fn take(consensus: &Consensus, step: &Step, views: &mut watch::Receiver<View>) {
+async fn take(consensus: &Consensus, term: u64, step: &Step, views: &mut watch::Receiver<View>) {
     tracing::info!(?step, "changing the members of the Raft group");
     let taken = match step {
-        Step::Fence(node) => return fence(consensus, *node, views).await,
+        Step::Fence(node) => return fence(consensus, term, *node, views).await,
         Step::Remove(nodes) => consensus.remove_learners(nodes).await,
         Step::Add(node, address) | Step::Readdress(node, address) => {
             consensus.add_learner(&Peer { node: *node, address: address.clone() }).await
@@ -58,10 +58,10 @@ async fn take(consensus: &Consensus, step: &Step, views: &mut watch::Receiver<Vi
     }
 }
 
-async fn fence(consensus: &Consensus, node: NodeId, views: &mut watch::Receiver<View>) {
+async fn fence(consensus: &Consensus, term: u64, node: NodeId, views: &mut watch::Receiver<View>) {
     let command = Command::FenceNode(node);
     let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
-    if let Err(error) = consensus.propose_leading(entry).await {
+    if let Err(error) = consensus.propose_in_term(term, entry).await {
         tracing::warn!(%node, %error, "a removed node was not put on record as refused; trying again");
         changed_or(views, FAILED_PAUSE).await;
     }

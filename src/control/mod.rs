@@ -142,7 +142,7 @@ impl Control {
         while self.consensus.leading_term() == Some(term) {
             fenced.mark_unchanged();
             let view = views.borrow_and_update().clone();
-            match self.round(&view).await {
+            match self.round(term, &view).await {
                 Round::Progress => {}
                 Round::Quiet(wake_at) => {
                     tokio::select! {
@@ -162,7 +162,7 @@ impl Control {
         wake_at.map_or(longest, |at| longest.min(at.since(clock::now())))
     }
 
-    async fn round(&mut self, view: &View) -> Round {
+    async fn round(&mut self, term: u64, view: &View) -> Round {
         let fenced = self.fenced.borrow().clone();
         let situation =
             Situation { state: &view.state, now: clock::now(), fenced: &fenced, options: &self.options.decide };
@@ -180,14 +180,14 @@ impl Control {
         if plan.commands.is_empty() {
             return Round::Quiet(plan.wake_at);
         }
-        self.propose_all(plan.commands).await
+        self.propose_all(term, plan.commands).await
     }
 
     /// Proposes what was decided from one state, then waits for all of it to be visible, so that nothing is decided
     /// twice.
-    async fn propose_all(&self, commands: Vec<Command>) -> Round {
+    async fn propose_all(&self, term: u64, commands: Vec<Command>) -> Round {
         let last = futures::stream::iter(commands)
-            .map(|command| propose(&self.consensus, command))
+            .map(|command| propose(&self.consensus, term, command))
             .buffered(PROPOSALS_AT_ONCE)
             .fold(None, async |last, index| index.max(last))
             .await;
@@ -202,11 +202,11 @@ impl Control {
     }
 }
 
-/// The index of the accepted command.
-async fn propose(consensus: &Consensus, command: Command) -> Option<u64> {
+/// The index of the accepted command. It was decided in this term, and is refused in any other.
+async fn propose(consensus: &Consensus, term: u64, command: Command) -> Option<u64> {
     let name = command.name();
     let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
-    match consensus.propose(entry).await {
+    match consensus.propose_in_term(term, entry).await {
         Ok(committed) => {
             tracing::debug!(command = name, index = committed.index, "done");
             Some(committed.index)

@@ -32,6 +32,7 @@ use super::api_certificate::ApiCertificate;
 use super::drain::IngressDrain;
 use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
+use super::guard::GuardProcess;
 use super::options::{
     LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, scope,
 };
@@ -209,6 +210,7 @@ impl Running {
                 engine,
                 logs,
                 registry,
+                guard: Arc::new(GuardProcess::new(&config, dir.path(), identity)),
                 drain: Arc::new(IngressDrain { ingress: ingress.clone(), tunnels }),
                 supervisor: agent_part.clone(),
             },

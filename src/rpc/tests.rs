@@ -206,6 +206,27 @@ async fn whoever_leads_steps_aside_before_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_in_an_older_term_is_refused() {
+    let cluster = Cluster::new();
+    let members = cluster.three(&consensus::Options::default()).await;
+    let old = members[0].consensus.leading_term().expect("it leads");
+    members[0].consensus.propose_in_term(old, domain("one.test")).await.expect("in time");
+    members[0].consensus.hand_over(members[1].peer.node).await.expect("hands over");
+    let late = async || members[0].consensus.propose_in_term(old, domain("two.test")).await;
+    let refused = late().await;
+    assert!(matches!(refused, Err(consensus::ProposeError::NoLeader { .. })), "not passed on: {refused:?}");
+    members[1].consensus.hand_over(members[0].peer.node).await.expect("hands back");
+    until("it leads again", || members[0].consensus.leading_term().is_some_and(|term| term > old)).await;
+    let refused = late().await;
+    assert!(matches!(refused, Err(consensus::ProposeError::NoLeader { .. })), "of another term: {refused:?}");
+    assert_eq!(members[0].consensus.linearizable().await.expect("reads").state, members[0].consensus.latest().state);
+    assert_eq!(members[0].domain(), "one.test");
+    for member in &members {
+        member.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_passes_a_command_on_and_is_told_nothing_says_what_became_of_it() {
     let cluster = Cluster::new();
     let options = consensus::Options { patience: Duration::from_secs(1), ..consensus::Options::default() };

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::disk::SimDisk;
+use super::guard::SimGuard;
 use super::ledger::Ledger;
 use super::network::{Cable, Net, Place};
 use crate::agent::{self, Agent, Drain, EngineState};
@@ -52,6 +53,7 @@ pub(super) struct Machine {
     key: SealKey,
     pub(super) disk: SimDisk,
     pub(super) engine: Arc<FakeEngine>,
+    guard: SimGuard,
     pub(super) process: Option<Process>,
     doors: Vec<Peer>,
     /// What its store held for certain when it was killed.
@@ -89,6 +91,7 @@ impl Machine {
             folder,
             key,
             disk: SimDisk::new(),
+            guard: SimGuard::new(Arc::clone(&engine)),
             engine,
             process: None,
             doors,
@@ -145,7 +148,7 @@ impl Machine {
         let (engine, found) = (Arc::clone(&self.engine) as Arc<dyn Engine>, Ok("fake 1".to_owned()));
         let engine_state = EngineState::new("looking");
         engine_state.set_found(found);
-        let (consensus, fatal) = (process.consensus.clone(), process.fatal.clone());
+        let (consensus, fatal, guard) = (process.consensus.clone(), process.fatal.clone(), self.guard.clone());
         let (folder, cluster, node, number) = (self.folder.path().to_owned(), self.cluster, self.node, self.number);
         let labels = [("zone".to_owned(), format!("z{}", dice.roll(3)))].into();
         process.host.spawn(async move {
@@ -185,6 +188,7 @@ impl Machine {
                     logs,
                     registry,
                     drain: Arc::new(NothingOpen),
+                    guard: Arc::new(guard),
                     supervisor: part.clone(),
                 },
                 engine_state,
@@ -206,6 +210,7 @@ impl Machine {
             None => self.disk.cut(Fate::Kept, &mut Dice(0)),
             Some((fate, dice)) => {
                 self.disk.cut(fate, dice);
+                self.guard.end();
                 for container in self.engine.containers() {
                     self.engine.end(&container.id, End::Exit(137));
                 }

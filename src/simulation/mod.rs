@@ -16,6 +16,7 @@
 
 mod disk;
 mod faults;
+mod guard;
 mod ledger;
 mod machine;
 mod network;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::until;
 use super::members::Group;
-use crate::agent::{self, Agent, Drain, EngineState};
+use crate::agent::{self, Agent, Drain, EngineState, Guard};
 use crate::artifact::oci::Registry;
 use crate::artifact::{ArtifactStore, Fetcher, Nobody};
 use crate::consensus::Consensus;
@@ -36,6 +36,16 @@ impl Drain for NoDrain {
     async fn drained(&self, _: InstanceId, _: Duration) {}
 }
 
+/// The program of these nodes goes on.
+#[async_trait]
+impl Guard for NoDrain {
+    async fn stand(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn assured(&self, _: Duration, _: bool) {}
+}
+
 /// An engine that was found; the agent ends with whoever finds engines.
 type Found = watch::Sender<Option<Arc<dyn Engine>>>;
 
@@ -55,6 +65,7 @@ async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngi
         logs,
         registry: registry.handle(),
         drain: Arc::new(NoDrain),
+        guard: Arc::new(NoDrain),
         supervisor: supervisor.clone(),
     };
     let grace = Duration::from_secs(10);
