@@ -30,6 +30,7 @@ pub mod store;
 // Leaves that all but the pure modules may use.
 pub mod clock;
 pub mod config;
+pub mod planted;
 pub mod random;
 pub mod space;
 pub mod task;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use redb::{ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
@@ -18,9 +19,12 @@ use super::stored::AppliedV1;
 use super::{Error, STATE_FILE, envelope};
 use crate::config::cluster_versions;
 use crate::model::check_cluster_version;
+use crate::planted::{self, Bug};
 use crate::state::{Record, Replacement, State};
 
 const ROWS: ByteTable = ByteTable::new("rows");
+/// How long the rows are kept from the disk by the planted bug.
+const PLANTED_DELAY: Duration = Duration::from_millis(300);
 
 pub(super) type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -64,6 +68,7 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
     let Some((unwritten, applied)) = shared.take_unwritten() else { return Ok(()) };
     failpoint::pass("checkpoint.begun");
     let database = &shared.database;
+    note_too_early(database, &applied)?;
     database.write("rows", Commit::Checkpoint, |transaction| {
         let mut table = transaction.open_table(ROWS)?;
         for (key, record) in &unwritten.rows {
@@ -79,6 +84,17 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
         database.put_meta(transaction, "applied", Some(&applied))
     })?;
     failpoint::pass("checkpoint.synced");
+    Ok(())
+}
+
+/// Brings the position to the disk a good while before the rows, when that bug is planted.
+fn note_too_early(database: &Database, applied: &AppliedV1) -> Result<(), Error> {
+    if planted::is(Bug::SplitCheckpoint) {
+        database.write("rows", Commit::Checkpoint, |transaction| {
+            database.put_meta(transaction, "applied", Some(applied))
+        })?;
+        thread::sleep(PLANTED_DELAY);
+    }
     Ok(())
 }
 
