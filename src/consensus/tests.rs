@@ -200,3 +200,29 @@ async fn a_store_that_fails_stops_the_node_within_a_second() {
     assert_eq!(view.state.setting(SettingKey::ServerDomain), "a.test");
     consensus.shutdown().await.expect("stops");
 }
+
+/// Both look at what openraft says of itself, which it writes all the time: a look within a look waits for the writer, who
+/// waits for the first one, and the node never does anything again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roll_calls_are_answered_while_the_group_is_busy() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options::default()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    let receiver = consensus.receiver();
+    let (ended, mut end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        for _ in 0..200_000 {
+            receiver.roll_call();
+        }
+        let _ = ended.send(());
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for number in 0.. {
+        match end.try_recv() {
+            Ok(()) => break,
+            Err(_) => assert!(Instant::now() < deadline, "roll calls are not answered any more"),
+        }
+        consensus.propose(domain(&format!("d{number}.test"))).await.expect("accepted");
+    }
+    consensus.shutdown().await.expect("stops");
+}

@@ -10,6 +10,8 @@ use super::line::Line;
 use crate::harness::BUSYBOX;
 use crate::harness::node::Node;
 
+/// It also has something to say, for somebody to follow.
+const SAYS_MUCH: &str = "httpd -p 8080 -h /www; n=0; while :; do n=$((n+1)); echo line $n; usleep 100000; done";
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -18,6 +20,7 @@ pub(super) fn deploy(node: &Node) {
     node.post("/v1/apps", &json!({"name": "alone"})).expect(201);
     let service = json!({
         "name": "only", "image": BUSYBOX, "exclusive": true, "resources": {"cpu": "0.05", "memory": "16Mi"},
+        "command": ["sh", "-c", SAYS_MUCH],
         "health_check": {"type": "tcp", "interval_seconds": 1, "retries": 5}
     });
     node.post("/v1/apps/alone/services", &service).expect(201);

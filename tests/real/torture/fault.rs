@@ -70,7 +70,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// What can happen to any cluster.
-    const ALWAYS: [fn(&mut super::dice::Dice) -> Self; 17] = [
+    const ALWAYS: [fn(&mut super::dice::Dice) -> Self; 18] = [
         |_| Self::Kill(Whom::Leader),
         |_| Self::Kill(Whom::Follower),
         |_| Self::Kill(Whom::Majority),
@@ -94,7 +94,8 @@ impl Fault {
             let whom = dice.pick(&[Whom::Leader, Whom::Follower, Whom::All]);
             Self::Clock { whom, seconds: if dice.percent(50) { seconds } else { -seconds } }
         },
-        |dice| if dice.percent(50) { Self::OldLog } else { Self::Churn },
+        |_| Self::OldLog,
+        |_| Self::Churn,
     ];
     /// What needs a proxy in front of every node.
     const PROXIED: [fn(&mut super::dice::Dice) -> Self; 3] = [

@@ -20,6 +20,7 @@ mod proxy;
 mod run;
 mod sabotage;
 mod shim;
+mod stream;
 mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,7 +47,7 @@ fn run_of(seed: u64, members: usize, steps: usize) {
             }
             return;
         }
-        Ok(verdict) => format!("{verdict}\n{}", [verdict.broken.clone(), verdict.missed.clone()].concat().join("\n")),
+        Ok(verdict) => verdict.to_string() + &verdict.complaints(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()

@@ -14,12 +14,15 @@ use super::ground::Ground;
 use super::history::{Action, Event};
 use super::nemesis::{Happened, Nemesis};
 use super::plan::Plan;
+use super::stream::Follower;
 use super::verdict::Verdict;
 
 /// Every node must take a change within this time after the last fault.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 /// The run is of no use with fewer answers.
 const ANSWERS_MIN: usize = 1_000;
+/// Nor with fewer lines of a stream that is followed.
+const LINES_MIN: usize = 100;
 /// Nor when fewer than so many of a hundred came while something was wrong.
 const DURING_FAULTS_MIN: usize = 5;
 
@@ -56,17 +59,26 @@ pub(super) fn carry_out(plan: &Plan, folder: &Path) -> Verdict {
             })
             .collect();
         let watcher = scope.spawn(|| exclusive::watch(&engines, &field.over));
+        let follower = plan.engines.then(|| scope.spawn(|| Follower::default().run(&field, Dice::of(plan.seed, 600))));
         let (broken, ids) = torment(plan, &mut ground, field.began, &mut happened);
         verdict.broken.extend(broken);
         verdict.joined = ids;
         match recover(&ground) {
-            Ok(took) => verdict.recovered = took,
+            Ok(took) => {
+                verdict.recovered = took;
+                verdict.has_recovered = true;
+            }
             Err(words) => verdict.broken.push(words),
         }
         field.over.store(true, Ordering::Relaxed);
         let (looks, twice) = watcher.join().expect("the watcher ends");
         verdict.looks = if engines.is_empty() { 0 } else { looks };
         verdict.broken.extend(twice);
+        if let Some(follower) = follower {
+            let followed = follower.join().expect("the follower ends");
+            verdict.followed = (followed.lines, followed.connections);
+            verdict.broken.extend(followed.broken.into_iter().take(5));
+        }
         let mut events = Vec::new();
         for client in clients {
             let client = client.join().expect("the client ends");
@@ -75,7 +87,8 @@ pub(super) fn carry_out(plan: &Plan, folder: &Path) -> Verdict {
         }
         events
     });
-    let events = with_last_reads(events, &field, plan);
+    // One that has not recovered answers none of them, and takes its time for each.
+    let events = if verdict.has_recovered { with_last_reads(events, &field, plan) } else { events };
     judge(&mut verdict, plan, &ground, &events, &happened);
     keep(folder, plan, &events, &happened, &verdict);
     verdict
@@ -171,6 +184,9 @@ fn judge(verdict: &mut Verdict, plan: &Plan, ground: &Ground, events: &[Event], 
     if verdict.answers < ANSWERS_MIN {
         verdict.missed.push(format!("only {} answers", verdict.answers));
     }
+    if plan.engines && verdict.followed.0 < LINES_MIN {
+        verdict.missed.push(format!("only {} lines were followed", verdict.followed.0));
+    }
     if verdict.during * 100 < verdict.answers * DURING_FAULTS_MIN {
         verdict
             .missed
@@ -185,9 +201,11 @@ fn judge(verdict: &mut Verdict, plan: &Plan, ground: &Ground, events: &[Event], 
     verdict.broken.extend(orders);
     verdict.broken.extend(stale.into_iter().take(5));
     verdict.checked = checking.elapsed();
-    match check::agreement(ground) {
-        Ok(index) => verdict.index = index,
-        Err(words) => verdict.broken.push(words),
+    if verdict.has_recovered {
+        match check::agreement(ground) {
+            Ok(index) => verdict.index = index,
+            Err(words) => verdict.broken.push(words),
+        }
     }
     if plan.plant.is_none() {
         verdict.broken.extend(check::logs(ground));

@@ -24,14 +24,23 @@ pub(super) struct Verdict {
     pub(super) joined: usize,
     /// Looks at what must not run twice.
     pub(super) looks: usize,
+    /// Lines of a stream that was followed, and connections for it.
+    pub(super) followed: (usize, usize),
     /// The index at which all nodes agree.
     pub(super) index: u64,
     pub(super) started: Duration,
     pub(super) recovered: Duration,
+    pub(super) has_recovered: bool,
     pub(super) checked: Duration,
 }
 
 impl Verdict {
+    /// A line for each promise that was broken, and each thing that should have happened.
+    pub(super) fn complaints(&self) -> String {
+        let broken = self.broken.iter().map(|words| format!("\nbroken: {words}"));
+        broken.chain(self.missed.iter().map(|words| format!("\nmissed: {words}"))).collect()
+    }
+
     pub(super) fn is_good(&self) -> bool {
         self.broken.is_empty() && self.missed.is_empty()
     }
@@ -41,7 +50,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} operations ({} during faults, {} unknown) on {} objects, {} faults, {} elections, {} joins, {} looks, {} lost, {} \
+            "{} operations ({} during faults, {} unknown) on {} objects, {} faults, {} elections, {} joins, {} looks, {} lines followed, {} lost, {} \
              stale, recovered in {:.1} s, one state at index {}, started in {:.1} s, checked in {:.1} s",
             self.answers,
             self.during,
@@ -51,6 +60,7 @@ impl fmt::Display for Verdict {
             self.elections,
             self.joined,
             self.looks,
+            self.followed.0,
             self.lost,
             self.stale,
             self.recovered.as_secs_f64(),
