@@ -15,8 +15,10 @@ const SAYS_MUCH: &str = "httpd -p 8080 -h /www; n=0; while :; do n=$((n+1)); ech
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(200);
 
-/// Deploys it, and waits until it runs.
+/// Deploys it from the node that leads to another one, and waits until it runs: when the machine of a leader is cut off, the
+/// next one begins to count so late that even a cluster that waits for nothing would be too late to start it twice.
 pub(super) fn deploy(node: &Node) {
+    assert!(node.cli(&["node", "cordon", node.name()]).status.success(), "{}", node.log());
     node.post("/v1/apps", &json!({"name": "alone"})).expect(201);
     let service = json!({
         "name": "only", "image": BUSYBOX, "exclusive": true, "resources": {"cpu": "0.05", "memory": "16Mi"},
@@ -25,6 +27,7 @@ pub(super) fn deploy(node: &Node) {
     });
     node.post("/v1/apps/alone/services", &service).expect(201);
     node.deploy("alone", "only");
+    assert!(node.cli(&["node", "uncordon", node.name()]).status.success(), "{}", node.log());
 }
 
 /// The id of the node on which it runs: the only one that runs anything.
