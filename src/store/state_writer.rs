@@ -24,7 +24,7 @@ use crate::state::{Record, Replacement, State};
 
 const ROWS: ByteTable = ByteTable::new("rows");
 /// How long the rows are kept from the disk by the planted bug.
-const PLANTED_DELAY: Duration = Duration::from_millis(300);
+const PLANTED_DELAY: Duration = Duration::from_millis(1_500);
 
 pub(super) type Done = oneshot::Sender<Result<(), Error>>;
 
