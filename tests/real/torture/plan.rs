@@ -48,16 +48,16 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The run of this seed, unless the environment says otherwise.
     pub(super) fn or_asked(seed: u64, members: usize, steps: usize) -> Self {
-        let read = |name: &str| std::env::var(format!("NARVANA_TORTURE_{name}")).ok();
+        let read = |name: &str| std::env::var_os(format!("NARVANA_TORTURE_{name}"))?.into_string().ok();
         let number = |name: &str| read(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")));
         let asked = number("SEED");
         Self {
             seed: asked.unwrap_or(seed),
             members: number("MEMBERS")
                 .map(|members: u64| usize::try_from(members).expect("small"))
-                .or(asked.is_none().then_some(members)),
+                .or_else(|| asked.is_none().then_some(members)),
             steps: number("STEPS").map_or(steps, |steps| usize::try_from(steps).expect("small")),
-            engines: number("ENGINES").map(|number| number != 0).or(asked.is_none().then_some(false)),
+            engines: number("ENGINES").map(|number| number != 0).or_else(|| asked.is_none().then_some(false)),
             plant: read("PLANT"),
         }
     }

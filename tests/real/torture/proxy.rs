@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::dice::Dice;
 use super::line::enter;
@@ -113,7 +114,7 @@ impl Drop for Proxy {
 async fn serve(passage: Passage) {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.expect("a machine of our own");
     let mut over = passage.weather.clone();
-    let mut connections = 0;
+    let (mut open, mut connections) = (JoinSet::new(), 0);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -123,7 +124,8 @@ async fn serve(passage: Passage) {
         connections += 1;
         let mut passage = passage.clone();
         passage.dice = Dice::of(passage.dice.next(), connections);
-        tokio::spawn(pass(near, passage));
+        open.spawn(pass(near, passage));
+        while open.try_join_next().is_some() {}
     }
 }
 
