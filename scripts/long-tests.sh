@@ -4,8 +4,9 @@
 #   scripts/long-tests.sh [PART]...
 #
 # Parts: store (power cuts, flipped bits, kills), schema (many thousand generated requests against a live node), fuzz (each
-# target of fuzz/ for NARVANA_FUZZ_SECONDS, an hour unless it is set, or only those that NARVANA_FUZZ_TARGETS names). Without
-# an argument all parts run, one after the other. What they find is kept in docs/testing.md.
+# target of fuzz/ for NARVANA_FUZZ_SECONDS, an hour unless it is set, or only those that NARVANA_FUZZ_TARGETS names), torture
+# (NARVANA_TORTURE_RUNS runs of whole clusters under faults, 200 unless it is set), planted (each bug of src/planted.rs, until a
+# torture run notices it). Without an argument all parts run, one after the other. What they find is kept in docs/testing.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -74,12 +75,35 @@ fuzz() {
     [ ${#failed[@]} -eq 0 ]
 }
 
+torture() {
+    scripts/torture.sh --runs "${NARVANA_TORTURE_RUNS:-200}" --seed "${NARVANA_TORTURE_FIRST_SEED:-1}"
+}
+
+# What the runs are for: each bug makes one of the first forty break a promise, and not merely go wrong.
+planted() {
+    local bug engines log rc=0
+    log=$(mktemp)
+    for bug in ack-before-sync local-read split-checkpoint forget-requests no-fence reuse-node-id cut-damaged-log used-token; do
+        engines=()
+        [ "$bug" != no-fence ] || engines=(--engines)
+        scripts/torture.sh --runs 40 --seed 1 --members 3 --plant "$bug" "${engines[@]}" >"$log" 2>&1 || true
+        if grep -m 1 '^broken: ' "$log"; then
+            echo "planted: $bug was noticed: $(tail -n 1 "$log")"
+        else
+            echo "planted: nothing noticed $bug: $(tail -n 1 "$log")" >&2
+            rc=1
+        fi
+    done
+    rm -f "$log"
+    return $rc
+}
+
 if [ $# -eq 0 ]; then
-    set -- store schema fuzz
+    set -- store schema fuzz torture planted
 fi
 for part in "$@"; do
     case $part in
-        store | schema | fuzz) "$part" ;;
+        store | schema | fuzz | torture | planted) "$part" ;;
         *) echo "there is no part $part; see the head of $0" >&2; exit 2 ;;
     esac
 done

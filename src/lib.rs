@@ -35,6 +35,7 @@ pub mod clock;
 pub mod config;
 #[cfg(test)]
 mod host;
+pub mod planted;
 pub mod random;
 pub mod space;
 pub mod task;

@@ -166,13 +166,17 @@ impl Receiver {
 
     /// That this node is there, what it holds, and who leads as far as it knows.
     pub fn roll_call(&self) -> v1::RollCallReply {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let leader = metrics.current_leader.and_then(|node| {
-            let address = members.get_node(&node)?.address.clone();
-            Some(v1::Leader { term: metrics.current_term, node, address })
-        });
+        // Let go of before the mark looks at them too: whoever reads them twice at once waits for ever when openraft wants to
+        // write them between, and openraft waits for the reader.
+        let leader = {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership();
+            metrics.current_leader.and_then(|node| {
+                let address = members.get_node(&node)?.address.clone();
+                Some(v1::Leader { term: metrics.current_term, node, address })
+            })
+        };
         let holds = Some(Mark::now(&self.0.raft, &self.0.store.log()).into());
         v1::RollCallReply { leader, holds, ..v1::RollCallReply::default() }
     }

@@ -1,6 +1,7 @@
 //! A group of one, on a real store.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -198,5 +199,33 @@ async fn a_store_that_fails_stops_the_node_within_a_second() {
     until("it leads again", || consensus.status().role == RaftRole::Leader).await;
     let view = consensus.linearizable().await.expect("reads");
     assert_eq!(view.state.setting(SettingKey::ServerDomain), "a.test");
+    consensus.shutdown().await.expect("stops");
+}
+
+/// Both look at what openraft says of itself, which it writes all the time: a look within a look waits for the writer, who
+/// waits for the first one, and the node never does anything again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roll_calls_are_answered_while_the_group_is_busy() {
+    let founder = Founder::new();
+    let consensus = founder.start(Options::default()).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    let over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let (receiver, over) = (consensus.receiver(), Arc::clone(&over));
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    receiver.roll_call();
+                }
+            })
+        })
+        .collect();
+    for number in 0..1_000 {
+        consensus.propose(domain(&format!("d{number}.test"))).await.expect("accepted");
+    }
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.join().expect("ends");
+    }
     consensus.shutdown().await.expect("stops");
 }

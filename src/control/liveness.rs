@@ -10,6 +10,7 @@ use super::{changed_or, propose};
 use crate::consensus::{Consensus, View};
 use crate::decide::liveness::{Heard, Liveness};
 use crate::model::NodeId;
+use crate::planted::{self, Bug};
 
 /// How often a group of one is looked at: there is nobody to hear until the state brings somebody.
 const LOOK_ALONE_EVERY: Duration = Duration::from_secs(10);
@@ -33,7 +34,11 @@ pub(super) async fn listen(
             silent_for: &group.members.iter().map(|(node, member)| (*node, member.silent_for)).collect(),
             voters: &group.members.iter().filter(|(_, member)| member.votes).map(|(node, _)| *node).collect(),
         };
-        let findings = liveness.look(&state, &heard);
+        let mut findings = liveness.look(&state, &heard);
+        if planted::is(Bug::NoFence) {
+            let silent = |node: &NodeId| state.absence(*node).is_some();
+            findings.fenced.extend(state.admissions().map(|admission| admission.node).filter(silent));
+        }
         fenced.send_if_modified(|known| {
             let changed = *known != findings.fenced;
             known.clone_from(&findings.fenced);

@@ -25,6 +25,7 @@ use super::raft_types::{Entry, LogId, TypeConfig, Vote};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 use super::{Error, RAFT_FILE};
 use crate::task::blocking;
+use crate::planted::{self, Bug};
 
 pub(super) const LOG: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("log");
 
@@ -232,6 +233,9 @@ impl Memory {
     /// after the last write.
     pub(super) fn check(&self, database: &Database, noted: &PositionFile, is_exact: bool) -> Result<(), Error> {
         let found = self.position();
+        if planted::is(Bug::CutDamagedLog) {
+            return Ok(());
+        }
         let noted = match noted.read() {
             Ok(None) if !self.is_pristine() => return Err(noted.missing()),
             Ok(noted) => noted,
@@ -373,6 +377,9 @@ fn read_entries(database: &Database, range: Range<u64>) -> Result<Vec<Entry>, Er
             let (key, sealed) = row?;
             let index = key.value();
             let name = || format!("log index {index}");
+            if planted::is(Bug::CutDamagedLog) && !is_readable(database, index, sealed.value()) {
+                break;
+            }
             let stored: EntryV1 = database.unseal("log", &index.to_be_bytes(), name, sealed.value())?;
             let entry =
                 Entry::try_from(stored).map_err(|source| Error::unreadable(RAFT_FILE, "log", name(), source))?;
@@ -380,6 +387,11 @@ fn read_entries(database: &Database, range: Range<u64>) -> Result<Vec<Entry>, Er
         }
         Ok(entries)
     })
+}
+
+/// For the planted bug only: whoever reads an entry otherwise gets the error.
+fn is_readable(database: &Database, index: u64, sealed: &[u8]) -> bool {
+    database.unseal::<EntryV1>("log", &index.to_be_bytes(), String::new, sealed).is_ok()
 }
 
 fn half_open(range: &impl RangeBounds<u64>) -> Range<u64> {

@@ -6,6 +6,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use redb::WriteTransaction;
@@ -19,9 +21,12 @@ use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 use crate::task;
+use crate::planted::{self, Bug};
 
 /// One transaction takes at most this many operations, so that the first of them does not wait for ever.
 const BATCH_OPS: usize = 256;
+/// How long an entry is kept from the disk by the planted bug.
+const PLANTED_DELAY: Duration = Duration::from_millis(300);
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -78,7 +83,8 @@ impl Writer {
             refuse(first);
             return ControlFlow::Continue(());
         }
-        let batch = drain(first, ops);
+        let mut batch = drain(first, ops);
+        acknowledge_too_early(&mut batch);
         if let Some(Op::Close(_)) = batch.last() {
             self.finish(batch);
             return ControlFlow::Break(());
@@ -209,6 +215,19 @@ impl Writer {
         let written = self.write(&batch).and_then(|()| self.file.sync()).and_then(|()| self.shared.database.close());
         self.answer(batch, written);
     }
+}
+
+/// Answers appends a good while before they are written, when that bug is planted.
+fn acknowledge_too_early(batch: &mut [Op]) {
+    if !planted::is(Bug::AckBeforeSync) {
+        return;
+    }
+    for op in batch.iter_mut() {
+        if let Op::Append { callback, .. } = op {
+            std::mem::replace(callback, IOFlushed::noop()).io_completed(Ok(()));
+        }
+    }
+    thread::sleep(PLANTED_DELAY);
 }
 
 fn earlier(one: Option<LogIdV1>, other: Option<LogIdV1>) -> Option<LogIdV1> {

@@ -25,9 +25,10 @@ use super::raft_types::{Entry, LogId, Response, SnapshotMeta, StoredMembership, 
 use super::snapshot::{Folder, SnapshotFile, SnapshotWriter};
 use super::state_writer::{self, Op};
 use super::stored::{AppliedV1, LogIdV1, StoredMembershipV1};
+use super::twist;
 use super::view::View;
 use crate::space::{Space, Use};
-use crate::state::{self, Change, Key, Record, State};
+use crate::state::{Change, Key, Record, State};
 use crate::task::blocking;
 
 /// Entries that are applied in one go, so that answers do not wait for a long backlog.
@@ -191,7 +192,7 @@ impl Applied {
             EntryPayload::Normal(proposal) => {
                 unwritten.bytes += proposal.bytes().len() as u64;
                 let index = entry.log_id.index;
-                let applied = state::apply(&self.state, index, proposal.entry());
+                let applied = twist::apply(&self.state, index, proposal.entry());
                 self.state = applied.state;
                 for change in applied.changes.0 {
                     match change {

@@ -32,6 +32,7 @@ mod seal;
 mod snapshot;
 mod state_writer;
 mod stored;
+mod twist;
 mod view;
 mod wire;
 

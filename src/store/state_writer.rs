@@ -5,6 +5,8 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use redb::{ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
@@ -18,10 +20,13 @@ use super::stored::AppliedV1;
 use super::{Error, STATE_FILE, envelope};
 use crate::config::cluster_versions;
 use crate::model::check_cluster_version;
+use crate::planted::{self, Bug};
 use crate::state::{Record, Replacement, State};
 use crate::task;
 
 const ROWS: ByteTable = ByteTable::new("rows");
+/// How long the rows are kept from the disk by the planted bug.
+const PLANTED_DELAY: Duration = Duration::from_millis(1_500);
 
 pub(super) type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -61,6 +66,7 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
     let Some((unwritten, applied)) = shared.take_unwritten() else { return Ok(()) };
     failpoint::pass("checkpoint.begun");
     let database = &shared.database;
+    note_too_early(database, &applied)?;
     database.write("rows", Commit::Checkpoint, |transaction| {
         let mut table = transaction.open_table(ROWS)?;
         for (key, record) in &unwritten.rows {
@@ -76,6 +82,17 @@ fn checkpoint(shared: &Shared) -> Result<(), Error> {
         database.put_meta(transaction, "applied", Some(&applied))
     })?;
     failpoint::pass("checkpoint.synced");
+    Ok(())
+}
+
+/// Brings the position to the disk a good while before the rows, when that bug is planted.
+fn note_too_early(database: &Database, applied: &AppliedV1) -> Result<(), Error> {
+    if planted::is(Bug::SplitCheckpoint) {
+        database.write("rows", Commit::Checkpoint, |transaction| {
+            database.put_meta(transaction, "applied", Some(applied))
+        })?;
+        thread::sleep(PLANTED_DELAY);
+    }
     Ok(())
 }
 

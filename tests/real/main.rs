@@ -7,3 +7,4 @@ mod engine;
 mod git_server;
 mod harness;
 mod node;
+mod torture;

@@ -221,7 +221,7 @@ impl Drop for Daemon {
 }
 
 /// Waits until a process that was told to stop has: each of its threads runs on until it gets there.
-pub(super) fn wait_stopped(process: u32) {
+pub(crate) fn wait_stopped(process: u32) {
     let deadline = Instant::now() + DEADLINE;
     // The state follows the name, which is in brackets and may hold any character.
     let stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));

@@ -5,7 +5,8 @@
 //! dropped, also by a failing test, its containers are removed and its engine ends.
 
 mod busybox;
-mod daemon;
+pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod node;
 pub(crate) mod registry;
 pub(crate) mod site;

@@ -20,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     /// Variables of the next start.
     pub(crate) env: Vec<(String, String)>,
+    /// Of the API and between nodes; 0 for any.
+    pub(crate) ports: (u16, u16),
     name: String,
     engine: String,
     /// What its command lines begin with: nothing, or what runs them on a machine of their own.
@@ -110,6 +112,7 @@ impl Node {
             log: folder.path().join("node.log"),
             data: folder.path().join("data"),
             env: Vec::new(),
+            ports: (0, 0),
             name: name.to_owned(),
             engine: engine.to_owned(),
             within: Vec::new(),
@@ -139,8 +142,20 @@ impl Node {
     }
 
     fn move_to(&mut self, machine: &Machine) {
+        self.place(machine, machine.harness.address());
+    }
+
+    /// One that does not run yet, in this folder of this machine, which has an engine at this address.
+    pub(crate) fn placed<Engine>(name: &str, data: PathBuf, machine: &Machine<Engine>, engine: &str) -> Self {
+        let mut node = Self::at_rest(name, "", tempfile::tempdir().expect("a folder"));
+        node.data = data;
+        node.place(machine, engine);
+        node
+    }
+
+    fn place<Engine>(&mut self, machine: &Machine<Engine>, engine: &str) {
         self.within = machine.within();
-        self.engine = machine.harness.address().to_owned();
+        engine.clone_into(&mut self.engine);
         self.env.push(("NARVANA_ADVERTISE".to_owned(), machine.address.clone()));
     }
 
@@ -252,7 +267,7 @@ impl Node {
         node
     }
 
-    fn register(&mut self) {
+    pub(crate) fn register(&mut self) {
         let body = json!({"email": "ada@example.org", "password": "correct horse"});
         let user = self.post_as("", "/auth/register", &body).expect(201);
         self.token = user["token"].as_str().expect("a token").to_owned();
@@ -293,7 +308,8 @@ impl Node {
             .args(verb.split(' '))
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--name", &self.name, "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
+            .args(["--name", &self.name, "--api-host", "127.0.0.1"])
+            .args(["--api-port", &self.ports.0.to_string(), "--grpc-port", &self.ports.1.to_string()])
             .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
             .args(["--engine", &self.engine])
             .envs(self.env.iter().cloned())
@@ -383,6 +399,18 @@ impl Node {
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
         kill_process(Pid::from_child(child), signal).expect("it has not ended");
+    }
+
+    /// How it ended, if it does within this time.
+    pub(crate) fn ends_within(&mut self, time: Duration) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + time;
+        while self.child.as_mut().expect("it ran").try_wait().expect("its state").is_none() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10)); // poll
+        }
+        Some(self.wait_end())
     }
 
     pub(crate) fn wait_end(&mut self) -> std::process::ExitStatus {

@@ -12,15 +12,15 @@ use super::Harness;
 
 const PREFIX: &str = "nvt-";
 
-pub(crate) struct Site {
+pub(crate) struct Site<Engine = Harness> {
     /// Before the namespaces, so that the engines end first.
-    pub(crate) machines: Vec<Machine>,
+    pub(crate) machines: Vec<Machine<Engine>>,
     switch: Namespace,
 }
 
-/// A machine: its network, and a Docker of its own.
-pub(crate) struct Machine {
-    pub(crate) harness: Harness,
+/// A machine: its network, and a Docker of its own, or none.
+pub(crate) struct Machine<Engine = Harness> {
+    pub(crate) harness: Engine,
     pub(crate) address: String,
     /// Its end of the cable, at the switch.
     port: String,
@@ -33,15 +33,38 @@ struct Namespace(String);
 impl Site {
     /// So many machines that reach each other.
     pub(crate) async fn of(machines: usize) -> Self {
+        let site = Site::bare(machines);
+        let machines = site.machines.into_iter().map(Machine::with_docker);
+        let machines = futures::future::join_all(machines).await;
+        Self { machines, switch: site.switch }
+    }
+}
+
+impl Site<Option<Harness>> {
+    /// The same, where only so many of the machines have an engine.
+    pub(crate) async fn partly(machines: usize, engines: usize) -> Self {
+        let mut site = Site::bare(machines);
+        let bare = site.machines.split_off(engines).into_iter().map(|machine| machine.equip(|_| None));
+        let equipped = site.machines.into_iter().map(Machine::with_docker);
+        let equipped = futures::future::join_all(equipped).await;
+        let machines = equipped.into_iter().map(|machine| machine.equip(Some)).chain(bare).collect();
+        Self { machines, switch: site.switch }
+    }
+}
+
+impl Site<()> {
+    /// Machines without engines.
+    fn bare(machines: usize) -> Self {
         remove_stale();
         let switch = Namespace::new("switch");
         switch.ip(&["link", "add", "br0", "type", "bridge"]);
         switch.ip(&["link", "set", "br0", "up"]);
-        let machines = (1..=machines).map(|number| Machine::new(number, &switch));
-        let machines = futures::future::join_all(machines).await;
+        let machines = (1..=machines).map(|number| Machine::new(number, &switch)).collect();
         Self { machines, switch }
     }
+}
 
+impl<Engine> Site<Engine> {
     /// Pulls a machine's cable out.
     pub(crate) fn unplug(&self, machine: usize) {
         self.switch.ip(&["link", "set", &self.machines[machine].port, "down"]);
@@ -71,8 +94,8 @@ impl Site {
     }
 }
 
-impl Machine {
-    async fn new(number: usize, switch: &Namespace) -> Self {
+impl Machine<()> {
+    fn new(number: usize, switch: &Namespace) -> Self {
         let namespace = Namespace::new(&number.to_string());
         let (port, address) = (format!("port{number}"), format!("10.99.0.{number}"));
         switch.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace.0]);
@@ -80,8 +103,30 @@ impl Machine {
         namespace.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"]);
         namespace.ip(&["link", "set", "lo", "up"]);
         namespace.ip(&["link", "set", "eth0", "up"]);
-        let harness = Harness::docker_within(&within(&namespace.0)).await;
-        Self { harness, address, port, namespace }
+        Self { harness: (), address, port, namespace }
+    }
+
+    async fn with_docker(self) -> Machine {
+        let harness = Harness::docker_within(&self.within()).await;
+        self.equip(|()| harness)
+    }
+}
+
+impl<Engine> Machine<Engine> {
+    fn equip<Other>(self, with: impl FnOnce(Engine) -> Other) -> Machine<Other> {
+        Machine { harness: with(self.harness), address: self.address, port: self.port, namespace: self.namespace }
+    }
+
+    /// Where its network is found, for a thread that enters it.
+    pub(crate) fn network(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.namespace.0)
+    }
+
+    /// Runs a program on this machine's network, which must succeed; what it prints.
+    pub(crate) fn run(&self, command_line: &[&str]) -> String {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.network().display())).args(command_line);
+        succeed(command)
     }
 
     /// What a command line begins with that runs on this machine.
@@ -117,9 +162,10 @@ impl Drop for Namespace {
     }
 }
 
-fn succeed(mut command: Command) {
+fn succeed(mut command: Command) -> String {
     let output = command.output().expect("the packages iproute2, iptables and util-linux are installed");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Namespaces of tests that were killed.

@@ -2,18 +2,18 @@
 //! fails, on one that is full, and on one that lost a bit.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use narvana::store::FAILPOINTS;
 use serde_json::{Value, json};
 
+use crate::harness::disk::SmallDisk;
 use crate::harness::node::{Node, curl};
 use crate::harness::{BUSYBOX, Harness, until};
 
 /// No engine is needed to keep what was acknowledged.
 const NO_ENGINE: &str = "unix:///nowhere/engine.sock";
-const DEADLINE: Duration = Duration::from_secs(30);
 
 fn is_long() -> bool {
     std::env::var_os("NARVANA_LONG_TESTS").is_some()
@@ -240,56 +240,6 @@ fn a_sync_that_fails_stops_the_node_within_a_second_and_is_not_repeated() {
         node.run();
         client.check(&node);
         node.stop();
-    }
-}
-
-/// A small file system, which goes with this, or with the process of the test however that ends.
-struct SmallDisk {
-    /// Unmounts when its standard input ends.
-    holder: Child,
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(mebibytes: u64) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("disk");
-        std::fs::create_dir(&path).expect("a folder");
-        let script = r#"mount -t tmpfs -o "size=$2m" small "$1" && touch "$1/mounted"; cat; umount --lazy "$1""#;
-        let holder = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&path)
-            .arg(mebibytes.to_string())
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("there is a shell");
-        let disk = Self { holder, _folder: folder, path };
-        let deadline = Instant::now() + DEADLINE;
-        while !disk.path.join("mounted").exists() {
-            assert!(Instant::now() < deadline, "the file system is not there");
-            std::thread::sleep(Duration::from_millis(10)); // poll
-        }
-        disk
-    }
-
-    /// Leaves this much free.
-    fn fill_to(&self, free: u64) {
-        let filler = self.path.join("filler");
-        let _none_yet = std::fs::remove_file(&filler);
-        let available = rustix::fs::statvfs(&self.path).map(|fs| fs.f_bavail * fs.f_frsize).expect("it answers");
-        std::fs::write(filler, vec![1; usize::try_from(available - free).expect("small")]).expect("it fits");
-    }
-
-    fn clear(&self) {
-        std::fs::remove_file(self.path.join("filler")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(self.holder.stdin.take());
-        let _best_effort = self.holder.wait();
     }
 }
 
