@@ -424,7 +424,10 @@ async fn what_everybody_may_ask_for_shows_nothing_of_other_organisations() {
     let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
     let token = Tokens::default().issue(&cluster, &stranger.session);
     let (_, stats) = harness.ask(&state, "get", "/v1/dashboard/stats", Some(&token), &Value::Null).await;
-    eprintln!("{stats:#}");
+    for count in ["active_deployments", "total_apps", "total_services", "running_builds"] {
+        assert_eq!(stats[count], 0, "{stats:#}");
+    }
+    assert_eq!(stats["deployments_by_status"], json!({}));
 }
 
 /// As somebody who measures would find out: whether an app of others is looked up in another time than one that is not

@@ -37,7 +37,8 @@ pub(super) async fn processes_are_bounded(harness: Harness) {
     let mut request = context_with("localhost/narvana-test/bounded:latest", &dockerfile, &[]);
     request.pids_max = Some(100);
     request.no_cache = true;
-    let (built, ()) = tokio::join!(harness.engine().build(request, log), async { while lines.recv().await.is_some() {} });
+    let (built, ()) =
+        tokio::join!(harness.engine().build(request, log), async { while lines.recv().await.is_some() {} });
     let Err(Error::BuildFailed { last_lines, .. }) = built else { panic!("{built:?}") };
     assert!(last_lines.iter().any(|line| line == "first is bounded"), "{last_lines:?}");
     assert!(last_lines.iter().any(|line| line.contains("Resource temporarily unavailable")), "{last_lines:?}");

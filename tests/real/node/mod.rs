@@ -13,6 +13,8 @@ mod engine_fault;
 mod exec;
 mod failure;
 mod hostile;
+mod hostile_build;
+mod hostile_image;
 mod image;
 mod leftovers;
 mod life;
