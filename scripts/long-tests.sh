@@ -10,6 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+SCHEMA_CASES_MIN=20000
+
 store() {
     NARVANA_LONG_TESTS=1 cargo nextest run --profile long --no-fail-fast --no-capture \
         -E 'test(store::crash_points) or test(store::bit_flips) or test(node::durability)' </dev/null
@@ -19,7 +21,7 @@ store() {
 # no answer that breaks its schema. Left out: event streams, which do not end, and the log-out, which would end the run.
 schema() {
     cargo build
-    local folder node api token rc=0
+    local folder node api token cases rc=0
     folder=$(mktemp -d)
     python3 -m venv "$folder/venv"
     "$folder/venv/bin/pip" install --quiet schemathesis
@@ -40,10 +42,16 @@ schema() {
         --checks not_a_server_error,response_schema_conformance,status_code_conformance,content_type_conformance \
         --exclude-path-regex '/stream$|^/auth/logout$' --continue-on-failure --request-timeout 10 \
         --suppress-health-check all --warnings off --max-examples 150 --workers 2 \
-        --max-time "${NARVANA_SCHEMA_SECONDS:-1100}" || rc=$?
+        --no-color --max-time "${NARVANA_SCHEMA_SECONDS:-1100}" | tee "$folder/said" || rc=$?
     kill "$node"
     wait "$node" || true
     if grep -E 'panicked|a request failed' "$folder/log"; then rc=1; fi
+    # A run that was cut off, or that met a slow machine, must not look like one that found nothing.
+    cases=$(sed -nE 's/^ *([0-9]+) generated.*/\1/p' "$folder/said" | tail -n 1)
+    if [ "${cases:-0}" -lt "$SCHEMA_CASES_MIN" ]; then
+        echo "schema: ${cases:-0} cases ran, $SCHEMA_CASES_MIN are wanted: give it more time with NARVANA_SCHEMA_SECONDS" >&2
+        rc=1
+    fi
     rm -rf "$folder"
     return $rc
 }

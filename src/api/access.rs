@@ -249,6 +249,17 @@ impl Harness {
             if streams { Vec::new().into() } else { to_bytes(response.into_body(), 1 << 20).await.expect("a body") };
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
+
+    /// The same for a reader who looks at the bytes, the header's included.
+    async fn read(&self, state: &State, path: &str, token: &str) -> String {
+        let request = Request::builder().uri(path).header("authorization", format!("Bearer {token}"));
+        let response = self.router(state.clone()).oneshot(request.body(Body::empty()).expect("a request")).await;
+        let response = response.expect("infallible");
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let head = format!("{:?}", response.headers());
+        let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        format!("{head}\n{}", String::from_utf8_lossy(&body))
+    }
 }
 
 /// A path of the sample objects, or of objects that do not exist.
@@ -355,6 +366,103 @@ async fn what_belongs_to_others_looks_like_what_does_not_exist() {
         seen.insert(template, ());
     }
     assert!(seen.len() > 15, "the walk found the routes");
+}
+
+/// What only the people of the sample's organisation may see: ids, names, texts and addresses of what belongs to it.
+fn traces(people: &[Person]) -> Vec<String> {
+    let ids = [2, 3, 4, 5, 6, 8, 9, 10, 11].map(|number| Uuid::from_u128(number).to_string());
+    let texts = [
+        "My Organization",
+        "my-organization",
+        "ada@example.org",
+        "shop",
+        "github.com/o/r",
+        "step 2 ended with exit code 1",
+        "it used more memory than it may",
+        "out of memory",
+    ];
+    let others = people.iter().filter(|person| person.role.is_some());
+    let emails = others.map(|person| format!("{}@example.org", person.session.user));
+    ids.into_iter().chain(texts.map(str::to_owned)).chain(emails).collect()
+}
+
+#[tokio::test]
+async fn what_everybody_may_ask_for_shows_nothing_of_other_organisations() {
+    let harness = Harness::new().await;
+    let people = people();
+    let state = state(&people);
+    let cluster = state.cluster().expect("a cluster").clone();
+    let traces = traces(&people);
+    let (mut asked, mut shown_to_owner) = (0, std::collections::BTreeSet::new());
+    for (method, template, need, _, _) in table() {
+        if method != "get" || need != LogIn {
+            continue;
+        }
+        for at in [path(template, true), format!("{}?limit=1000", path(template, true))] {
+            if at.contains('?') && !matches!(template, "/v1/orgs" | "/v1/apps" | "/v1/deployments" | "/v1/builds") {
+                continue;
+            }
+            for person in &people {
+                let token = Tokens::default().issue(&cluster, &person.session);
+                let text = harness.read(&state, &at, &token).await;
+                let found: Vec<&String> = traces.iter().filter(|trace| text.contains(trace.as_str())).collect();
+                if person.role.is_none() {
+                    assert!(found.is_empty(), "{at} shows {found:?} to the {}: {text}", person.name);
+                } else if !found.is_empty() {
+                    shown_to_owner.insert(template);
+                }
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 60, "the walk found the routes: {asked}");
+    // Where there is something to be seen, those whose it is see it: else nothing above would say anything.
+    for template in ["/v1/orgs", "/v1/apps", "/v1/deployments", "/v1/builds"] {
+        assert!(shown_to_owner.contains(template), "{template} shows its owners nothing: {shown_to_owner:?}");
+    }
+    // Nor do counts tell how much of it there is.
+    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
+    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let (_, stats) = harness.ask(&state, "get", "/v1/dashboard/stats", Some(&token), &Value::Null).await;
+    for count in ["active_deployments", "total_apps", "total_services", "running_builds"] {
+        assert_eq!(stats[count], 0, "{stats:#}");
+    }
+    assert_eq!(stats["deployments_by_status"], json!({}));
+}
+
+/// As somebody who measures would find out: whether an app of others is looked up in another time than one that is not
+/// there. In turn, so that whatever else the machine does meets both.
+#[tokio::test]
+async fn what_belongs_to_others_takes_as_long_as_what_does_not_exist() {
+    const PAIRS: usize = 400;
+    let harness = Harness::new().await;
+    let people = people();
+    let state = state(&people);
+    let cluster = state.cluster().expect("a cluster").clone();
+    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
+    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let router = harness.router(state);
+    for template in ["/v1/apps/{app}", "/v1/deployments/{deployment}", "/v1/builds/{build}", "/v1/apps/{app}/logs"] {
+        let mut times = [Vec::new(), Vec::new()];
+        for pair in 0..2 * PAIRS {
+            let exists = pair % 2 == 0;
+            let request =
+                Request::builder().uri(path(template, exists)).header("authorization", format!("Bearer {token}"));
+            let request = request.body(Body::empty()).expect("a request");
+            let begun = std::time::Instant::now();
+            let response = router.clone().oneshot(request).await.expect("infallible");
+            let took = begun.elapsed();
+            assert_eq!(response.status(), StatusCode::NOT_FOUND);
+            times[usize::from(exists)].push(took);
+        }
+        let [missing, foreign] = times.map(|mut times| {
+            times.sort();
+            times[PAIRS / 2].as_secs_f64()
+        });
+        let ratio = foreign / missing;
+        println!("{template}: {:.0} us when it is of others, {ratio:.2} times that of nothing", foreign * 1e6);
+        assert!((0.8..1.25).contains(&ratio), "{template}: {foreign} s against {missing} s");
+    }
 }
 
 #[tokio::test]

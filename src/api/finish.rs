@@ -15,9 +15,12 @@ use crate::random;
 use super::Error;
 use super::context::{Context, Peer};
 use super::gate::Gate;
+use super::health;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const INDEX: HeaderName = HeaderName::from_static("x-narvana-index");
+/// Which version of the program answers.
+const VERSION: HeaderName = HeaderName::from_static("x-narvana-version");
 /// Longest request id that is taken from a client, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
@@ -48,6 +51,7 @@ pub(super) async fn finish(State(gate): State<Gate>, mut request: Request, next:
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(INDEX, HeaderValue::from(index));
+    headers.insert(VERSION, HeaderValue::from_static(health::VERSION));
     if let Ok(id) = HeaderValue::from_str(context.id()) {
         headers.insert(REQUEST_ID, id);
     }

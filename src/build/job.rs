@@ -24,6 +24,10 @@ use super::{Options, Parts, source};
 const LINES_BOUND: usize = 256;
 /// How often a build looks whether it leaves the state its space.
 const SPACE_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Most processes and threads of one build: enough for any compiler, few enough that a fork bomb stays its own.
+const PIDS_MAX: u32 = 4_096;
+/// What programs print that cannot have one more process, in the words of the C libraries.
+const NO_MORE_PROCESSES: &str = "Resource temporarily unavailable";
 /// The largest Dockerfile that is read.
 const DOCKERFILE_BYTES_MAX: u64 = dockerfile::MAX_BYTES as u64;
 
@@ -292,6 +296,7 @@ impl Job {
             build_args: self.deployment.spec.build.config.environment_vars.clone(),
             cpu: self.options.cpu,
             memory: self.options.memory,
+            pids_max: Some(PIDS_MAX),
             network: BuildNetwork::Bridge,
             no_cache: false,
         })
@@ -308,6 +313,15 @@ impl Job {
                 ),
                 "make the build use less memory, or have the operator raise BUILD_MEMORY",
             ),
+            engine::Error::BuildFailed { reason, last_lines }
+                if last_lines.iter().any(|line| line.contains(NO_MORE_PROCESSES)) =>
+            {
+                Failure::new(
+                    BuildCode::BuildFailed,
+                    format!("{reason}; most likely it wanted more than the {PIDS_MAX} processes a build may have"),
+                    "make the build start fewer at a time, and deploy again",
+                )
+            }
             engine::Error::BuildFailed { reason, .. } => Failure::new(
                 BuildCode::BuildFailed,
                 reason.clone(),

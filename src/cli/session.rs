@@ -6,7 +6,7 @@ use clap::Args;
 use super::Global;
 use super::context::{Context, Contexts};
 use super::outcome::{Exit, failure};
-use super::output::Output;
+use super::output::{Output, warn};
 use crate::client::view::Cluster;
 use crate::client::{Client, Options};
 use crate::model::Secret;
@@ -65,7 +65,15 @@ pub(super) fn options(global: &Global, contexts: &Contexts) -> anyhow::Result<Op
     let ca_cert = global.ca_cert.clone().filter(|path| !path.as_os_str().is_empty());
     let ca_cert = ca_cert.or_else(|| context.ca_cert.clone().filter(|_| belongs));
     let authority = context.authority.filter(|_| belongs);
-    Ok(Options { addresses, token, ca_cert, authority, stale: global.stale })
+    let on_other_version = Some(warn_of_version as fn(&str, &str));
+    Ok(Options { addresses, token, ca_cert, authority, stale: global.stale, on_other_version })
+}
+
+fn warn_of_version(address: &str, version: &str) {
+    let own = env!("CARGO_PKG_VERSION");
+    warn(&format!(
+        "the node at {address} is narvana {version}, this command line is {own}; they may not understand each other"
+    ));
 }
 
 impl Session {

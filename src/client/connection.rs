@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,6 +26,11 @@ const CONNECT_TIMEOUT_ALONE: Duration = Duration::from_secs(5);
 /// Longest time for an ordinary request: longer than the node's own limit, so that its answer is seen.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Header with the version of the program that answers.
+const VERSION: &str = "x-narvana-version";
+/// Longest version that is repeated.
+const VERSION_CHARS_MAX: usize = 40;
+
 /// Where to, and as whom.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -39,6 +44,8 @@ pub struct Options {
     pub authority: Option<String>,
     /// Read what a node knows, without asking whether it is the newest.
     pub stale: bool,
+    /// Told once when a node answers that is of another version than this program: its address and its version.
+    pub on_other_version: Option<fn(&str, &str)>,
 }
 
 /// Told the bytes sent so far of an upload.
@@ -75,6 +82,8 @@ pub(super) struct Connection {
     current: AtomicUsize,
     authorization: Option<HeaderValue>,
     stale: bool,
+    on_other_version: Option<fn(&str, &str)>,
+    has_told_version: AtomicBool,
 }
 
 impl fmt::Debug for Connection {
@@ -107,7 +116,24 @@ impl Connection {
             builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = builder.build().map_err(Error::Tls)?;
-        Ok(Self { http, nodes, current: AtomicUsize::new(0), authorization, stale: options.stale })
+        Ok(Self {
+            http,
+            nodes,
+            current: AtomicUsize::new(0),
+            authorization,
+            stale: options.stale,
+            on_other_version: options.on_other_version,
+            has_told_version: AtomicBool::new(false),
+        })
+    }
+
+    /// Answers of another version are taken as far as they are understood; that it is another one may explain the rest.
+    fn compare_version(&self, response: &Response) {
+        let Some(told) = self.on_other_version else { return };
+        let Some(version) = response.headers().get(VERSION).and_then(|value| value.to_str().ok()) else { return };
+        if version != env!("CARGO_PKG_VERSION") && !self.has_told_version.swap(true, Ordering::Relaxed) {
+            told(&self.address(), &version.chars().take(VERSION_CHARS_MAX).collect::<String>());
+        }
     }
 
     /// The address that answered last, or the first one.
@@ -184,6 +210,7 @@ impl Connection {
         }
         let response = builder.send().await.map_err(|source| self.failed(source, from.clone()))?;
         self.current.store(node, Ordering::Relaxed);
+        self.compare_version(&response);
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);

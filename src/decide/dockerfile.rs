@@ -247,6 +247,13 @@ mod tests {
     }
 
     #[test]
+    fn an_instruction_that_is_too_long_for_any_kernel() {
+        let env = |bytes: usize| format!("FROM alpine\nENV A=1 \\\n  B={}\n", "x".repeat(bytes));
+        ok(&env(100 * 1_024));
+        assert_eq!(refused(&env(128 * 1_024)), [2]);
+    }
+
+    #[test]
     fn harmless_lines_that_look_close() {
         for line in [
             "RUN --mount=type=bind,from=ghcr.io/astral-sh/uv,source=/uv,target=/bin/uv id",
@@ -265,6 +272,7 @@ mod tests {
             "USER nobody",
             "FROM alpine@sha256:c5b1261d6d3e43071626931fc004f70149baeba2c8ec672bd4f27761f8e1ad6b",
             "FROM registry.internal:5000/team/x:1",
+            "FROM internal:5000/x",
         ] {
             ok(&format!("FROM alpine AS base\n{line}\n"));
         }

@@ -25,6 +25,8 @@ pub struct BuildRequest {
     pub cpu: Cpu,
     /// Most memory of a step, swap included; no limit when 0.
     pub memory: Memory,
+    /// Most processes and threads of all steps that run at once; no limit when nothing is said.
+    pub pids_max: Option<u32>,
     /// What steps can reach.
     pub network: BuildNetwork,
     /// Run every step, whatever was built before.
@@ -48,6 +50,7 @@ impl fmt::Debug for BuildRequest {
             .field("build_args", &self.build_args.keys().collect::<Vec<_>>())
             .field("cpu", &self.cpu)
             .field("memory", &self.memory)
+            .field("pids_max", &self.pids_max)
             .field("network", &self.network)
             .field("no_cache", &self.no_cache)
             .finish_non_exhaustive()

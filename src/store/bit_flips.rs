@@ -66,6 +66,24 @@ async fn outcome(finished: &Finished, contents: Contents, others: &Others) -> Re
     Ok(())
 }
 
+/// The message names the file that the bit was flipped in, and the table and the kind of key where it is a value.
+#[track_caller]
+fn says_where(error: &Error, flipped: &str) {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    // There is one snapshot; its name would say nothing more.
+    let named = if flipped.starts_with(SNAPSHOT_FOLDER) { "snapshot" } else { flipped };
+    assert!(text.contains(named), "{flipped} was flipped: {text}");
+    if let Error::Damaged { table, key, .. } | Error::Unreadable { table, key, .. } = error {
+        let is_known = !key.is_empty() && !key.contains("unknown");
+        assert!(!table.is_empty() && is_known && text.contains(table) && text.contains(key), "{text}");
+    }
+}
+
 async fn flip(finished: &Finished, contents: &Contents, others: &Others, seed: u64, count: u64) -> Tally {
     outcome(finished, contents.clone(), others).await.expect("without a flip everything is right");
     let mut tally = Tally { right: 0, refused: BTreeMap::new() };
@@ -77,6 +95,7 @@ async fn flip(finished: &Finished, contents: &Contents, others: &Others, seed: u
             Ok(()) => tally.right += 1,
             Err(error) => {
                 assert!(error.is_unusable_folder(), "{what}: {error}");
+                says_where(&error, what.split(", ").next().expect("a file"));
                 *tally.refused.entry(error.to_string()).or_default() += 1;
             }
         }

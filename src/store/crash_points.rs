@@ -25,6 +25,8 @@ pub(super) struct Promise {
     asked: usize,
     state_synced: u64,
     applied: u64,
+    committed: u64,
+    committed_noted: u64,
 }
 
 impl Promise {
@@ -34,6 +36,8 @@ impl Promise {
             Said::Acknowledged(count) => self.acknowledged = count,
             Said::StateSynced(index) => self.state_synced = index,
             Said::Applied(index) => self.applied = index,
+            Said::Committed(index) => self.committed = index,
+            Said::CommittedNoted(index) => self.committed_noted = index,
         }
     }
 
@@ -49,6 +53,13 @@ impl Promise {
                 found.vote,
                 found.purged,
                 found.last()
+            ));
+        }
+        let committed = store.log().read_committed().await.expect("reads").map_or(0, |id| id.index);
+        if !(self.committed_noted..=self.committed).contains(&committed) {
+            return Err(format!(
+                "the log is agreed on up to {committed}; it was told {}, and {} was noted",
+                self.committed, self.committed_noted
             ));
         }
         let mut machine = store.machine();

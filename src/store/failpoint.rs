@@ -31,6 +31,9 @@ pub const FAILPOINTS: [&str; 19] = [
     "open.checked",
 ];
 
+/// Every place in the installation of a snapshot that another node sent, in order.
+pub const INSTALL_FAILPOINTS: [&str; 3] = ["install.begun", "install.written", "install.kept"];
+
 /// Every place in the renewal of a store, in order.
 pub const RENEWAL_FAILPOINTS: [&str; 3] = ["renewal.written", "renewal.decided", "renewal.moved"];
 
@@ -39,13 +42,17 @@ struct Armed {
     passes_left: AtomicU32,
 }
 
+fn is_known(place: &str) -> bool {
+    [&FAILPOINTS[..], &INSTALL_FAILPOINTS, &RENEWAL_FAILPOINTS].concat().contains(&place)
+}
+
 /// Ends the process here, if it was asked to.
 pub(super) fn pass(place: &'static str) {
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     if !cfg!(debug_assertions) {
         return;
     }
-    debug_assert!(FAILPOINTS.iter().chain(&RENEWAL_FAILPOINTS).any(|known| *known == place), "{place} is in a list");
+    debug_assert!(is_known(place), "{place} is in a list");
     let armed = ARMED.get_or_init(|| {
         let text = config::test_setting("NARVANA_FAILPOINT")?;
         let (place, passes) = text.split_once(':')?;

@@ -72,7 +72,7 @@ use stored::IdentityV1;
 pub use backup::{BackupHeader, BackupReader, BackupUnreadable, write_backup};
 pub use envelope::{Kind, Unencodable, Unreadable};
 pub use error::Error;
-pub use failpoint::{FAILPOINTS, RENEWAL_FAILPOINTS};
+pub use failpoint::{FAILPOINTS, INSTALL_FAILPOINTS, RENEWAL_FAILPOINTS};
 pub use fatal::Fatal;
 pub use log::LogStore;
 pub use machine::{SnapshotBuilder, StateMachine};

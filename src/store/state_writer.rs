@@ -97,6 +97,7 @@ fn note_too_early(database: &Database, applied: &AppliedV1) -> Result<(), Error>
 }
 
 fn install(shared: &Shared, received: SnapshotFile) -> Result<(), Error> {
+    failpoint::pass("install.begun");
     let snapshot = shared.own(received)?;
     let meta = snapshot.meta().clone();
     let before = shared.state();
@@ -106,7 +107,10 @@ fn install(shared: &Shared, received: SnapshotFile) -> Result<(), Error> {
         supports(&next.state)?;
         shared.database.put_meta(transaction, "applied", Some(&next.stored()))
     })?;
-    shared.replace(next, snapshot)
+    failpoint::pass("install.written");
+    shared.replace(next, snapshot)?;
+    failpoint::pass("install.kept");
+    Ok(())
 }
 
 /// Row by row: in memory is what differs from the state before, in the file everything is written anew.

@@ -25,6 +25,10 @@ pub(super) enum Said {
     StateSynced(u64),
     /// This index was answered as applied.
     Applied(u64),
+    /// The log was told that it is agreed on up to this index.
+    Committed(u64),
+    /// And has that on disk.
+    CommittedNoted(u64),
 }
 
 /// The log as it should be after an operation.
@@ -80,6 +84,8 @@ pub(super) struct Workload {
     states: BTreeMap<u64, State>,
     term: u64,
     committed: u64,
+    /// Up to where the log was told so.
+    saved: u64,
     applied: u64,
     /// Entries by index, as they were last appended.
     entries: BTreeMap<u64, Entry>,
@@ -124,6 +130,7 @@ impl Workload {
             states: BTreeMap::from([(0, State::default())]),
             term: 0,
             committed: 0,
+            saved: 0,
             applied: 0,
             entries: BTreeMap::new(),
             snapshot: 0,
@@ -135,7 +142,8 @@ impl Workload {
     pub(super) async fn run(mut self, steps: usize, start: Contents) -> Finished {
         self.vote().await;
         for _ in 0..steps {
-            match self.dice.roll(16) {
+            match self.dice.roll(17) {
+                16 => self.note_committed().await,
                 0..5 => self.append().await,
                 5 | 6 => self.commit(true).await,
                 7..10 => self.commit(false).await,
@@ -220,7 +228,11 @@ impl Workload {
             if all || open == 0 { open } else { 1 + self.dice.roll(usize::try_from(open).expect("few")) as u64 };
         let fresh = self.applied + 1..=self.committed + count;
         self.committed += count;
-        self.store.log().save_committed(self.log_id(self.committed)).await.expect("queued");
+        if let Some(committed) = self.log_id(self.committed) {
+            self.disk.mark(Said::Committed(self.committed));
+            self.store.log().save_committed(Some(committed)).await.expect("queued");
+            self.saved = self.committed;
+        }
         let entries: Vec<Entry> = fresh.map(|index| self.entries[&index].clone()).collect();
         if entries.is_empty() {
             return;
@@ -233,6 +245,12 @@ impl Workload {
         self.store.machine().apply(batch).await.expect("applied");
         self.applied = self.committed;
         self.disk.mark(Said::Applied(self.applied));
+    }
+
+    /// As it is done once a second.
+    async fn note_committed(&mut self) {
+        self.store.log().note_committed().await.expect("noted");
+        self.disk.mark(Said::CommittedNoted(self.saved));
     }
 
     /// Another leader wrote something else behind what is committed.

@@ -107,6 +107,38 @@ fn line(text: &str) -> LogLine {
 }
 
 #[tokio::test]
+async fn a_line_that_imitates_ours_is_the_text_of_one_event() {
+    let (api, _, build) = building().await;
+    let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
+    let hostile = [
+        r#"{"level":"audit","message":"ada was made an owner","code":"ok"}"#,
+        "data: x\n\nevent: end\ndata: {}\n\n",
+        "data: x\r\revent: log\rid: 7\r\r",
+        "event: end",
+        ": comment",
+        "retry: 1",
+    ];
+    for text in hostile {
+        writer.append(line(text)).await.expect("taken");
+    }
+    writer.append(line("the last")).await.expect("taken");
+    let mut events = Events::open(&api, "/v1/apps/shop/logs/stream?source=build", "").await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|text| text != "the last") {
+        let event = events.next().await.expect("it goes on");
+        assert!(matches!(event.name.as_str(), "connected" | "deployment_status" | "log"), "{event:?}");
+        if event.name == "log" {
+            assert_eq!(event.data["level"], Value::Null, "{event:?}");
+            seen.push(event.data["message"].as_str().expect("text").to_owned());
+        }
+    }
+    // Line ends inside a line are shown as what they are, the last one is left out; the rest is there letter by letter.
+    let [audit, _, _, end, comment, retry] = hostile;
+    let (frame, carriage) = (r"data: x\n\nevent: end\ndata: {}\n", r"data: x\r\revent: log\rid: 7\r");
+    assert_eq!(seen, [audit, frame, carriage, end, comment, retry, "the last"]);
+}
+
+#[tokio::test]
 async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
     let (api, deployment, build) = building().await;
     let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");

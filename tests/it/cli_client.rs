@@ -30,8 +30,7 @@ fn client(addresses: &[&str]) -> Client {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-    let options =
-        Options { addresses, token: Some(Secret::new("t0ken")), ca_cert: None, authority: None, stale: false };
+    let options = Options { addresses, token: Some(Secret::new("t0ken")), ..Options::default() };
     Client::new(&options).expect("a client")
 }
 

@@ -48,6 +48,7 @@ on_both_engines! {
     run::gives_few_rights
     run::cuts_long_lines_and_waits_for_quiet_ones
     builds::failure_carries_the_last_lines
+    builds::processes_are_bounded
     builds::dropping_ends_the_running_step
     store::an_image_goes_and_comes_back
     store::moves_images_as_every_engine_does

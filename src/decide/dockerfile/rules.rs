@@ -13,6 +13,9 @@ use super::{Options, Problem, Scan, Stage};
 const VOLUME_FOLDERS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 /// More ports than this in one file are a mistake.
 const MAX_PORTS: usize = 1024;
+/// Longest instruction, continuation lines joined. Linux takes no longer argument or variable, so none could run; engines
+/// read a line of 1 MiB for minutes.
+const MAX_INSTRUCTION_BYTES: usize = 128 * 1_024;
 /// More stages or instructions than this were not written by a person.
 const MAX_STAGES: usize = 100;
 const MAX_INSTRUCTIONS: usize = 5_000;
@@ -105,6 +108,11 @@ impl<'a> Checker<'a> {
         }
         if instruction.in_heredoc {
             return self.inside_heredoc(instruction);
+        }
+        if instruction.rest.len() > MAX_INSTRUCTION_BYTES {
+            let message =
+                format!("more than {} KiB in one instruction: put it into a file", MAX_INSTRUCTION_BYTES / 1_024);
+            return self.problem(instruction.line, message);
         }
         if self.scan.stages.is_empty() && !matches!(instruction.keyword.as_str(), "FROM" | "ARG") {
             if !self.missing_from_told {

@@ -4,6 +4,8 @@ mod call;
 mod containers;
 mod create;
 mod exec;
+#[cfg(test)]
+mod hung;
 mod image_build;
 mod images;
 mod raw;

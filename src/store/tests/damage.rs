@@ -43,6 +43,7 @@ fn put_log(path: &Path, index: u64, value: Option<&[u8]>) {
 async fn a_flipped_bit_in_any_value_is_an_error_that_says_where() {
     let node = filled().await;
     let mut checked = 0;
+    let mut kinds = std::collections::BTreeSet::new();
     for (file, table) in [(RAFT_FILE, "meta"), (STATE_FILE, "meta"), (STATE_FILE, "rows")] {
         let path = node.folder.path().join(file);
         let table_of = ByteTable::new(table);
@@ -57,6 +58,19 @@ async fn a_flipped_bit_in_any_value_is_an_error_that_says_where() {
                 assert!(text.contains(file), "{text}");
                 if !matches!(error, Error::Newer { .. } | Error::Foreign { .. }) {
                     assert!(text.contains(table), "{text}");
+                    let kind = match table {
+                        "meta" => String::from_utf8(key.clone()).expect("a name"),
+                        _ => text
+                            .split("key of kind ")
+                            .nth(1)
+                            .expect("a kind")
+                            .split([',', ':'])
+                            .next()
+                            .expect("a word")
+                            .to_owned(),
+                    };
+                    assert!(text.contains(&format!("table {table}, ")) && text.contains(&kind), "{text}");
+                    kinds.insert(kind);
                 }
                 checked += 1;
             }
@@ -74,6 +88,10 @@ async fn a_flipped_bit_in_any_value_is_an_error_that_says_where() {
         checked += 1;
     }
     assert!(checked > 30, "{checked}");
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["applied", "committed", "format", "identity", "identity-seal", "purged", "setting", "vote"]
+    );
     drop(node.open());
 }
 

@@ -16,12 +16,17 @@ pub(super) const ROWS: &[Row] = &[
         sent: "an empty or padded join token",
         checks: &[Do(no_token), Test("src/cluster/token.rs", "what_is_written_is_read")],
     },
-    Row { number: 48, sent: "a join token as an argument", checks: &[Do(token_as_argument)] },
+    Row {
+        number: 48,
+        sent: "a join token as an argument (it is not erased from the list of processes, which would take unsafe code; the \
+               warning says who can see it)",
+        checks: &[Do(token_as_argument)],
+    },
     Row {
         number: 49,
-        sent: "a data folder that is /, a file, somebody else's, or open to all (a symlink is followed: the check is on \
-               what it leads to)",
-        checks: &[Do(data_folders)],
+        sent: "a data folder that is /, a file, somebody else's, open to all, or cannot be written (a symlink is followed: \
+               the check is on what it leads to)",
+        checks: &[Do(data_folders), Test("tests/real/node/durability.rs", "a_folder_that_cannot_be_written_is_named")],
     },
     Row { number: 50, sent: "two processes on one data folder", checks: &[Do(two_processes)] },
     Row { number: 51, sent: "a port that is in use", checks: &[Do(port_in_use)] },
@@ -61,8 +66,9 @@ pub(super) const ROWS: &[Row] = &[
         number: 58,
         sent: "a command line of another version than the server",
         checks: &[
-            // There is one version of the API so far, and no number of it is compared.
+            // There is one version of the API so far: what is understood is taken, and both versions are named.
             Do(answers_of_another_version),
+            Do(both_versions_are_named),
             Test("tests/it/cli.rs", "programs_get_the_answer_unchanged_and_a_code"),
         ],
     },
@@ -90,6 +96,12 @@ fn token_as_argument(live: &Live) {
     let token = token.to_string();
     let text = node_fails("join", &live.folder.path().join("joining"), &[&token], 1);
     assert!(text.contains("--token-file") && text.contains("cannot be reached"), "{text}");
+    assert!(text.contains("everybody on this machine can see the join token in the list of processes"), "{text}");
+    for verb in ["join", "node rebuild"] {
+        let help = program().args(verb.split(' ')).arg("--help").output().expect("the program runs");
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        assert!(help.contains("--token-file - < token") && !help.contains("nvj1."), "{help}");
+    }
     assert!(!text.contains(&token), "{text}");
 }
 
@@ -257,6 +269,22 @@ fn answers_of_another_version(_: &Live) {
         let said = said(&output, exit) + &String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(words), "{body}: {said}");
     }
+}
+
+fn both_versions_are_named(live: &Live) {
+    let own = env!("CARGO_PKG_VERSION");
+    for (version, exit, body) in [("9.9.9", 0, r#"[{"name":"shop"}]"#), ("9.9.9", 1, "<html>")] {
+        let head = format!("200 OK\r\ncontent-type: application/json\r\nx-narvana-version: {version}");
+        let (address, server) = answer_once(&head, body);
+        let output = program().args(["--api", &address, "--token", "t", "app", "ls"]).output().expect("it runs");
+        server.join().expect("it was asked");
+        let said = said(&output, exit);
+        assert!(said.contains(&format!("narvana {version}, this command line is {own}")), "{said}");
+    }
+    let mut command = program();
+    command.args(["--api", &format!("http://{}", live.api), "--token", &live.token, "app", "ls"]);
+    assert_eq!(said(&command.output().expect("it runs"), 0), "", "a node of this version is not worth a word");
+    assert!(live.ask("GET", "/v1/apps", b"").head.contains(&format!("x-narvana-version: {own}")));
 }
 
 fn broken_pipe(live: &Live) {

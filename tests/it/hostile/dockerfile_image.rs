@@ -7,6 +7,7 @@ use Check::{Live as Do, NotYet, Refused, Test};
 const SERVICES: &str = "/v1/apps/shop/services";
 const BAD: &str = "invalid_request";
 const SCAN: &str = "src/decide/dockerfile.rs";
+const BUILDS: &str = "tests/real/node/hostile_build.rs";
 const WHOLE: Check = Test("tests/real/node/hostile.rs", "hostile_sources_fail_their_build");
 
 pub(super) const ROWS: &[Row] = &[
@@ -26,7 +27,16 @@ pub(super) const ROWS: &[Row] = &[
         sent: "mounts and modes that lead out of a build",
         checks: &[Test(SCAN, "forbidden_instructions"), WHOLE],
     },
-    Row { number: 98, sent: "a working folder in /proc", checks: &[Test(SCAN, "forbidden_instructions"), WHOLE] },
+    Row {
+        number: 98,
+        sent: "a working folder in /proc, by its name and through a link of the image",
+        checks: &[
+            Test(SCAN, "forbidden_instructions"),
+            WHOLE,
+            Test(BUILDS, "a_working_folder_behind_a_link_leads_nowhere_on_podman"),
+            Test(BUILDS, "a_working_folder_behind_a_link_leads_nowhere_on_docker"),
+        ],
+    },
     Row {
         number: 99,
         sent: "volumes, ports and users out of range",
@@ -34,21 +44,34 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         number: 100,
-        sent: "a build that eats disk, processes, time, or prints 1 GiB in a line",
+        sent: "a build that eats processes, disk or time, or prints 1 GiB in a line (no engine limits the disk of one \
+               build: it is ended when the file system of the node's folder runs short, before changes are refused)",
         checks: &[
-            Test("tests/real/node/failure.rs", "a_slow_build"),
-            Test("src/logs/split.rs", "a_line_without_end_is_bounded"),
-            NotYet(
-                "no engine limits the disk of one build; a build is ended when the file system of the node's folder \
-                 runs short, which is tested for sources and logs only",
+            Test(BUILDS, "a_build_that_eats_processes_fails_alone_on_podman"),
+            Test(BUILDS, "a_build_that_eats_processes_fails_alone_on_docker"),
+            Test(
+                "tests/real/node/durability.rs",
+                "a_running_build_that_fills_the_disk_is_ended_before_changes_are_refused",
             ),
+            Test("tests/real/node/failure.rs", "a_slow_build_on_podman"),
+            Test("tests/real/node/failure.rs", "a_slow_build_on_docker"),
+            Test(BUILDS, "a_line_of_a_gibibyte_is_cut_on_podman"),
+            Test(BUILDS, "a_line_of_a_gibibyte_is_cut_on_docker"),
+            Test("src/logs/split.rs", "a_line_without_end_is_bounded"),
         ],
     },
-    Row { number: 101, sent: "images of this machine", checks: &[Test(SCAN, "the_operator_may_allow_local_images")] },
+    Row {
+        number: 101,
+        sent: "images of this machine; one of internal:5000 is taken: what a name leads to is the engine's to find out, a \
+               registry in the operator's own network is usual, and the engine has the log-ins of nobody's organisation",
+        checks: &[Test(SCAN, "forbidden_instructions"), Test(SCAN, "harmless_lines_that_look_close")],
+    },
     Row {
         number: 102,
-        sent: "image references that are options, upper-case or long",
+        sent: "image references that are options, upper-case, long, or name another content",
         checks: &[
+            Test("tests/real/node/image.rs", "an_image_is_pulled_on_podman"),
+            Test("tests/real/node/image.rs", "an_image_is_pulled_on_docker"),
             Refused(&[
                 image(r#"{"name":"x","image":"-v/:/h"}"#),
                 image(r#"{"name":"x","image":"Docker.io/Library/NGINX"}"#),
@@ -62,8 +85,11 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         number: 103,
-        sent: "an image with a huge environment, no entry point, another architecture (the engine refuses these itself)",
-        checks: &[Test("tests/real/node/failure.rs", "a_broken_start")],
+        sent: "an image with an environment of 1 MiB, no entry point, one that is not there, another architecture",
+        checks: &[
+            Test("tests/real/node/hostile_image.rs", "images_that_cannot_run_on_podman"),
+            Test("tests/real/node/hostile_image.rs", "images_that_cannot_run_on_docker"),
+        ],
     },
     Row {
         number: 104,

@@ -104,6 +104,14 @@ impl Live {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// Ends it as systemd would; its files stay.
+    pub(super) fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let status = self.child.wait().expect("it is ours");
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -19,7 +19,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 114,
         sent: "a line that imitates one of ours (an app's lines are JSON strings in a log of their own)",
-        checks: &[Test("tests/it/api_streams.rs", "lines_come_as_they_are_written_and_go_on_where_they_broke_off")],
+        checks: &[Test("tests/it/api_streams.rs", "a_line_that_imitates_ours_is_the_text_of_one_event")],
     },
     Row {
         number: 115,

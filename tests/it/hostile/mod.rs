@@ -93,6 +93,23 @@ fn refused(live: &Live, (method, path, body, status, code, field): &Refused) {
     }
 }
 
+/// Whether a file has a function of this name that the test runner runs: one with the attribute of a test above it.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = |line: &str| ["fn ", "async fn "].iter().any(|word| line.starts_with(&format!("{word}{name}(")));
+    let Some(at) = lines.iter().position(|line| begins(line)) else { return false };
+    let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    above.into_iter().any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
+}
+
+#[test]
+fn only_what_is_run_counts_as_a_test() {
+    let text = "async fn body(kind: Kind) {\n}\n#[test]\nfn plain() {}\n\n#[tokio::test(start_paused = true)]\n// Why.\nasync fn later() {}\n#[test]\n\nfn apart() {}\n";
+    let found: Vec<&str> =
+        ["body", "plain", "later", "apart", "none"].into_iter().filter(|name| has_test(text, name)).collect();
+    assert_eq!(found, ["plain", "later"]);
+}
+
 #[test]
 fn every_number_of_the_list_has_a_row_with_a_check_that_exists() {
     let mut rows = BTreeMap::new();
@@ -104,7 +121,7 @@ fn every_number_of_the_list_has_a_row_with_a_check_that_exists() {
                 Check::Test(file, name) => {
                     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
                     let text = text.unwrap_or_else(|error| panic!("row {}: {file}: {error}", row.number));
-                    assert!(text.contains(&format!("fn {name}(")), "row {}: {file} has no test {name}", row.number);
+                    assert!(has_test(&text, name), "row {}: {file} has no test {name}", row.number);
                 }
                 Check::NotYet(reason) => assert!(reason.len() > 20, "row {} has no reason", row.number),
                 Check::Refused(requests) => assert!(!requests.is_empty(), "row {} asks nothing", row.number),

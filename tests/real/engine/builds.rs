@@ -27,6 +27,24 @@ pub(super) async fn failure_carries_the_last_lines(harness: Harness) {
     assert!(matches!(&built, Err(Error::BuildFailed { reason, .. }) if reason.contains("NONSENSE")), "{built:?}");
 }
 
+/// In both steps: what an engine does to the first one's group must not take the limit off.
+pub(super) async fn processes_are_bounded(harness: Harness) {
+    let start = "i=0; while [ $i -lt 400 ]; do sleep 300 & i=$((i+1)); done";
+    let dockerfile = format!(
+        "FROM {BUSYBOX}\nRUN sh -c '{start}' 2>&1 | grep -q unavailable && echo first is bounded\nRUN {start}\n"
+    );
+    let (log, mut lines) = mpsc::channel(1_024);
+    let mut request = context_with("localhost/narvana-test/bounded:latest", &dockerfile, &[]);
+    request.pids_max = Some(100);
+    request.no_cache = true;
+    let (built, ()) =
+        tokio::join!(harness.engine().build(request, log), async { while lines.recv().await.is_some() {} });
+    let Err(Error::BuildFailed { last_lines, .. }) = built else { panic!("{built:?}") };
+    assert!(last_lines.iter().any(|line| line == "first is bounded"), "{last_lines:?}");
+    assert!(last_lines.iter().any(|line| line.contains("Resource temporarily unavailable")), "{last_lines:?}");
+    until("its control groups are gone", || async { (!groups_left(&harness.name(""))).then_some(()) }).await;
+}
+
 pub(super) async fn dropping_ends_the_running_step(harness: Harness) {
     // A number that no other process of this machine has as its argument.
     let seconds = format!("77{}", std::process::id());

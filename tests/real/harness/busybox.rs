@@ -48,6 +48,7 @@ pub(crate) fn context_with(tag: &str, dockerfile: &str, files: &[(&str, &[u8], u
         build_args: EnvVars::new(),
         cpu: Cpu::from_millis(1_500),
         memory: Memory::from_mebibytes(3_072),
+        pids_max: Some(256),
         network: BuildNetwork::None,
         no_cache: false,
     }

@@ -31,8 +31,7 @@ impl Daemon {
     pub(super) fn podman(registry: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("podman.sock");
-        let arguments = ["podman", "system", "service", "--time=0", &format!("unix://{}", socket.display())];
-        let arguments = arguments.map(str::to_owned).to_vec();
+        let arguments = podman(&[], &socket);
         let registries = registry.map(|location| {
             let file = folder.path().join("registries.conf");
             let text = format!("[[registry]]\nlocation = \"{location}\"\ninsecure = true\n");
@@ -40,6 +39,15 @@ impl Daemon {
             file
         });
         Self::start(folder, socket, arguments, registries, None)
+    }
+
+    /// Podman's service with storage of its own in this folder.
+    pub(super) fn podman_in(storage: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("podman.sock");
+        let path = |name: &str| storage.join(name).display().to_string();
+        let arguments = podman(&["--root", &path("images"), "--runroot", &path("run")], &socket);
+        Self::start(folder, socket, arguments, None, None)
     }
 
     /// A Docker daemon. Its storage is kept between tests, so that the image is built once; when another test uses that
@@ -174,6 +182,12 @@ impl Daemon {
     fn words(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
+}
+
+fn podman(options: &[&str], socket: &Path) -> Vec<String> {
+    let listen = format!("unix://{}", socket.display());
+    let words = [&["podman"], options, &["system", "service", "--time=0", &listen]].concat();
+    words.into_iter().map(str::to_owned).collect()
 }
 
 fn dockerd(folder: &Path, data: &Path, socket: &Path) -> Vec<String> {

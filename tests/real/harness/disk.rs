@@ -48,8 +48,19 @@ impl SmallDisk {
     pub(crate) fn fill_to(&self, free: u64) {
         let filler = self.path.join("filler");
         let _none_yet = std::fs::remove_file(&filler);
-        let available = rustix::fs::statvfs(&self.path).map(|fs| fs.f_bavail * fs.f_frsize).expect("it answers");
-        std::fs::write(filler, vec![1; usize::try_from(available - free).expect("small")]).expect("it fits");
+        let filled = usize::try_from(self.available() - free).expect("small");
+        std::fs::write(filler, vec![1; filled]).expect("it fits");
+    }
+
+    /// Bytes that are free.
+    pub(crate) fn available(&self) -> u64 {
+        rustix::fs::statvfs(&self.path).map(|fs| fs.f_bavail * fs.f_frsize).expect("it answers")
+    }
+
+    /// Nothing can be written any more.
+    pub(crate) fn make_read_only(&self) {
+        let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.path).status();
+        assert!(remounted.expect("mount runs").success());
     }
 
     /// Takes away what filled it.

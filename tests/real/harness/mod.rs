@@ -48,6 +48,11 @@ impl Harness {
         Self::with(Daemon::podman(None)).await
     }
 
+    /// A real Podman that keeps everything in this folder.
+    pub(crate) async fn podman_in(storage: &Path) -> Self {
+        Self::with(Daemon::podman_in(storage)).await
+    }
+
     /// A real Docker.
     pub(crate) async fn docker() -> Self {
         Self::with(Daemon::docker(&[])).await

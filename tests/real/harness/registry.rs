@@ -15,7 +15,7 @@ use super::{BUSYBOX, DEADLINE, Harness, context_with};
 pub(crate) struct Registry {
     child: Child,
     host: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Registry {
@@ -52,7 +52,7 @@ impl Registry {
             assert!(ended.is_none() && started.elapsed() < DEADLINE, "no registry: {ended:?}: {words}");
             std::thread::sleep(Duration::from_millis(10)); // poll
         };
-        Self { child, host, _folder: folder }
+        Self { child, host, folder }
     }
 
     /// Its host and port.
@@ -92,6 +92,16 @@ impl Registry {
         let head = curl(&["--head", "-H", accept, &url]);
         let digest = head.body.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
         digest.unwrap_or_else(|| panic!("a digest: {head:?}")).trim().to_owned()
+    }
+
+    /// Gives out something else under this digest of a manifest from now on, which is still a good manifest.
+    pub(crate) fn falsify(&self, digest: &str) {
+        let hex = digest.strip_prefix("sha256:").expect("a digest");
+        let blob =
+            self.folder.path().join("storage/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data");
+        let mut text = std::fs::read(&blob).expect("a manifest");
+        text.push(b' ');
+        std::fs::write(&blob, text).expect("a file in our folder");
     }
 
     /// Makes it hang.

@@ -1,11 +1,12 @@
 //! What one node promises about what it acknowledged: killed at every step of a write and at random, on a disk that
 //! fails, on one that is full, and on one that lost a bit.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use narvana::store::FAILPOINTS;
+use narvana::store::{FAILPOINTS, INSTALL_FAILPOINTS};
 use serde_json::{Value, json};
 
 use crate::harness::disk::SmallDisk;
@@ -353,11 +354,74 @@ async fn a_disk_that_fills_up_stops_logs_and_builds_before_changes() {
     node.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_build_that_fills_the_disk_is_ended_before_changes_are_refused() {
+    // The engine keeps its images beside the node's folder, as on a machine with one disk.
+    let disk = SmallDisk::new(256);
+    let harness = Harness::podman_in(&disk.path.join("engine")).await;
+    let mut node = Node::registered_in(harness.address(), &disk.path.join("data"));
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    node.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload"})).expect(201);
+    let source = tempfile::tempdir().expect("a folder");
+    let upload = |node: &Node, step: &str| {
+        std::fs::write(source.path().join("Dockerfile"), format!("FROM {BUSYBOX}\nRUN {step}\n")).expect("writes");
+        node.upload("shop", "web", source.path());
+    };
+    upload(&node, "while :; do head -c 500000 /dev/zero >> /f || exit 3; usleep 30000; done");
+    let deployment = node.post("/v1/apps/shop/services/web/deploy", &json!({})).expect(202);
+    let path = format!("/v1/deployments/{}", deployment["id"].as_str().expect("an id"));
+    let mut client = Client::of(&node, "meanwhile");
+    let deadline = Instant::now() + DEADLINE;
+    let failed = loop {
+        assert!(!client.write(1), "changes go on");
+        let deployment = node.get(&path).expect(200);
+        if deployment["status"] == "failed" {
+            break deployment;
+        }
+        assert!(Instant::now() < deadline, "the build is ended: {deployment:#}");
+    };
+    assert!(failed["reason"].to_string().contains("is full"), "{failed:#}");
+    assert!(failed["reason"].to_string().contains("ree some space"), "{failed:#}");
+    client.check(&node);
+
+    // What it wrote goes with it, and the next one has the space.
+    until("the space comes back", || async { (disk.available() > 100 << 20).then_some(()) }).await;
+    upload(&node, "echo small");
+    node.deploy("shop", "web");
+    node.stop();
+}
+
 impl Client {
     #[track_caller]
     fn check_reads(&self, node: &Node) {
         let apps = names(node);
         assert!(self.acknowledged.iter().all(|name| apps.contains(name)), "{apps:?}");
+    }
+}
+
+/// A start on what is in the folder now, which must fail as a damaged folder does. Returns what is said.
+#[track_caller]
+fn ends_with_78(node: &Node, how: &str) -> String {
+    let output = node.command("run").output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{how}: {text}");
+    assert!(!text.contains("panicked"), "{how}: {text}");
+    text
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let disk = SmallDisk::new(64);
+    let mut node = Node::registered_in(NO_ENGINE, &disk.path.join("data"));
+    node.stop();
+    disk.make_read_only();
+    for (verb, folder) in [("run", "data"), ("init", "other")] {
+        node.data = disk.path.join(folder);
+        let output = node.command(verb).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{verb}: {text}");
+        assert!(text.contains(&format!("disk/{folder}")) && text.contains("Read-only file system"), "{verb}: {text}");
+        assert!(!text.contains("panicked"), "{verb}: {text}");
     }
 }
 
@@ -392,6 +456,43 @@ fn a_damaged_data_folder_is_named_and_refused_with_its_own_exit_code() {
         assert!(text.contains(said) && !text.contains("panicked"), "{file}: {text}");
         std::fs::write(&path, good).expect("written");
     }
+    type Damage = fn(&[u8]) -> Vec<u8>;
+    let damages: [(&str, Damage); 4] = [
+        ("zeros", |good| vec![0; good.len()]),
+        ("random bytes", |good| {
+            let mut seed = 7_u64;
+            let mut next = || {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                seed.to_be_bytes()[0]
+            };
+            (0..good.len()).map(|_| next()).collect()
+        }),
+        ("without its last byte", |good| good[..good.len() - 1].to_vec()),
+        ("cut to half", |good| good[..good.len() / 2].to_vec()),
+    ];
+    for file in ["raft.redb", "state.redb"] {
+        let path = node.data.join(file);
+        let good = std::fs::read(&path).expect("read");
+        for (how, damage) in damages {
+            std::fs::write(&path, damage(&good)).expect("written");
+            let said = ends_with_78(&node, &format!("{file}, {how}"));
+            assert!(said.contains(file) && said.contains("rebuild"), "{file}, {how}: {said}");
+        }
+        std::fs::write(&path, good).expect("written");
+    }
+    let key = node.data.join("node.key");
+    for mode in [0o644, 0o640] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+        let said = ends_with_78(&node, &format!("mode {mode:o}"));
+        assert!(said.contains(&format!("mode {mode:o}")) && said.contains("chmod 600"), "{said}");
+    }
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let aside = node.data.join("aside");
+    std::fs::rename(&key, &aside).expect("renamed");
+    let said = ends_with_78(&node, "without a key");
+    assert!(said.contains("node.key is missing") && said.contains("rebuild"), "{said}");
+    std::fs::rename(&aside, &key).expect("renamed");
+
     for (change, said) in [(vec![], "cannot be used"), (b"{}".to_vec(), "cannot be used")] {
         let path = node.data.join("identity.json");
         let good = std::fs::read(&path).expect("read");
@@ -404,6 +505,40 @@ fn a_damaged_data_folder_is_named_and_refused_with_its_own_exit_code() {
     node.run();
     client.check(&node);
     node.stop();
+}
+
+/// Killed at each place while it installs what the leader sends, a new node catches up when it is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_installs_a_snapshot_a_node_catches_up() {
+    let node = Node::registered_as(NO_ENGINE, &[("NARVANA_SNAPSHOT_ENTRIES", "40")]);
+    let mut client = Client::of(&node, "app");
+    // Each of them stays, since they vote.
+    let mut members = Vec::new();
+    for place in INSTALL_FAILPOINTS {
+        assert!(!client.write(100), "{}", node.log());
+        let mut newcomer = node.newcomer(&place.replace('.', "-"), &node.join_token(&[]));
+        newcomer.env.push(("NARVANA_FAILPOINT".to_owned(), format!("{place}:1")));
+        newcomer.begin("join");
+        let status = newcomer.wait_end();
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(signal, Some(9), "{place}: {status}: {}", newcomer.log());
+        newcomer.env.pop();
+        let verb = if newcomer.data.join("identity.json").exists() { "run" } else { "join" };
+        newcomer.start(verb);
+        let wanted = names(&node).len();
+        until("it has what the leader has", || async {
+            let apps = newcomer.get("/v1/apps?limit=1000&consistency=stale").expect(200);
+            (apps.as_array().expect("a list").len() == wanted).then_some(())
+        })
+        .await;
+        client.check(&newcomer);
+        client.api.clone_from(&node.api);
+        newcomer.stop();
+        newcomer.run();
+        client.check(&newcomer);
+        client.api.clone_from(&node.api);
+        members.push(newcomer);
+    }
 }
 
 /// What is read only when another node needs it. The process had started long before.

@@ -126,6 +126,14 @@ async fn docker_goes_and_comes_back() {
     shop.harness.daemon().resume();
     shop.converges(2).await;
     assert!(shop.instances("running").contains(&first[0]));
+
+    let since = Instant::now();
+    shop.harness.daemon().hide_socket();
+    shop.trouble_is_reported(since).await;
+    assert_eq!(shop.node.fetch("web-shop.localhost", "/").status, 200, "its containers serve without it");
+    shop.harness.daemon().show_socket();
+    shop.converges(2).await;
+    assert!(shop.instances("running").contains(&first[0]));
     assert_eq!(shop.instances("failed"), [""; 0]);
 
     // Without live-restore a daemon that starts ends what an earlier one left running: new instances follow.

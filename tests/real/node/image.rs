@@ -27,6 +27,8 @@ async fn an_image_is_pulled(kind: EngineKind) {
     registry.fill(&harness, &tagged, "from a tag").await;
     let (by_digest, named) = (format!("shop/web-{}:1", harness.name("two")), harness.name("two"));
     let digest = registry.fill(&harness, &by_digest, "from a digest").await;
+    let (false_one, false_name) = (format!("shop/web-{}:1", harness.name("three")), harness.name("three"));
+    let false_digest = registry.fill(&harness, &false_one, "from somebody else").await;
     let node = Node::registered(harness.address());
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     let image = format!("{}/{tagged}", registry.host());
@@ -49,6 +51,13 @@ async fn an_image_is_pulled(kind: EngineKind) {
 
     let pinned = format!("{}/shop/web-{named}@{digest}", registry.host());
     deploy(&node, &pinned, "running");
+    expect_page(&node, "from a digest").await;
+
+    // What comes is not what the digest says: it is not taken, whatever it is.
+    registry.falsify(&false_digest);
+    let falsified = format!("{}/shop/web-{false_name}@{false_digest}", registry.host());
+    let failed = deploy(&node, &falsified, "failed")["reason"].to_string();
+    assert!(failed.contains(&format!("cannot pull image {falsified}")) && failed.contains("digest"), "{failed}");
     expect_page(&node, "from a digest").await;
 
     let missing = format!("{}/{}", registry.host(), tagged.replace(":1", ":2"));

@@ -14,6 +14,8 @@ mod exec;
 mod failure;
 mod guard;
 mod hostile;
+mod hostile_build;
+mod hostile_image;
 mod image;
 mod leftovers;
 mod life;
