@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::auth::Caller;
 use crate::model::quoted;
 
+use super::bookmark::Bookmark;
 use super::change::Change;
 use super::context::Context;
 use super::gate::{Freshness, Gate};
@@ -87,7 +88,11 @@ impl FromRequestParts<Gate> for Listener {
 
     async fn from_request_parts(parts: &mut Parts, gate: &Gate) -> Result<Self, Error> {
         let common = common(&parts.uri)?;
-        let fresh = common.freshness()?;
+        let mut fresh = common.freshness()?;
+        // Who was cut off at another node goes on here with nothing older than what it saw there.
+        if let Some(left) = Bookmark::of(&parts.headers) {
+            fresh.min_index = fresh.min_index.max(Some(left.index));
+        }
         let token = match bearer(&parts.headers)? {
             Some(token) => token.to_owned(),
             None => common.token.ok_or_else(no_token)?,

@@ -12,6 +12,7 @@ mod access;
 mod app;
 mod authority;
 mod backup;
+mod bookmark;
 mod build;
 mod census;
 mod change;

@@ -7,22 +7,30 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll, Stream};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use serde::Serialize;
 
 use crate::logs::{self, Followed, Library, LogKey, ReadError, Start};
-use crate::model::{BuildId, InstanceId, NodeId};
+use crate::model::NodeId;
 
+use super::bookmark::{Bookmark, Place};
 use super::gate::Gate;
 use super::log::{LineView, MissingView, Target};
 
 /// Logs that one stream follows at most; the newest are chosen. Bounds the open files of a stream and the length of its
 /// event ids.
 pub(super) const LOGS_MAX: usize = 64;
-/// Longest `Last-Event-ID` that is read, in bytes: that of a stream with [`LOGS_MAX`] logs.
-const EVENT_ID_BYTES_MAX: usize = 64 * LOGS_MAX;
 
 type Lines = BoxStream<'static, (LogKey, Result<Followed, ReadError>)>;
+
+/// Where logs begin that a reader was not in yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// So many lines before their end.
+    pub(super) last: usize,
+    /// At their first line instead: they have begun since the reader last heard.
+    pub(super) new: bool,
+}
 
 /// Several logs as one stream of lines.
 pub(super) struct Follower {
@@ -30,33 +38,40 @@ pub(super) struct Follower {
     /// Nodes that did not give their lines when they were asked last.
     missing: BTreeSet<NodeId>,
     targets: BTreeMap<LogKey, Target>,
-    /// The line after the last one that was passed on, of each log.
-    positions: BTreeMap<LogKey, u64>,
+    /// How far the reader is.
+    pub(super) bookmark: Bookmark,
+    /// Logs that the reader may have been told lines of by somebody else before.
+    resumed: BTreeMap<LogKey, Place>,
     lines: SelectAll<Lines>,
 }
 
 impl Follower {
-    /// Follows nothing yet. `positions` come from the `Last-Event-ID` of a client that was cut off.
-    pub(super) fn new(logs: Library, positions: BTreeMap<LogKey, u64>) -> Self {
-        Self { logs, missing: BTreeSet::new(), targets: BTreeMap::new(), positions, lines: SelectAll::new() }
+    /// Follows nothing yet. A client that was cut off has left a bookmark.
+    pub(super) fn new(logs: Library, left: Option<Bookmark>) -> Self {
+        let mut bookmark = left.unwrap_or_default();
+        let resumed = std::mem::take(&mut bookmark.logs);
+        let (missing, targets) = (BTreeSet::new(), BTreeMap::new());
+        Self { logs, missing, targets, bookmark, resumed, lines: SelectAll::new() }
     }
 
-    /// Follows these logs too; those that are followed already are left alone. Of a new one the last `backlog` lines come
-    /// first, or all that came after its position.
-    pub(super) async fn add(&mut self, targets: Vec<Target>, backlog: usize) -> Result<(), logs::Error> {
+    /// Follows these logs too; those that are followed already are left alone. One in which the reader was goes on there; of
+    /// another one all lines come, or the last ones when there is a `limit`.
+    pub(super) async fn add(&mut self, targets: Vec<Target>, limit: Limit) -> Result<(), logs::Error> {
         for target in targets {
             let key = target.key;
             if self.targets.contains_key(&key) || self.targets.len() >= LOGS_MAX {
                 continue;
             }
-            let start = match self.positions.get(&key) {
-                Some(next) => Start::At(*next),
-                None if backlog == usize::MAX => Start::At(0),
-                None => Start::Last(backlog),
+            let (place, start) = match (self.resumed.remove(&key), limit) {
+                (Some(Place::At(next)), _) => (Place::At(next), Start::At(next)),
+                (Some(Place::Last), Limit { last, .. }) => (Place::Last, Start::Last(last)),
+                (None, Limit { last, new: false }) => (Place::Last, Start::Last(last)),
+                (None, Limit { new: true, .. }) => (Place::At(0), Start::At(0)),
             };
             let lines = self.logs.follow(target.node, key, start).await?;
             self.lines.push(lines.map(move |line| (key, line)).boxed());
             self.targets.insert(key, target);
+            self.bookmark.logs.insert(key, place);
         }
         Ok(())
     }
@@ -70,18 +85,24 @@ impl Follower {
             match followed {
                 Ok(Followed::Entry(entry)) => {
                     self.missing.remove(&target.node);
-                    self.positions.insert(key, entry.seq + 1);
-                    return Some(event("log", &LineView::new(target, &entry)).id(self.id()));
+                    let line = LineView::new(target, &entry);
+                    self.bookmark.logs.insert(key, Place::At(entry.seq.saturating_add(1)));
+                    return Some(self.event("log", &line));
+                }
+                // Said at once: a reader who is cut off before the next line lacks none by that.
+                Ok(Followed::Begins { seq }) => {
+                    self.bookmark.logs.insert(key, Place::At(seq));
+                    return Some(self.event("ping", &serde_json::json!({})));
                 }
                 Ok(Followed::Skipped { count }) => {
                     let note = serde_json::json!({"log": key.to_string(), "lines": count});
-                    return Some(event("skipped", &note));
+                    return Some(self.event("skipped", &note));
                 }
                 // Said once; the lines go on when it answers again.
                 Err(ReadError::Away(away)) => {
                     if self.missing.insert(away.node) {
                         let note = MissingView { node_id: away.node.to_string(), reason: away.to_string() };
-                        return Some(event("missing", &note));
+                        return Some(self.event("missing", &note));
                     }
                 }
                 Err(ReadError::Here(error)) => tracing::warn!(log = %key, %error, "cannot follow a log"),
@@ -89,36 +110,10 @@ impl Follower {
         }
     }
 
-    fn id(&self) -> String {
-        let parts = self.positions.iter().filter(|(key, _)| self.targets.contains_key(key));
-        let parts: Vec<String> = parts.map(|(key, next)| format!("{}={next}", key_text(*key))).collect();
-        parts.join(",")
+    /// An event whose id lets a client go on after it.
+    pub(super) fn event(&self, name: &str, data: &impl Serialize) -> Event {
+        event(name, data).id(self.bookmark.to_string())
     }
-}
-
-fn key_text(key: LogKey) -> String {
-    match key {
-        LogKey::Build(id) => format!("b{}", id.0.as_simple()),
-        LogKey::Instance(id) => format!("i{}", id.0.as_simple()),
-    }
-}
-
-/// Where a client that was cut off has read to. What cannot be read is left out: the client then gets lines twice.
-pub(super) fn last_event_id(headers: &HeaderMap) -> BTreeMap<LogKey, u64> {
-    let text = headers.get("last-event-id").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if text.len() > EVENT_ID_BYTES_MAX {
-        return BTreeMap::new();
-    }
-    let parse = |part: &str| {
-        let (key, next) = part.split_once('=')?;
-        let key = match key.split_at_checked(1)? {
-            ("b", id) => LogKey::Build(id.parse::<BuildId>().ok()?),
-            ("i", id) => LogKey::Instance(id.parse::<InstanceId>().ok()?),
-            _ => return None,
-        };
-        Some((key, next.parse().ok()?))
-    };
-    text.split(',').filter_map(parse).collect()
 }
 
 /// An event with a JSON body.

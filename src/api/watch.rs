@@ -15,11 +15,12 @@ use crate::auth::{Caller, Scoped};
 use crate::model::{Deployment, DeploymentId, Role, SettingKey};
 
 use super::Error;
+use super::bookmark::Bookmark;
 use super::extract::{At, Listener};
 use super::gate::Gate;
 use super::log::build_targets;
 use super::log_stream::RECHECK;
-use super::sse::{Follower, answer, event, last_event_id};
+use super::sse::{Follower, Limit, answer};
 use super::{build, deployment, instance};
 
 /// Longest wait for a line of a build that has ended: its log may not be closed yet, or never have begun.
@@ -27,8 +28,9 @@ const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 
 /// Follow a deployment
 ///
-/// Server-sent events: `deployment`, `build` and `instance` (the object, whenever it changed), `log` (a line of its build;
-/// resumable by `Last-Event-ID`), `skipped` and `ping`. The stream ends when the deployment has ended, or the session.
+/// Server-sent events: `deployment`, `build` and `instance` (the object as it is now, when it is not as it was sent last), `log` (a
+/// line of its build), `skipped` and `ping`. Whoever was cut off goes on at any node with `Last-Event-ID`, the last id of any event:
+/// no line is left out and nothing comes twice. The stream ends when the deployment has ended, or the session.
 #[utoipa::path(get, path = "/v1/deployments/{deployment}/stream", tag = "deployments",
     params(("deployment" = String, Path, description = "Its id")),
     responses((status = 200, body = String, content_type = "text/event-stream")))]
@@ -39,7 +41,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     caller.load::<Deployment>(Role::Viewer, id)?;
-    let follower = Follower::new(gate.logs().clone(), last_event_id(&headers));
+    let follower = Follower::new(gate.logs().clone(), Bookmark::of(&headers));
     let events = events(gate.clone(), caller, id, follower);
     Ok(answer(&gate, events))
 }
@@ -53,11 +55,12 @@ fn events(gate: Gate, caller: Caller, id: DeploymentId, mut follower: Follower) 
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             timer.tick().await;
         }
-        let mut sent = Sent::default();
         let mut seen = caller;
         loop {
             let Ok(deployment) = seen.load::<Deployment>(Role::Viewer, id) else { break };
-            if let Err(error) = follower.add(build_targets(&deployment), usize::MAX).await {
+            follower.bookmark.index = gate.applied_index();
+            let whole = Limit { last: usize::MAX, new: true };
+            if let Err(error) = follower.add(build_targets(&deployment), whole).await {
                 tracing::warn!(%error, "cannot follow logs");
                 break;
             }
@@ -68,9 +71,15 @@ fn events(gate: Gate, caller: Caller, id: DeploymentId, mut follower: Follower) 
                     yield line;
                 }
             }
-            for news in sent.news(&deployment, &gate, seen.setting(SettingKey::ServerDomain)) {
-                yield news;
+            let objects = objects(&deployment, &gate, seen.setting(SettingKey::ServerDomain));
+            for Object { kind, id, view, content } in &objects {
+                if follower.bookmark.tell(id, content.to_string().as_bytes()).is_some() {
+                    yield follower.event(kind, view);
+                }
             }
+            // The deployment matters most, then what is newest.
+            let (first, others) = objects.split_at(1);
+            follower.bookmark.keep(first.iter().chain(others.iter().rev()).map(|object| &object.id));
             if ended {
                 break;
             }
@@ -78,7 +87,7 @@ fn events(gate: Gate, caller: Caller, id: DeploymentId, mut follower: Follower) 
                 tokio::select! {
                     next = watch.changed() => break next,
                     _ = recheck.tick() => break watch.now(),
-                    _ = ping.tick() => yield event("ping", &json!({})),
+                    _ = ping.tick() => yield follower.event("ping", &json!({})),
                     Some(line) = follower.next() => yield line,
                 }
             };
@@ -90,20 +99,30 @@ fn events(gate: Gate, caller: Caller, id: DeploymentId, mut follower: Follower) 
     }
 }
 
-/// What a client was told last, so that it is told only news.
-#[derive(Default)]
-struct Sent(Vec<Value>);
+/// What a client is told about.
+struct Object {
+    kind: &'static str,
+    id: String,
+    view: Value,
+    /// By what it is told whether it changed: the same on every node.
+    content: Value,
+}
 
-impl Sent {
-    fn news(&mut self, deployment: &Scoped<Deployment>, gate: &Gate, server_domain: &str) -> Vec<Event> {
-        let value = |view| serde_json::to_value(view).unwrap_or_default();
-        let mut now = vec![("deployment", value(&deployment::view(deployment, gate, server_domain)))];
-        let builds = deployment.builds().map(|row| ("build", serde_json::to_value(build::view(&row))));
-        let instances = deployment.instances().map(|row| ("instance", serde_json::to_value(instance::view(&row))));
-        now.extend(builds.chain(instances).map(|(name, view)| (name, view.unwrap_or_default())));
-        let news = now.iter().filter(|(_, view)| !self.0.contains(view));
-        let events = news.map(|(name, view)| event(name, view)).collect();
-        self.0 = now.into_iter().map(|(_, view)| view).collect();
-        events
-    }
+/// A deployment, its builds, its instances.
+fn objects(deployment: &Scoped<Deployment>, gate: &Gate, server_domain: &str) -> Vec<Object> {
+    let value = |view| serde_json::to_value(view).unwrap_or_default();
+    let shown = value(deployment::view(deployment, gate, server_domain));
+    // Its address has the port of the node that is asked.
+    let mut content = shown.clone();
+    content["url"] = deployment.service().map(|service| format!("{}.{server_domain}", service.host_label)).into();
+    let mut objects = vec![Object { kind: "deployment", id: deployment.id.to_string(), view: shown, content }];
+    let object = |kind, id: String, view: Value| Object { kind, id, content: view.clone(), view };
+    let builds = deployment
+        .builds()
+        .map(|row| object("build", row.id.to_string(), serde_json::to_value(build::view(&row)).unwrap_or_default()));
+    objects.extend(builds);
+    objects.extend(deployment.instances().map(|row| {
+        object("instance", row.id.to_string(), serde_json::to_value(instance::view(&row)).unwrap_or_default())
+    }));
+    objects
 }

@@ -163,8 +163,9 @@ mod tests {
     use serde_json::json;
     use sha2::{Digest as _, Sha256};
 
-    use super::super::{BlobSource, RemoteBlob, Unavailable};
+    use super::super::{BlobSource, RemoteBlob, Unavailable, Whom};
     use super::*;
+    use crate::model::NodeId;
 
     /// Another node: its blobs, and which of them were asked for.
     #[derive(Default)]
@@ -183,12 +184,17 @@ mod tests {
 
     #[async_trait]
     impl BlobSource for Peer {
-        async fn read(&self, digest: Digest, offset: u64) -> Result<RemoteBlob, Unavailable> {
+        async fn read(&self, digest: Digest, offset: u64, _: &Whom) -> Result<RemoteBlob, Unavailable> {
             self.asked.lock().expect("a lock").push(digest);
             let none = || Unavailable { reason: "nobody has it".to_owned() };
             let blob = self.blobs.get(&digest).ok_or_else(none)?;
             let rest = Bytes::copy_from_slice(&blob[usize::try_from(offset).expect("small")..]);
-            Ok(RemoteBlob { bytes: blob.len() as u64, stream: stream::iter([Ok(rest)]).boxed() })
+            let stream = stream::iter([Ok(rest)]).boxed();
+            Ok(RemoteBlob { from: NodeId(2), bytes: blob.len() as u64, stream })
+        }
+
+        async fn holders(&self, _: Digest) -> Vec<NodeId> {
+            Vec::new()
         }
     }
 

@@ -25,7 +25,9 @@ pub use crate::model::Digest;
 pub use blob::Blob;
 pub use collector::Collector;
 pub use error::Error;
-pub use fetch::{BLOB_BYTES_MAX, BlobSource, Fetch, FetchError, Fetcher, Nobody, Progress, RemoteBlob, Unavailable};
+pub use fetch::{
+    BLOB_BYTES_MAX, BlobSource, Fetch, FetchError, Fetcher, Nobody, Progress, RemoteBlob, Unavailable, Whom,
+};
 pub use holdings::{Holdings, OtherStores, held};
 pub use images::{ImageError, Images};
 pub use store::{ArtifactStore, Stored};

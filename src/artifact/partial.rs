@@ -1,7 +1,7 @@
 //! The file of a blob that has no name yet.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::store::hash_into;
+use super::upload::WRITE_BYTES;
 use super::{ArtifactStore, Digest, Error, Stored};
 use crate::space::Use;
 
@@ -16,6 +17,8 @@ use crate::space::Use;
 pub(super) const UPLOAD: &str = ".partial-";
 /// Begins the name of a file that is being fetched, before the digest. It outlives whoever fetches it.
 pub(super) const FETCH: &str = ".fetch-";
+/// Stands between the digest and the place of a segment in the name of such a file.
+pub(super) const SEGMENT: char = '@';
 
 pub(super) struct Partial {
     store: ArtifactStore,
@@ -35,6 +38,16 @@ impl Partial {
     /// The one of this blob, with what an earlier one has left. Its file stays until it is whole or discarded.
     pub(super) fn resume(store: ArtifactStore, digest: Digest) -> Result<Self, Error> {
         let path = Self::fetch_path(&store, digest);
+        Self::resume_file(store, path)
+    }
+
+    /// The same of its bytes from `start` on, which are fetched beside its beginning.
+    pub(super) fn resume_segment(store: ArtifactStore, digest: Digest, start: u64) -> Result<Self, Error> {
+        let path = store.dir().join(format!("{FETCH}{digest}{SEGMENT}{start}"));
+        Self::resume_file(store, path)
+    }
+
+    fn resume_file(store: ArtifactStore, path: PathBuf) -> Result<Self, Error> {
         let mut file =
             File::options().create(true).read(true).append(true).open(&path).map_err(Error::writing(store.dir()))?;
         // The last write of one that was given up may still be under way.
@@ -52,6 +65,25 @@ impl Partial {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Adds what another one has from its byte `skip` on. That one stays as it is.
+    pub(super) fn take_over(&mut self, other: &Self, skip: u64) -> Result<(), Error> {
+        let path = other.file.path();
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        file.seek(SeekFrom::Start(skip)).map_err(Error::io("read", path))?;
+        let mut left = other.bytes.saturating_sub(skip);
+        while left > 0 {
+            let mut chunk = Vec::new();
+            let piece = left.min(WRITE_BYTES as u64);
+            (&mut file).take(piece).read_to_end(&mut chunk).map_err(Error::io("read", path))?;
+            if chunk.is_empty() {
+                break;
+            }
+            left -= chunk.len() as u64;
+            self.write(&[Bytes::from(chunk)])?;
+        }
+        Ok(())
     }
 
     pub(super) fn write(&mut self, chunks: &[Bytes]) -> Result<(), Error> {

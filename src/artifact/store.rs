@@ -1,6 +1,6 @@
 //! The folder of blobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use futures::Stream;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use super::partial::{FETCH, Partial, UPLOAD};
+use super::partial::{FETCH, Partial, SEGMENT, UPLOAD};
 use super::{Blob, Bounds, Digest, Error, Upload};
 use crate::space::Space;
 use crate::task::blocking;
@@ -87,6 +87,31 @@ impl ArtifactStore {
         .map(Upload::new)
     }
 
+    /// The same of the bytes from `start` on.
+    pub(super) async fn resume_segment(&self, digest: Digest, start: u64) -> Result<Upload, Error> {
+        let store = self.clone();
+        blocking(move || Partial::resume_segment(store, digest, start)).await.map(Upload::new)
+    }
+
+    /// Where the segments begin that an earlier fetch of this blob has left.
+    pub(super) async fn segments(&self, digest: Digest) -> Result<Vec<u64>, Error> {
+        let store = self.clone();
+        blocking(move || Ok(store.segment_files(digest)?.into_keys().collect())).await
+    }
+
+    fn segment_files(&self, digest: Digest) -> Result<BTreeMap<u64, PathBuf>, Error> {
+        let prefix = format!("{FETCH}{digest}{SEGMENT}");
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
+            let entry = entry.map_err(Error::io("read", &self.dir))?;
+            let name = entry.file_name();
+            if let Some(start) = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse().ok()) {
+                files.insert(start, entry.path());
+            }
+        }
+        Ok(files)
+    }
+
     /// Opens a blob after reading it through: a damaged one is an error, never bytes.
     pub async fn open_blob(&self, digest: Digest) -> Result<Blob, Error> {
         let path = self.path(digest);
@@ -144,7 +169,8 @@ impl ArtifactStore {
                 return Ok(false);
             }
             let mut removed = false;
-            for path in [store.path(digest), Partial::fetch_path(&store, digest)] {
+            let segments = store.segment_files(digest)?.into_values();
+            for path in [store.path(digest), Partial::fetch_path(&store, digest)].into_iter().chain(segments) {
                 match fs::remove_file(&path) {
                     Ok(()) => removed = true,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -169,22 +195,22 @@ impl ArtifactStore {
     async fn list_files(&self, prefix: &'static str) -> Result<Vec<Stored>, Error> {
         let dir = self.dir.clone();
         blocking(move || {
-            let mut blobs = Vec::new();
+            let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
             for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
                 let entry = entry.map_err(Error::io("read", &dir))?;
                 let name = entry.file_name();
-                let Some(digest) = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok()) else {
-                    continue;
-                };
+                // A segment counts for its blob.
+                let whole = |name: &str| name.split(SEGMENT).next().map(str::to_owned);
+                let digest = name.to_str().and_then(|name| whole(name.strip_prefix(prefix)?)?.parse::<Digest>().ok());
+                let Some(digest) = digest else { continue };
                 match entry.metadata() {
-                    Ok(metadata) => blobs.push(Stored { digest, bytes: metadata.len() }),
+                    Ok(metadata) => *blobs.entry(digest).or_default() += metadata.len(),
                     // Removed meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(Error::io("read", &entry.path())(error)),
                 }
             }
-            blobs.sort_unstable_by_key(|blob| blob.digest);
-            Ok(blobs)
+            Ok(blobs.into_iter().map(|(digest, bytes)| Stored { digest, bytes }).collect())
         })
         .await
     }

@@ -85,6 +85,18 @@ impl Upload {
         .await
     }
 
+    /// Adds what another one has from its byte `skip` on.
+    pub(super) async fn take_over(&self, other: &Self, skip: u64) -> Result<(), Error> {
+        let (own, other) = (self.clone(), other.clone());
+        blocking(move || {
+            other.with(|other| match other {
+                Some(other) => own.with(|partial| partial.as_mut().ok_or(Error::Over)?.take_over(other, skip)),
+                None => Err(Error::Over),
+            })
+        })
+        .await
+    }
+
     /// Forgets what came. Nothing can be added any more.
     pub fn discard(&self) {
         if let Some(partial) = self.with(Option::take) {

@@ -95,14 +95,15 @@ async fn print_events(session: &Session, app: &str, filter: &LogFilter, timestam
     loop {
         match events.next().await {
             Some(Ok(event)) if event.name == "log" => {
-                last = event.id.or(last);
                 print_event(session, &event.data, timestamps)?;
+                last = event.id.or(last);
             }
             Some(Ok(event)) if event.name == "missing" => {
+                last = event.id.or(last);
                 let missing: MissingLogs = serde_json::from_str(&event.data).unwrap_or_default();
                 session.output.note(&format!("lines are missing until it is back: {}", missing.reason));
             }
-            Some(Ok(_)) => {}
+            Some(Ok(event)) => last = event.id.or(last),
             // The node stopped, or the network did: another node goes on where this one was.
             None | Some(Err(Error::Broken { .. } | Error::Silent { .. })) => loop {
                 tokio::time::sleep(RECONNECT_PAUSE).await;

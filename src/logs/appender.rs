@@ -241,6 +241,7 @@ mod tests {
         while cursor.seq < view.next {
             for item in cursor.read(&view, max).expect("readable") {
                 match item {
+                    Followed::Begins { .. } => unreachable!("a place was asked for"),
                     Followed::Skipped { count } => skipped += count,
                     Followed::Entry(entry) => entries.push(entry),
                 }
@@ -384,6 +385,7 @@ mod tests {
                         let view = log.view.borrow().clone();
                         for item in follower.read(&view, 7).expect("readable") {
                             match item {
+                                Followed::Begins { .. } => unreachable!("a place was asked for"),
                                 Followed::Skipped { count } => {
                                     prop_assert!(followed + count <= view.segments[0].first);
                                     followed += count;

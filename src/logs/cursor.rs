@@ -138,6 +138,7 @@ mod tests {
                 Ok(items) if items.is_empty() => return seen,
                 Ok(items) => seen.extend(items.into_iter().map(|item| match item {
                     Followed::Entry(entry) => format!("{}:{}", entry.seq, &entry.line.text()[..1]),
+                    Followed::Begins { .. } => unreachable!("a place was asked for"),
                     Followed::Skipped { count } => format!("+{count}"),
                 })),
                 Err(error) => {

@@ -18,6 +18,12 @@ const BATCH_LINES: usize = 1024;
 pub enum Followed {
     /// The next line.
     Entry(Entry),
+    /// Where following begins, of a log that was asked for by a count from its end. Comes first, and before there is any
+    /// line: whoever is cut off then knows where to go on.
+    Begins {
+        /// The place of the line that comes next, as soon as there is one.
+        seq: u64,
+    },
     /// Lines that were dropped as the oldest before this follower could read them. The next entry's `seq` is that much
     /// higher.
     Skipped {

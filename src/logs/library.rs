@@ -90,11 +90,7 @@ impl Library {
         if let Some(elsewhere) = self.elsewhere(node) {
             return Ok(again_and_again(Arc::clone(elsewhere), node, key, start));
         }
-        let from = match start {
-            Start::At(seq) => seq,
-            Start::Last(count) => self.own.tail(key, count).await?.first().map_or(0, |entry| entry.seq),
-        };
-        Ok(self.own.follow(key, from).await?.map(|item| item.map_err(ReadError::from)).boxed())
+        Ok(self.own.follow_from(key, start).await?.map(|item| item.map_err(ReadError::from)).boxed())
     }
 
     fn elsewhere(&self, node: NodeId) -> Option<&Arc<dyn Elsewhere>> {
@@ -114,8 +110,13 @@ fn again_and_again(
             let broke = loop {
                 match lines.next().await {
                     Some(Ok(Followed::Entry(entry))) => {
-                        start = Start::At(entry.seq + 1);
+                        start = Start::At(entry.seq.saturating_add(1));
                         yield Ok(Followed::Entry(entry));
+                    }
+                    Some(Ok(Followed::Begins { seq })) => {
+                        // Once: what was written while it was away counts from there.
+                        start = Start::At(seq);
+                        yield Ok(Followed::Begins { seq });
                     }
                     Some(Ok(skipped)) => yield Ok(skipped),
                     Some(Err(away)) => break Some(away),
@@ -172,7 +173,7 @@ mod tests {
         let seen: Vec<Option<u64>> = lines
             .map(|item| match item {
                 Ok(Followed::Entry(entry)) => Some(entry.seq),
-                Ok(Followed::Skipped { .. }) => panic!("nothing was skipped"),
+                Ok(other) => panic!("{other:?}"),
                 Err(_) => None,
             })
             .collect()
@@ -180,5 +181,46 @@ mod tests {
         assert_eq!(seen, [Some(1), Some(2), None, Some(3), Some(4), None, Some(5), Some(6), None]);
         let starts = shaky.0.lock().unwrap().clone();
         assert_eq!(starts, [Start::Last(2), Start::At(3), Start::At(5), Start::At(7)]);
+    }
+
+    /// Says where it begins, breaks off, and has three more lines when it is asked again.
+    #[derive(Default)]
+    struct Quiet(Mutex<Vec<Start>>);
+
+    impl Elsewhere for Quiet {
+        fn read(&self, node: NodeId, _: LogKey, _: Start) -> BoxFuture<'static, Result<Vec<Entry>, Away>> {
+            Box::pin(std::future::ready(Err(Away { node, reason: "it is quiet".to_owned() })))
+        }
+
+        fn follow(&self, node: NodeId, _: LogKey, start: Start) -> BoxStream<'static, Result<Followed, Away>> {
+            self.0.lock().unwrap().push(start);
+            let entry = |seq| {
+                let line = LogLine::new(LogTime(0), LogStream::Stdout, "x");
+                Ok(Followed::Entry(Entry { seq, line }))
+            };
+            let items = match start {
+                Start::At(seq) => (seq..8).map(entry).collect(),
+                Start::Last(_) => {
+                    vec![Ok(Followed::Begins { seq: 5 }), Err(Away { node, reason: "it broke off".to_owned() })]
+                }
+            };
+            futures::stream::iter(items).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_that_come_while_a_quiet_log_is_away_are_all_sent() {
+        let quiet = Arc::new(Quiet::default());
+        let key = LogKey::Instance(InstanceId(Uuid::nil()));
+        let lines = again_and_again(quiet.clone(), NodeId(2), key, Start::Last(1));
+        let seen: Vec<u64> = lines
+            .filter_map(async |item| match item {
+                Ok(Followed::Entry(entry)) => Some(entry.seq),
+                _ => None,
+            })
+            .collect()
+            .await;
+        assert_eq!(seen, [5, 6, 7]);
+        assert_eq!(*quiet.0.lock().unwrap(), [Start::Last(1), Start::At(5)]);
     }
 }

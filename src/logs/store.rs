@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use uuid::Uuid;
 
 use super::appender::Appender;
@@ -14,7 +15,7 @@ use super::cursor::Cursor;
 use super::key::{BUILDS, INSTANCES};
 use super::log::{Claim, Log, ignore_missing};
 use super::segment::View;
-use super::{Entry, Error, Followed, LogKey, LogWriter, Resume, follow, writer};
+use super::{Entry, Error, Followed, LogKey, LogWriter, Resume, Start, follow, writer};
 use crate::random;
 use crate::space::Space;
 use crate::task::{OnError, Supervisor, blocking};
@@ -104,6 +105,21 @@ impl LogStore {
         Ok(follow::follow(log, from_seq))
     }
 
+    /// The same from either kind of beginning; one that is counted from the end is said first ([`Followed::Begins`]).
+    pub async fn follow_from(
+        &self,
+        key: LogKey,
+        start: Start,
+    ) -> Result<BoxStream<'static, Result<Followed, Error>>, Error> {
+        let count = match start {
+            Start::At(seq) => return self.follow(key, seq).await,
+            Start::Last(count) => count,
+        };
+        let seq = self.tail(key, count).await?.first().map_or(0, |entry| entry.seq);
+        let begins = stream::iter([Ok(Followed::Begins { seq })]);
+        Ok(begins.chain(self.follow(key, seq).await?).boxed())
+    }
+
     /// Where to go on reading the engine's lines; `None` when none was ever written.
     pub async fn resume(&self, key: LogKey) -> Result<Option<Resume>, Error> {
         self.blocking(move |inner| Ok(inner.view(key)?.resume)).await
@@ -146,7 +162,7 @@ impl LogStore {
                 }
                 entries.extend(items.into_iter().filter_map(|item| match item {
                     Followed::Entry(entry) => Some(entry),
-                    Followed::Skipped { .. } => None,
+                    Followed::Skipped { .. } | Followed::Begins { .. } => None,
                 }));
             }
         })
@@ -239,6 +255,7 @@ mod tests {
         let (mut texts, mut skipped) = (Vec::new(), 0);
         while let Some(item) = timeout(SOON, stream.next()).await.expect("goes on") {
             match item.expect("readable") {
+                Followed::Begins { .. } => unreachable!("a place was asked for"),
                 Followed::Skipped { count } => skipped += count,
                 Followed::Entry(entry) => {
                     assert_eq!(entry.seq, from + skipped + texts.len() as u64, "dense");

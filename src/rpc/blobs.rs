@@ -1,11 +1,13 @@
 //! Blobs between nodes: sent to members that lack them, and asked for where they may be; and who has which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use narvana_proto::v1;
 use narvana_proto::v1::artifacts_client::ArtifactsClient;
@@ -20,7 +22,7 @@ use super::caller::member;
 use super::peers::reason;
 use super::{Admit, Peers, Refusal};
 use crate::artifact::garbage::Roots;
-use crate::artifact::{self, ArtifactStore, BlobSource, Digest, OtherStores, RemoteBlob, Unavailable};
+use crate::artifact::{self, ArtifactStore, BlobSource, Digest, OtherStores, RemoteBlob, Unavailable, Whom};
 use crate::consensus::{Peer, View};
 use crate::model::NodeId;
 use crate::random;
@@ -96,19 +98,55 @@ fn digests(bytes: &[Bytes]) -> Result<BTreeSet<Digest>, Status> {
     digests.collect::<Result<_, _>>().map_err(|_| Status::invalid_argument("a digest has 32 bytes"))
 }
 
-/// The blobs that other nodes have. Each is asked of one node after the other, beginning with any, so that many who want
-/// the same do not all ask the same.
+/// The blobs that other nodes have. Each is asked of one node after the other, beginning with the one that sends this node
+/// least now, and among equals with any, so that many who want the same do not all ask the same.
 #[derive(Clone)]
 pub struct PeerBlobs {
     own: NodeId,
     peers: Peers,
     view: watch::Receiver<View>,
+    busy: Busy,
+}
+
+/// How many blobs each node sends this one now.
+#[derive(Clone, Default)]
+struct Busy(Arc<Mutex<BTreeMap<NodeId, usize>>>);
+
+/// Counts as long as it is there.
+struct Errand {
+    busy: Busy,
+    node: NodeId,
+}
+
+impl Busy {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with(&self, node: NodeId) -> usize {
+        self.lock().get(&node).copied().unwrap_or_default()
+    }
+
+    fn begin(&self, node: NodeId) -> Errand {
+        *self.lock().entry(node).or_default() += 1;
+        Errand { busy: self.clone(), node }
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock();
+        if let Some(count) = busy.get_mut(&self.node) {
+            *count -= 1;
+        }
+        busy.retain(|_, count| *count > 0);
+    }
 }
 
 impl PeerBlobs {
     /// For this node.
     pub fn new(own: NodeId, peers: Peers, view: watch::Receiver<View>) -> Self {
-        Self { own, peers, view }
+        Self { own, peers, view, busy: Busy::default() }
     }
 
     fn others(&self) -> Vec<Peer> {
@@ -118,11 +156,20 @@ impl PeerBlobs {
         // Not the first one for everybody.
         let begin = usize::from(random::bytes::<1>()[0]) % others.len().max(1);
         others.rotate_left(begin);
+        others.sort_by_key(|peer| self.busy.with(peer.node));
+        others
+    }
+
+    fn asked(&self, whom: &Whom) -> Vec<Peer> {
+        let mut others = self.others();
+        others.retain(|peer| whom.only.is_none_or(|only| only == peer.node));
+        others.sort_by_key(|peer| (whom.first != Some(peer.node), whom.last.contains(&peer.node)));
         others
     }
 
     async fn ask(&self, peer: &Peer, digest: Digest, offset: u64) -> Result<RemoteBlob, Status> {
         let channel = self.peers.channel(peer).map_err(|error| Status::unavailable(error.to_string()))?;
+        let errand = self.busy.begin(peer.node);
         let mut client = ArtifactsClient::new(channel).max_decoding_message_size(2 * CHUNK_BYTES);
         let mut parts = client.read(v1::ReadBlob { digest: digest.to_string(), offset }).await?.into_inner();
         let head = parts.message().await?.and_then(|part| part.part);
@@ -136,15 +183,18 @@ impl PeerBlobs {
             };
             std::future::ready(Ok(chunk))
         });
-        Ok(RemoteBlob { bytes, stream: chunks.boxed() })
+        let stream = chunks.inspect(move |_| {
+            let _until_it_ends = &errand;
+        });
+        Ok(RemoteBlob { from: peer.node, bytes, stream: stream.boxed() })
     }
 }
 
 #[async_trait]
 impl BlobSource for PeerBlobs {
-    async fn read(&self, digest: Digest, offset: u64) -> Result<RemoteBlob, Unavailable> {
+    async fn read(&self, digest: Digest, offset: u64, whom: &Whom) -> Result<RemoteBlob, Unavailable> {
         let mut failed = Vec::new();
-        for peer in self.others() {
+        for peer in self.asked(whom) {
             match timeout(ANSWER_MAX, self.ask(&peer, digest, offset)).await {
                 Ok(Ok(blob)) => return Ok(blob),
                 Ok(Err(status)) if status.code() == Code::NotFound => {}
@@ -157,6 +207,15 @@ impl BlobSource for PeerBlobs {
             reason = format!("{reason} ({})", failed.join("; "));
         }
         Err(Unavailable { reason })
+    }
+
+    async fn holders(&self, digest: Digest) -> Vec<NodeId> {
+        let roots = &Roots { sources: BTreeSet::from([digest]), manifests: BTreeSet::new() };
+        let asked = self.others().into_iter().map(async |peer| {
+            let held = self.held_by(peer.node, roots).await.unwrap_or_default();
+            held.contains(&digest).then_some(peer.node)
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 }
 

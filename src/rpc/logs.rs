@@ -52,14 +52,11 @@ impl Logs for LogService {
     async fn follow(&self, request: Request<v1::LogRequest>) -> Result<Response<Lines>, Status> {
         let caller = member(&request)?;
         let (key, start) = asked(request.into_inner())?;
-        let from = match start {
-            Start::At(seq) => seq,
-            Start::Last(count) => {
-                let tail = self.logs.tail(key, count.min(READ_LINES_MAX)).await.map_err(|error| failed(&error))?;
-                tail.first().map_or(0, |entry| entry.seq)
-            }
+        let start = match start {
+            Start::Last(count) => Start::Last(count.min(READ_LINES_MAX)),
+            at @ Start::At(_) => at,
         };
-        let lines = batches(self.logs.follow(key, from).await.map_err(|error| failed(&error))?);
+        let lines = batches(self.logs.follow_from(key, start).await.map_err(|error| failed(&error))?);
         Ok(Response::new(while_member(lines, caller, self.admit.clone(), self.stop.clone())))
     }
 }
@@ -72,6 +69,7 @@ fn batches(lines: BoxStream<'static, Result<Followed, logs::Error>>) -> Lines {
         for item in items {
             match item {
                 Ok(Followed::Entry(entry)) => batch.lines.push(line(&entry)),
+                Ok(Followed::Begins { seq }) => batch.begins = Some(seq),
                 Ok(Followed::Skipped { count }) => {
                     if !batch.lines.is_empty() {
                         batches.push(Ok(std::mem::take(&mut batch)));
@@ -167,9 +165,10 @@ fn items(node: NodeId, lines: Streaming<v1::LogLines>) -> BoxStream<'static, Res
     let items = lines.map(move |batch| {
         let items = match batch {
             Ok(batch) => {
+                let begins = batch.begins.map(|seq| Ok(Followed::Begins { seq }));
                 let skipped = (batch.skipped > 0).then_some(Ok(Followed::Skipped { count: batch.skipped }));
                 let lines = batch.lines.iter().map(|line| Ok(Followed::Entry(entry(line))));
-                skipped.into_iter().chain(lines).collect()
+                begins.into_iter().chain(skipped).chain(lines).collect()
             }
             Err(status) => vec![Err(Away { node, reason: reason(&status) })],
         };

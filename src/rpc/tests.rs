@@ -1,5 +1,6 @@
 //! Groups of several members in one process, over real connections.
 
+mod blobs;
 mod group;
 mod isolation;
 mod members;
@@ -328,5 +329,34 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     let wrong = Peer { node: NodeId(7), ..member.peer.clone() };
     refused(cluster.tls(NodeId(2)), &wrong, 2, "not valid for name").await;
     assert_eq!(member.consensus.status().role, RaftRole::Leader);
+    member.end().await;
+}
+
+/// A resumed session would skip the certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_never_resumed() {
+    use rustls::HandshakeKind;
+    use rustls::client::Resumption;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let cluster = Cluster::new();
+    let member = cluster.member(1, consensus::Options::default(), everybody()).await;
+    let own = cluster.tls(NodeId(2)).borrow().clone();
+    let mut config = rustls::ClientConfig::clone(&own.client);
+    config.resumption = Resumption::in_memory_sessions(16);
+    let config = Arc::new(config);
+    for attempt in 0..2 {
+        let stream = tokio::net::TcpStream::connect(&member.peer.address).await.expect("connects");
+        let name = super::tls::name_of(own.cluster, NodeId(1));
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+        let mut stream = connector.connect(name, stream).await.expect("shakes hands");
+        // It hangs up on what is no greeting; a ticket would have come before that.
+        stream.write_all(&[0xFF; 64]).await.expect("writes");
+        let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection stays open");
+        let session = stream.get_ref().1;
+        assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full), "connection {attempt}");
+        assert_eq!(session.tls13_tickets_received(), 0, "connection {attempt}");
+    }
     member.end().await;
 }

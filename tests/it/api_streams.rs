@@ -194,6 +194,106 @@ async fn a_deployment_is_watched_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_reader_who_was_cut_off_lacks_nothing_and_hears_nothing_twice() {
+    let (api, deployment, build) = building().await;
+    let writer = api.logs.writer(LogKey::Build(build)).await.expect("a writer");
+    let path = "/v1/apps/shop/logs/stream?source=build&limit=2";
+    let mut events = Events::open(&api, path, "").await;
+    assert_eq!(events.named("deployment_status").await.data["status"], "building");
+    // The log is quiet: where it begins is said nevertheless.
+    let begins = events.named("ping").await;
+    assert!(begins.id.contains("=0"), "{}", begins.id);
+    drop(events);
+
+    // More lines than a new reader gets, and one more log.
+    for number in 0..5 {
+        writer.append(line(&format!("line {number}"))).await.expect("taken");
+    }
+    let next = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
+    let other = next["build_id"].as_str().expect("a build").parse().expect("an id");
+    let lease = take(&api, other).await;
+    let writer = api.logs.writer(LogKey::Build(other)).await.expect("a writer");
+    for number in 0..5 {
+        writer.append(line(&format!("other {number}"))).await.expect("taken");
+    }
+    let resumed = format!("{path}&deployment_id={deployment}");
+    let mut events = Events::open(&api, &resumed, &begins.id).await;
+    let mut seen = Vec::new();
+    let mut last = String::new();
+    while seen.len() < 3 {
+        let event = events.next().await.expect("an event");
+        assert_ne!(event.name, "deployment_status", "its status is as it was");
+        if event.name == "log" {
+            seen.push(event.data["seq"].as_u64().expect("a number"));
+            last = event.id;
+        }
+    }
+    drop(events);
+    let mut events = Events::open(&api, path, &last).await;
+    let announced = events.named("new_deployment").await;
+    assert_eq!(announced.data["deployment_id"], next["id"]);
+    let mut others = Vec::new();
+    while others.len() < 5 {
+        let event = events.named("log").await;
+        let into = if event.data["build_id"] == json!(other.to_string()) { &mut others } else { &mut seen };
+        into.push(event.data["seq"].as_u64().expect("a number"));
+        last = event.id;
+    }
+    assert_eq!(others, [0, 1, 2, 3, 4], "a log that began meanwhile comes whole");
+    assert_eq!(seen, [0, 1, 2], "of the old deployment nothing is shown beside the newest");
+    drop(events);
+
+    // Only what changed, once.
+    api.apply(Command::FinishBuild { build: other, lease, result: BuildResult::Cancelled }).await;
+    let mut events = Events::open(&api, path, &last).await;
+    let failed = events.named("deployment_status").await;
+    assert_eq!((&failed.data["deployment_id"], &failed.data["status"]), (&next["id"], &json!("failed")));
+    drop(events);
+    let choices = failed.id;
+    let mut events = Events::open(&api, path, &choices).await;
+    api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event.name.as_str(), "deployment_status" | "log"), "{event:?}");
+        if event.name == "new_deployment" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_is_watched_on_without_a_repetition() {
+    let (api, deployment, build) = queued().await;
+    let path = format!("/v1/deployments/{deployment}/stream");
+    let mut events = Events::open(&api, &path, "").await;
+    let first = events.named("deployment").await;
+    drop(events);
+    // Only its deployment was told.
+    let mut events = Events::open(&api, &path, &first.id).await;
+    let queued = events.next().await.expect("an event");
+    assert_eq!((queued.name.as_str(), &queued.data["status"]), ("build", &json!("queued")));
+    drop(events);
+    let mut events = Events::open(&api, &path, &queued.id).await;
+    take(&api, build).await;
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let event = events.next().await.expect("an event");
+        heard.push(format!("{} {}", event.name, event.data["status"].as_str().unwrap_or_default()));
+    }
+    heard.sort();
+    assert_eq!(heard, ["build running", "deployment building"]);
+}
+
+#[tokio::test]
+async fn a_reader_is_not_answered_from_an_older_state_than_it_saw() {
+    let (api, _, _) = building().await;
+    let later = api.consensus.watch().borrow().index + 1_000;
+    let mut request = api.build("GET", "/v1/apps/shop/logs/stream", &Value::Null, LOCAL);
+    request.headers_mut().insert("last-event-id", format!("@{later}").parse().expect("a header"));
+    let refused = api.request(request).await.expect(400);
+    assert!(refused["details"]["min_index"].is_string(), "{refused}");
+}
+
+#[tokio::test]
 async fn a_stream_ends_with_its_session_and_with_the_node() {
     let (api, _, _) = building().await;
     let mut events = Events::open(&api, "/v1/apps/shop/logs/stream", "").await;

@@ -42,7 +42,7 @@ pub(super) struct Member {
     exec: LocalExec,
     pub(super) tunnels: OpenTunnels,
     pub(super) witness: Witness,
-    tls: watch::Receiver<Arc<Tls>>,
+    pub(super) tls: watch::Receiver<Arc<Tls>>,
     server: Supervisor,
     fatal: CancellationToken,
 }

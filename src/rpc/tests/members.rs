@@ -211,3 +211,38 @@ async fn a_dead_voter_is_found_and_replaced_and_welcome_when_it_is_back() {
     assert_eq!(group.status().map(|status| status.voters.len()), Some(3));
     group.end_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_join_with_one_token_at_once_one_is_let_in() {
+    let group = Group::of(2).await;
+    for round in 0..20_u8 {
+        let token = JoinToken { id: random::id(), digest: [round; 32], uses_left: 1, ..group.token.clone() };
+        let (id, digest) = (token.id, token.digest);
+        group.command(Command::CreateJoinToken(token)).await;
+        // Each asks another member.
+        let ask = async |position: usize| {
+            let command = Command::AdmitNode {
+                token: id,
+                digest,
+                name: format!("racer-{round}-{position}"),
+                address: "127.0.0.1:1".to_owned(),
+                cluster_version_max: 2,
+            };
+            let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
+            group.members[position].consensus.propose(entry).await
+        };
+        let mut in_now = Vec::new();
+        for answer in <[_; 2]>::from(tokio::join!(ask(0), ask(1))) {
+            match answer {
+                Ok(committed) => in_now.push(committed.outcome),
+                Err(consensus::ProposeError::Rejected(refusal)) => {
+                    assert!(format!("{refusal:?}").contains("used"), "round {round}: {refusal:?}");
+                }
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+        let [Outcome::Node(node)] = in_now[..] else { panic!("round {round}: {in_now:?} were let in") };
+        group.command(Command::RemoveNode(node)).await;
+    }
+    group.end_all().await;
+}

@@ -318,3 +318,78 @@ async fn any_node_shows_the_logs_of_any_instance() {
     let seen = seqs();
     assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "each line once and none left out: {seen:?}");
 }
+
+/// The numbers of the lines in what a stream of events wrote, and the last id of a whole event.
+fn heard(file: &std::path::Path) -> (Vec<u64>, String) {
+    let text = std::fs::read_to_string(file).expect("reads");
+    let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
+    let (mut seqs, mut last) = (Vec::new(), String::new());
+    for event in whole.split("\n\n") {
+        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
+        if field("event: ") == Some("log") {
+            let data: Value = serde_json::from_str(field("data: ").expect("data")).expect("JSON");
+            seqs.push(data["seq"].as_u64().expect("a number"));
+        }
+        if let Some(id) = field("id: ") {
+            id.clone_into(&mut last);
+        }
+    }
+    (seqs, last)
+}
+
+#[tokio::test]
+async fn a_stream_that_was_read_on_one_node_goes_on_on_another() {
+    let harness = Harness::podman().await;
+    let [mut first, second, third] = three(harness.address());
+    until("three vote", || async {
+        let voting = third.get("/v1/nodes").expect(200);
+        voting.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
+    })
+    .await;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    let script = "i=0; while true; do echo tick-$i; i=$((i+1)); sleep 0.1; done";
+    let spec = json!({"name": "clock", "image": BUSYBOX, "command": ["sh", "-c", script]});
+    first.post("/v1/apps/shop/services", &spec).expect(201);
+    let deployment = first.deploy("shop", "clock");
+    assert_eq!(deployment["instances"][0]["node_name"], "second");
+    let follow = |node: &Node, last: &str| {
+        let url = format!("{}/v1/apps/shop/logs/stream?source=runtime&limit=1&token={}", node.api, node.token);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let out = file.reopen().expect("opens");
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--fail", "--no-buffer", "--header", &format!("Last-Event-ID: {last}"), &url]);
+        (curl.stdout(out).spawn().expect("curl"), file)
+    };
+    let (mut reader, before) = follow(&first, "");
+    // A person with a context of two addresses.
+    let printed = tempfile::NamedTempFile::new().expect("a file");
+    let mut person = second.client(&["logs", "--app", "shop", "--follow", "--tail", "1", "-o", "json"]);
+    person.env("NARVANA_API", format!("{},{}", first.api, third.api)).stdout(printed.reopen().expect("opens"));
+    let mut person = person.spawn().expect("the program runs");
+    let lines = || -> Vec<u64> {
+        let text = std::fs::read_to_string(printed.path()).expect("reads");
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let line = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["seq"].as_u64().expect("a number");
+        whole.lines().map(line).collect()
+    };
+    until("both follow", || async { (heard(before.path()).0.len() > 5 && lines().len() > 5).then_some(()) }).await;
+    first.kill();
+    reader.wait().expect("ends");
+    let (mut seqs, last) = heard(before.path());
+    until("the others decide", || async { (third.get("/v1/apps/shop").status == 200).then_some(()) }).await;
+    let (mut reader, after) = follow(&third, &last);
+    until("it goes on", || async { (heard(after.path()).0.len() > 5).then_some(()) }).await;
+    seqs.extend(heard(after.path()).0);
+    let next = *seqs.last().expect("lines");
+    until("so does the person's", || async { (lines().last() > Some(&next)).then_some(()) }).await;
+    for child in [&mut reader, &mut person] {
+        child.kill().expect("it runs");
+        child.wait().expect("ends");
+    }
+    for seen in [seqs, lines()] {
+        assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "each line once and none left out: {seen:?}");
+    }
+}
