@@ -74,7 +74,7 @@ async fn a_working_folder_behind_a_link_leads_nowhere(kind: EngineKind) {
         }
         let failed = shop.fails(&format!("{steps}RUN echo it ended here && exit 3"));
         let build = failed["build_id"].as_str().expect("a build");
-        let logs = shop.node.get(&format!("/v1/apps/shop/logs?source=build&limit=1000")).expect(200).to_string();
+        let logs = shop.node.get("/v1/apps/shop/logs?source=build&limit=1000").expect(200).to_string();
         assert!(!logs.contains("the canary of the machine"), "{link}: {build}: {logs}");
         eprintln!("{link}: {}", failed["reason"]);
     }
