@@ -24,8 +24,8 @@ use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
 use super::{Error, RAFT_FILE};
-use crate::task::blocking;
 use crate::planted::{self, Bug};
+use crate::task::blocking;
 
 pub(super) const LOG: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("log");
 

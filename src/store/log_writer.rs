@@ -20,8 +20,8 @@ use super::log::{LOG, Shared};
 use super::position::PositionFile;
 use super::raft_types::{Entry, LogId, TypeConfig};
 use super::stored::{EntryV1, LogIdV1, PositionV1, VoteV1};
-use crate::task;
 use crate::planted::{self, Bug};
+use crate::task;
 
 /// One transaction takes at most this many operations, so that the first of them does not wait for ever.
 const BATCH_OPS: usize = 256;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::disk::SmallDisk;
 use crate::harness::node::{Node, curl};
-use crate::harness::{BUSYBOX, Harness, until};
+use crate::harness::{BUSYBOX, DEADLINE, Harness, until};
 
 /// No engine is needed to keep what was acknowledged.
 const NO_ENGINE: &str = "unix:///nowhere/engine.sock";
