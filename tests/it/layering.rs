@@ -28,11 +28,12 @@ const PURE: &[&str] = &["model", "state", "decide"];
 /// Vendor crate to the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["consensus", "store"]),
-    ("redb", &["store"]),
+    // The simulator stands in for the disk under redb, and for rpc.
+    ("redb", &["store", "simulation"]),
     ("bollard", &["engine"]),
     ("tonic", &["rpc"]),
     // Raft's messages are made where openraft lives; everything else of the protocol is rpc's.
-    ("narvana_proto", &["consensus", "rpc"]),
+    ("narvana_proto", &["consensus", "rpc", "simulation"]),
     ("prost", &["rpc"]),
     ("axum", &["api", "web"]),
     ("clap", &["cli", "config", "main"]),

@@ -30,7 +30,7 @@ static void slow(void) {
     int64_t us = control->sync_us;
     if (us <= 0) return;
     __atomic_fetch_add(&control->syncs, 1, __ATOMIC_RELAXED);
-    usleep(us);
+    usleep(us); // poll: it is the disk that is slow
 }
 int fdatasync(int fd) {
     slow();
