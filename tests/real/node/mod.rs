@@ -12,6 +12,7 @@ mod durability;
 mod engine_fault;
 mod exec;
 mod failure;
+mod garbage;
 mod hostile;
 mod image;
 mod leftovers;
