@@ -289,11 +289,13 @@ impl Node {
     /// The program with this node's settings. The verb may have several words.
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
+        // On a machine of its own it has the usual port between nodes for itself.
+        let grpc_port = if self.within.is_empty() { "0" } else { "9090" };
         command
             .args(verb.split(' '))
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--name", &self.name, "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", "0"])
+            .args(["--name", &self.name, "--api-host", "127.0.0.1", "--api-port", "0", "--grpc-port", grpc_port])
             .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
             .args(["--engine", &self.engine])
             .envs(self.env.iter().cloned())

@@ -62,12 +62,21 @@ impl Site {
         self.filter("-D", from, to);
     }
 
+    /// From now on the machines reach nothing of each other but this port.
+    pub(crate) fn only_port(&self, port: u16) {
+        let port = port.to_string();
+        for machine in &self.machines {
+            // Calls to it, and the answers of others to calls of this one.
+            for side in ["--dport", "--sport"] {
+                machine.iptables(&["-A", "INPUT", "-i", "eth0", "-p", "tcp", side, &port, "-j", "ACCEPT"]);
+            }
+            machine.iptables(&["-A", "INPUT", "-i", "eth0", "-j", "DROP"]);
+        }
+    }
+
     fn filter(&self, action: &str, from: usize, to: usize) {
         let from = &self.machines[from].address;
-        let [program, arguments @ ..] = &self.machines[to].within()[..] else { unreachable!("a command") };
-        let mut command = Command::new(program);
-        command.args(arguments).args(["iptables", "-w", action, "INPUT", "-s", from, "-j", "DROP"]);
-        succeed(command);
+        self.machines[to].iptables(&[action, "INPUT", "-s", from, "-j", "DROP"]);
     }
 }
 
@@ -82,6 +91,13 @@ impl Machine {
         namespace.ip(&["link", "set", "eth0", "up"]);
         let harness = Harness::docker_within(&within(&namespace.0)).await;
         Self { harness, address, port, namespace }
+    }
+
+    fn iptables(&self, arguments: &[&str]) {
+        let [program, before @ ..] = &self.within()[..] else { unreachable!("a command") };
+        let mut command = Command::new(program);
+        command.args(before).args(["iptables", "-w"]).args(arguments);
+        succeed(command);
     }
 
     /// What a command line begins with that runs on this machine.
