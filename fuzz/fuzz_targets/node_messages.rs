@@ -47,7 +47,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// What an answer is read for: a tunnel or a followed log would go on.
 const LISTENS: Duration = Duration::from_millis(20);
 
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 16] = [
     "Raft/Append",
     "Raft/Vote",
     "Raft/Snapshot",
@@ -57,11 +57,13 @@ const CALLS: [&str; 14] = [
     "Forward/LeaveBehind",
     "Forward/RollCall",
     "Artifacts/Read",
+    "Artifacts/Hold",
     "Logs/Read",
     "Logs/Follow",
     "Exec/Run",
     "Tunnel/Open",
     "Join/Admit",
+    "Join/Greet",
 ];
 
 thread_local! {

@@ -11,12 +11,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::artifact::garbage::Roots;
 use crate::artifact::{Collector, Images};
+use crate::config::test_setting;
 use crate::consensus::Consensus;
 use crate::logs::{LogKey, LogStore};
 use crate::state::State;
 
 /// Time between two looks; longer than any upload takes to be put on record.
 const LOOK_EVERY: Duration = Duration::from_secs(10 * 60);
+
+fn look_every() -> Duration {
+    let seconds = test_setting("NARVANA_TIDY_SECONDS").and_then(|text| text.parse().ok());
+    seconds.map_or(LOOK_EVERY, Duration::from_secs)
+}
 
 /// Looks until told to stop.
 pub(super) async fn keep_tidy(
@@ -33,7 +39,7 @@ pub(super) async fn keep_tidy(
             remove(unknown.intersection(&suspects), &logs).await;
             suspects = unknown;
             collect(&consensus, &mut collector).await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(look_every()).await;
         }
     };
     // Wherever it is: what is left to remove, the next start removes.

@@ -304,12 +304,14 @@ impl Node {
     /// The program with this node's settings. The verb may have several words.
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
+        // On a machine of its own it has the usual port between nodes for itself.
+        let grpc_port = if self.ports.1 == 0 && !self.within.is_empty() { 9090 } else { self.ports.1 };
         command
             .args(verb.split(' '))
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--name", &self.name, "--api-host", "127.0.0.1"])
-            .args(["--api-port", &self.ports.0.to_string(), "--grpc-port", &self.ports.1.to_string()])
+            .args(["--api-port", &self.ports.0.to_string(), "--grpc-port", &grpc_port.to_string()])
             .args(["--ingress-host", "127.0.0.1", "--ingress-http-port", "auto", "--allow-loopback-sources"])
             .args(["--engine", &self.engine])
             .envs(self.env.iter().cloned())

@@ -85,12 +85,21 @@ impl<Engine> Site<Engine> {
         self.filter("-D", from, to);
     }
 
+    /// From now on the machines reach nothing of each other but this port.
+    pub(crate) fn only_port(&self, port: u16) {
+        let port = port.to_string();
+        for machine in &self.machines {
+            // Calls to it, and the answers of others to calls of this one.
+            for side in ["--dport", "--sport"] {
+                machine.iptables(&["-A", "INPUT", "-i", "eth0", "-p", "tcp", side, &port, "-j", "ACCEPT"]);
+            }
+            machine.iptables(&["-A", "INPUT", "-i", "eth0", "-j", "DROP"]);
+        }
+    }
+
     fn filter(&self, action: &str, from: usize, to: usize) {
         let from = &self.machines[from].address;
-        let [program, arguments @ ..] = &self.machines[to].within()[..] else { unreachable!("a command") };
-        let mut command = Command::new(program);
-        command.args(arguments).args(["iptables", "-w", action, "INPUT", "-s", from, "-j", "DROP"]);
-        succeed(command);
+        self.machines[to].iptables(&[action, "INPUT", "-s", from, "-j", "DROP"]);
     }
 }
 
@@ -127,6 +136,13 @@ impl<Engine> Machine<Engine> {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.network().display())).args(command_line);
         succeed(command)
+    }
+
+    fn iptables(&self, arguments: &[&str]) {
+        let [program, before @ ..] = &self.within()[..] else { unreachable!("a command") };
+        let mut command = Command::new(program);
+        command.args(before).args(["iptables", "-w"]).args(arguments);
+        succeed(command);
     }
 
     /// What a command line begins with that runs on this machine.

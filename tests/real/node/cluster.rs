@@ -99,6 +99,39 @@ async fn a_token_lets_in_as_many_as_it_says() {
     refused("green", &theirs, "cannot be reached");
 }
 
+#[tokio::test]
+async fn a_worker_runs_work_and_never_votes() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let mut worker = first.newcomer("worker", &first.join_token(&["--role", "worker"]));
+    assert!(worker.try_join(), "{}", worker.log());
+    let mut second = first.joined("second");
+    let voters = |node: &Node| {
+        let nodes = node.get("/v1/nodes").expect(200);
+        let voting = nodes.as_array().expect("a list").iter().filter(|node| node["voter"] == true);
+        voting.map(|node| node["hostname"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    // Of three members two may vote: more than one would make nothing safer.
+    assert_eq!(voters(&worker), ["test-node"]);
+    let third = first.joined("third");
+    until("three vote", || async { (voters(&worker) == ["test-node", "second", "third"]).then_some(()) }).await;
+    // A voter dies, and the worker is the only one that could take its place.
+    second.kill();
+    until("it is missed", || async {
+        let nodes = worker.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().any(|node| node["healthy"] == false).then_some(())
+    })
+    .await;
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    worker.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    worker.post("/v1/apps/shop/services", &image_service("web")).expect(201);
+    let deployment = worker.deploy("shop", "web");
+    assert_eq!(deployment["instances"][0]["node_name"], "worker", "{deployment:#}");
+    assert_eq!(voters(&third), ["test-node", "second", "third"]);
+}
+
 const TEN_MEBIBYTES: usize = 10 << 20;
 
 /// Deploys one instance of a service that runs this script, and says on which node it is.

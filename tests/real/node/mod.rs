@@ -12,6 +12,7 @@ mod durability;
 mod engine_fault;
 mod exec;
 mod failure;
+mod garbage;
 mod guard;
 mod hostile;
 mod hostile_build;

@@ -85,8 +85,30 @@ async fn a_drain_goes_on_when_the_leader_dies() {
     }
     let web = id(&first.deploy("shop", "web"));
     assert_eq!(running(&first, &web), ["second"; 4]);
+    // What would be without it is said before anything happens, and stands in the status all the time.
+    let if_lost = || third.get("/v1/status").expect(200)["if_lost"].clone();
+    until("nobody could take it", || async {
+        let losses = if_lost();
+        let [loss] = &losses.as_array().expect("a list")[..] else { return None };
+        let named = loss["node_name"] == "second" && loss["examples"][0]["service"] == "shop/web";
+        (named && loss["down_for_long"] == 1 && loss["back_elsewhere"] == 0).then_some(())
+    })
+    .await;
+    assert!(says(&third, &["status"]).contains("if it dies"));
     // Not to the one that dies.
     says(&first, &["node", "uncordon", "third"]);
+    until("the third could", || async {
+        let losses = if_lost();
+        let [loss] = &losses.as_array().expect("a list")[..] else { return None };
+        (loss["node_name"] == "second" && loss["down_for_long"] == 0 && loss["back_elsewhere"] == 1).then_some(())
+    })
+    .await;
+    for question in ["lose", "drain"] {
+        let answer = says(&third, &["simulate", question, "second"]);
+        assert!(answer.contains("web") && answer.contains("third"), "{question}: {answer}");
+        assert!(!says(&third, &["simulate", question, "third"]).contains("web"), "nothing of it is there");
+    }
+    assert_eq!(running(&third, &web), ["second"; 4], "asking moves nothing");
     assert_eq!(third.get("/v1/status").expect(200)["leader"], 1, "the founder leads");
     until("it answers", || async { (third.fetch("web-shop.localhost", "/").status == 200).then_some(()) }).await;
     let visitors = Visitors::of(&third, "web-shop.localhost");

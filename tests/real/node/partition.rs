@@ -58,6 +58,8 @@ fn blobs(node: &Node) -> Vec<String> {
 #[tokio::test]
 async fn built_on_one_machine_it_runs_on_another_and_answers_through_the_third() {
     let site_of_three = Site::of(3).await;
+    // Everything goes over the port between nodes: joining, Raft, blobs, logs, visitors.
+    site_of_three.only_port(9090);
     let nodes = cluster(&site_of_three).await;
     let [first, second, third] = &nodes[..] else { unreachable!("three nodes") };
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
