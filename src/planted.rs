@@ -6,6 +6,8 @@
 #[cfg(test)]
 use std::cell::Cell;
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use crate::config;
 
@@ -79,6 +81,15 @@ pub fn planted() -> Option<Bug> {
         assert!(bug.is_some(), "NARVANA_PLANT: there is no bug {name}");
         bug
     })
+}
+
+/// Widens the moment in which a planted bug does harm. Simulated time does not pass meanwhile: there the disk dies in between.
+pub fn pause(time: Duration) {
+    #[cfg(test)]
+    if crate::host::current().is_some() {
+        return;
+    }
+    thread::sleep(time);
 }
 
 #[cfg(test)]

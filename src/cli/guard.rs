@@ -14,18 +14,25 @@ use crate::node::{self, GuardOptions};
 pub(super) struct GuardArgs {
     #[command(flatten)]
     log: LogArgs,
+    /// The node's data folder
     #[arg(long)]
     data_dir: PathBuf,
+    /// The node's cluster
     #[arg(long)]
     cluster: String,
+    /// The node
     #[arg(long)]
     node: u64,
+    /// What the node was told of its engine
     #[arg(long)]
     engine: Option<String>,
+    /// Podman's socket, when no engine is named
     #[arg(long)]
     podman_socket: Option<String>,
+    /// Docker's address, when no engine is named
     #[arg(long)]
     docker_host: Option<String>,
+    /// The user's folder for sockets
     #[arg(long)]
     runtime_dir: Option<PathBuf>,
 }

@@ -133,6 +133,10 @@ impl Consensus {
             .map_err(|fatal| stopped(&store, &fatal))?;
         // Its task says who votes when it has begun, and answers only then. Before that it looks as if nobody did.
         raft.is_initialized().await.map_err(|fatal| stopped(&store, &fatal))?;
+        if votes_alone(&raft.metrics().borrow_watched()) {
+            // It need not wait for anybody to be silent.
+            raft.trigger().elect(false).await.map_err(|fatal| stopped(&store, &fatal))?;
+        }
         let (reads, rounds) = reads::channel();
         let roll = Roll::new(node, options.doors);
         let rounds =
@@ -271,6 +275,9 @@ fn config(options: &Options) -> Result<Config, Error> {
         election_timeout_min: millis(options.election.0),
         election_timeout_max: millis(options.election.1),
         enable_pre_vote: Some(true),
+        // A leader that starts again does not know how far its log was agreed on, which reaches the disk late: as leader of the
+        // same term it would answer reads from before that. Votes bring that with them.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
         max_in_snapshot_log_to_keep: options.keep_entries,
         replication_lag_threshold: options.snapshot_entries.saturating_add(options.keep_entries),
@@ -289,6 +296,12 @@ fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error 
         Some(damage) => Error::Store(damage),
         None => Error::Stopped(store.fatal().reason().map_or_else(|| fatal.to_string(), str::to_owned)),
     }
+}
+
+/// Whether this node is the only one that votes.
+fn votes_alone(metrics: &Metrics) -> bool {
+    let mut voters = metrics.membership_config.membership().voter_ids();
+    voters.next() == Some(metrics.id) && voters.next().is_none()
 }
 
 /// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an

@@ -87,6 +87,8 @@ async fn a_group_of_one_is_ready_at_once_and_comes_back() {
     let again = consensus.initialize("127.0.0.1:9090").await;
     assert!(matches!(again, Err(Error::AlreadyInitialized)));
     until("it leads again", || consensus.status().role == RaftRole::Leader).await;
+    // As leader of the same term it would answer reads from before what it had agreed on: `simulation` found that.
+    assert!(consensus.status().term > status.term, "it was elected again");
     consensus.propose(domain("two.test")).await.expect("accepted");
     println!("start to first acknowledged write: {:?}", began.elapsed());
     consensus.shutdown().await.expect("stops");

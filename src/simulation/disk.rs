@@ -20,21 +20,57 @@ struct Inner {
     platter: Platter,
     /// Counts the deaths of the machine: files that were open before are of no use.
     life: u64,
+    /// After so many writes and syncs the machine loses power.
+    left: Option<usize>,
 }
 
 impl SimDisk {
     /// An empty one.
     pub(super) fn new() -> Self {
-        let inner = Inner { now: Contents::default(), platter: Platter::new(Contents::default()), life: 0 };
+        let inner = Inner { now: Contents::default(), platter: Platter::new(Contents::default()), life: 0, left: None };
         Self(Arc::new(Mutex::new(inner)))
     }
 
     /// The machine dies: this is what is left.
     pub(super) fn cut(&self, fate: Fate, dice: &mut Dice) {
         let mut inner = self.inner();
+        inner.left = None;
         inner.now = inner.platter.crashed(fate, dice);
         inner.platter = Platter::new(inner.now.clone());
         inner.life += 1;
+    }
+
+    /// The power goes after so many writes and syncs: in the middle of what the machine does then. Nothing is written any more, and
+    /// [`Self::cut`] says what is left.
+    pub(super) fn fail_after(&self, steps: usize) {
+        self.inner().left = Some(steps);
+    }
+
+    /// Whether that has happened.
+    pub(super) fn has_failed(&self) -> bool {
+        self.inner().left == Some(0)
+    }
+
+    /// Changes one bit, as a bad disk does.
+    pub(super) fn flip(&self, file: usize, dice: &mut Dice) {
+        let mut inner = self.inner();
+        let at = dice.roll(inner.now[file].len().max(1));
+        if let Some(byte) = inner.now[file].get_mut(at) {
+            *byte ^= 1 << dice.roll(8);
+        }
+        inner.platter = Platter::new(inner.now.clone());
+    }
+
+    /// What is on it, to be put back.
+    pub(super) fn contents(&self) -> Contents {
+        self.inner().now.clone()
+    }
+
+    /// Puts that back.
+    pub(super) fn restore(&self, contents: Contents) {
+        let mut inner = self.inner();
+        inner.platter = Platter::new(contents.clone());
+        inner.now = contents;
     }
 
     /// Whether the bytes are anywhere on it.
@@ -77,7 +113,20 @@ fn position(offset: u64) -> usize {
 impl Backend {
     fn inner(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let inner = self.disk.inner();
-        if inner.life == self.life { Ok(inner) } else { Err(io::Error::other("the machine is dead")) }
+        let lives = inner.life == self.life && inner.left != Some(0);
+        if lives { Ok(inner) } else { Err(io::Error::other("the machine is dead")) }
+    }
+
+    /// The same for what changes something, and may be the last thing that does.
+    fn changing(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.inner()?;
+        if let Some(left) = &mut inner.left {
+            *left -= 1;
+            if *left == 0 {
+                return Err(io::Error::other("the machine loses power"));
+            }
+        }
+        Ok(inner)
     }
 }
 
@@ -96,20 +145,20 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (file, bytes) = (self.file, position(len));
-        let mut inner = self.inner()?;
+        let mut inner = self.changing()?;
         inner.now[file].resize(bytes, 0);
         inner.platter.take(Event::Length::<()> { file, bytes });
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.inner()?.platter.take(Event::Sync::<()> { file: self.file, others: Arc::default() });
+        self.changing()?.platter.take(Event::Sync::<()> { file: self.file, others: Arc::default() });
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let (file, at) = (self.file, position(offset));
-        let mut inner = self.inner()?;
+        let mut inner = self.changing()?;
         let target = inner.now[file].get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         target.copy_from_slice(data);
         inner.platter.take(Event::Write::<()> { file, at, data: data.to_vec() });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::network::until;
 use super::world::World;
 use crate::engine::fake::{End, Fault};
 use crate::store::crash_disk::{Dice, Fate};
@@ -15,6 +16,12 @@ pub(super) enum Kind {
     Kill,
     /// A machine loses power: its containers end, and its disk keeps what was synced.
     Power,
+    /// The same in the middle of what it writes.
+    PowerWhileWriting,
+    /// A disk changes a bit while its machine is off.
+    Damage,
+    /// A node joins and is removed before it was ever there, another one takes its place, and a token is used twice.
+    Ghost,
     /// All processes are killed.
     KillAll,
     /// A process stands still for a while.
@@ -40,9 +47,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Kill,
         Self::Power,
+        Self::PowerWhileWriting,
+        Self::Damage,
+        Self::Ghost,
         Self::KillAll,
         Self::Pause,
         Self::Isolate,
@@ -87,6 +97,27 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
                 sleep(between(&mut dice, 0, 2_000)).await;
             }
         }
+        Kind::PowerWhileWriting => {
+            let disk = world.machines[one].disk.clone();
+            disk.fail_after(1 + dice.roll(120));
+            let limit = between(&mut dice, 1_000, 10_000);
+            let _may_be_idle = until(limit, async || disk.has_failed()).await;
+            world.kill(one, Some(Fate::ALL[dice.roll(Fate::ALL.len())]));
+            sleep(between(&mut dice, 10, 5_000)).await;
+            world.start(one).await?;
+        }
+        Kind::Damage => {
+            world.kill(one, None);
+            let disk = world.machines[one].disk.clone();
+            let whole = disk.contents();
+            (0..1 + dice.roll(3)).for_each(|_| disk.flip(dice.roll(2), &mut dice));
+            // It may have hit what nobody reads. What must not be is a start with less than there was, which the start finds out.
+            if world.start(one).await.is_err() {
+                disk.restore(whole);
+                world.start(one).await?;
+            }
+        }
+        Kind::Ghost => world.ghosts(&mut dice).await,
         Kind::KillAll => {
             (0..machines).for_each(|machine| world.kill(machine, None));
             sleep(between(&mut dice, 10, 3_000)).await;

@@ -31,6 +31,7 @@ compile_error!(
 
 use std::collections::BTreeMap;
 
+use crate::planted::{self, Bug};
 use faults::Kind;
 use world::{Verdict, Wish, run};
 
@@ -59,6 +60,29 @@ fn the_same_seed_is_the_same_run() {
             );
         }
         assert_eq!((first.sum, first.events), (second.sum, second.events), "seed {seed}");
+    }
+}
+
+/// Each bug that can be planted is found, within so many seeds. What goes wrong is what brings it out.
+#[test]
+fn planted_bugs_are_found() {
+    const SEEDS: u64 = 30;
+    for (bug, only) in [
+        (Bug::AckBeforeSync, Kind::Power),
+        (Bug::LocalRead, Kind::Isolate),
+        (Bug::SplitCheckpoint, Kind::PowerWhileWriting),
+        (Bug::ForgetRequests, Kind::KillAll),
+        (Bug::NoFence, Kind::IsolateLong),
+        (Bug::ReuseNodeId, Kind::Ghost),
+        (Bug::CutDamagedLog, Kind::Damage),
+        (Bug::UsedToken, Kind::Ghost),
+    ] {
+        planted::plant(Some(bug));
+        let wish = Wish { only: Some(only), ..Wish::default() };
+        let found = (1..=SEEDS).find_map(|seed| Some((seed, run(seed, &wish).violation?)));
+        planted::plant(None);
+        let Some((seed, violation)) = found else { panic!("{bug:?} was not found in {SEEDS} seeds") };
+        println!("{bug:?}: seed {seed}: {violation}");
     }
 }
 

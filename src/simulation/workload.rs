@@ -17,7 +17,6 @@ use crate::model::{
     AppId, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Desired, EnvVars, JoinToken, JoinTokenId,
     Memory, NodeId, NodeRole, OrgId, RequestId, Resources, ServiceId, ServiceSpec, Source, Timestamp, UserId, Volume,
 };
-use crate::random;
 use crate::state::{Actor, Command, EnvExpectation, LogEntry, NewApp, NewDeployment, NewService, Outcome, Request};
 use crate::store::crash_disk::Dice;
 
@@ -284,9 +283,9 @@ impl Client {
 }
 
 /// A right to join, for so many nodes.
-pub(super) fn join_token(user: UserId, uses_left: u32, now: Timestamp) -> JoinToken {
+pub(super) fn join_token(id: JoinTokenId, user: UserId, uses_left: u32, now: Timestamp) -> JoinToken {
     JoinToken {
-        id: random::id::<JoinTokenId>(),
+        id,
         digest: [9; 32],
         role: NodeRole::VoterEligible,
         uses_left,

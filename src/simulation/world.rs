@@ -22,8 +22,8 @@ use crate::consensus::{self, Peer};
 use crate::engine::ContainerState;
 use crate::host::Host;
 use crate::model::{
-    Cluster, ClusterId, Desired, Health, InstanceState, NodeId, OrgId, PasswordHash, Secret, Session, SessionId,
-    Timestamp, UserId,
+    Cluster, ClusterId, Desired, Health, InstanceState, JoinTokenId, NodeId, OrgId, PasswordHash, Secret, Session,
+    SessionId, Timestamp, UserId,
 };
 use crate::state::{Actor, Command, LogEntry, NewUser, Outcome, State};
 use crate::store::crash_disk::{Dice, Fate};
@@ -186,7 +186,8 @@ impl World {
         let user = UserId(Uuid::from_u128(1));
         let org = OrgId(Uuid::from_u128(2));
         let now = self.wall();
-        let token = host.run(|| join_token(user, u32::try_from(machines).unwrap_or(u32::MAX), now));
+        let uses = u32::try_from(machines).unwrap_or(u32::MAX);
+        let token = join_token(JoinTokenId(Uuid::from_u128(4)), user, uses, now);
         let commands = [
             Command::InitCluster(Cluster {
                 id: cluster,
@@ -308,6 +309,34 @@ impl World {
             if let Some((host, consensus)) = machine.consensus() {
                 on(&host, Duration::from_secs(5), async move { consensus.step_aside().await }).await;
             }
+        }
+    }
+
+    /// Nodes that join, never come up, and are removed. Refusals are fine, and so is no answer.
+    pub(super) async fn ghosts(&self, dice: &mut Dice) {
+        let Some(asked) = self.machines.iter().position(|machine| machine.process.is_some()) else { return };
+        let uses = u32::try_from(1 + dice.roll(2)).unwrap_or(1);
+        let digest = [9; 32];
+        let id = JoinTokenId(Uuid::from_u128(dice.roll(usize::MAX) as u128));
+        let token = join_token(id, UserId(Uuid::from_u128(1)), uses, self.wall());
+        let mut last = None;
+        let _refused = self.ask(asked, Command::CreateJoinToken(token)).await;
+        for ghost in 0..=uses {
+            let admit = Command::AdmitNode {
+                token: id,
+                digest,
+                name: format!("ghost-{}-{ghost}", dice.roll(1_000_000)),
+                address: format!("g{ghost}:9090"),
+                cluster_version_max: *cluster_versions().end(),
+            };
+            if let Ok(Outcome::Node(node)) = self.ask(asked, admit).await {
+                if let Some(before) = last.replace(node) {
+                    let _refused = self.ask(asked, Command::RemoveNode(before)).await;
+                }
+            }
+        }
+        if let Some(node) = last {
+            let _refused = self.ask(asked, Command::RemoveNode(node)).await;
         }
     }
 

@@ -124,6 +124,8 @@ impl Database {
             let mut transaction = redb.begin_write()?;
             match commit {
                 Commit::Synced => transaction.set_durability(Durability::Immediate)?,
+                #[cfg(test)]
+                Commit::Unsynced => transaction.set_durability(Durability::None)?,
                 Commit::Checkpoint => {
                     transaction.set_durability(Durability::Immediate)?;
                     transaction.set_quick_repair(true);
@@ -267,6 +269,9 @@ impl Database {
 pub(super) enum Commit {
     /// When the commit returns.
     Synced,
+    /// Some time later: a bug that can be planted.
+    #[cfg(test)]
+    Unsynced,
     /// When the commit returns, and so that opening after a crash need not walk the file. Two syncs.
     Checkpoint,
 }

@@ -6,7 +6,6 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
@@ -105,7 +104,7 @@ impl Writer {
         let next = self.position_after(batch)?;
         let committed = batch.iter().any(|op| !matches!(op, Op::Append { .. })).then(|| self.shared.committed());
         let database = &self.shared.database;
-        database.write("log", Commit::Synced, |transaction| {
+        database.write("log", commit(), |transaction| {
             for op in batch {
                 match op {
                     Op::Append { entries, .. } => self.append(transaction, entries)?,
@@ -217,6 +216,16 @@ impl Writer {
     }
 }
 
+/// Entries are on the disk when they are answered. Under simulated time nothing comes between two steps of this thread, so that
+/// the planted bug is a sync too few.
+fn commit() -> Commit {
+    #[cfg(test)]
+    if planted::is(Bug::AckBeforeSync) {
+        return Commit::Unsynced;
+    }
+    Commit::Synced
+}
+
 /// Answers appends a good while before they are written, when that bug is planted.
 fn acknowledge_too_early(batch: &mut [Op]) {
     if !planted::is(Bug::AckBeforeSync) {
@@ -227,7 +236,7 @@ fn acknowledge_too_early(batch: &mut [Op]) {
             std::mem::replace(callback, IOFlushed::noop()).io_completed(Ok(()));
         }
     }
-    thread::sleep(PLANTED_DELAY);
+    planted::pause(PLANTED_DELAY);
 }
 
 fn earlier(one: Option<LogIdV1>, other: Option<LogIdV1>) -> Option<LogIdV1> {

@@ -5,7 +5,6 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use redb::{ReadableTable, WriteTransaction};
@@ -91,7 +90,7 @@ fn note_too_early(database: &Database, applied: &AppliedV1) -> Result<(), Error>
         database.write("rows", Commit::Checkpoint, |transaction| {
             database.put_meta(transaction, "applied", Some(applied))
         })?;
-        thread::sleep(PLANTED_DELAY);
+        planted::pause(PLANTED_DELAY);
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ async fn a_line_that_imitates_ours_is_the_text_of_one_event() {
     let mut seen = Vec::new();
     while seen.last().is_none_or(|text| text != "the last") {
         let event = events.next().await.expect("it goes on");
-        assert!(matches!(event.name.as_str(), "connected" | "deployment_status" | "log"), "{event:?}");
+        assert!(matches!(event.name.as_str(), "connected" | "deployment_status" | "log" | "ping"), "{event:?}");
         if event.name == "log" {
             assert_eq!(event.data["level"], Value::Null, "{event:?}");
             seen.push(event.data["message"].as_str().expect("text").to_owned());
