@@ -329,10 +329,10 @@ impl World {
                 address: format!("g{ghost}:9090"),
                 cluster_version_max: *cluster_versions().end(),
             };
-            if let Ok(Outcome::Node(node)) = self.ask(asked, admit).await {
-                if let Some(before) = last.replace(node) {
-                    let _refused = self.ask(asked, Command::RemoveNode(before)).await;
-                }
+            if let Ok(Outcome::Node(node)) = self.ask(asked, admit).await
+                && let Some(before) = last.replace(node)
+            {
+                let _refused = self.ask(asked, Command::RemoveNode(before)).await;
             }
         }
         if let Some(node) = last {
