@@ -12,6 +12,7 @@ use super::{Consensus, Mark, ReadError, reads};
 use crate::decide::isolation::ASSURED_IF_HEARD_WITHIN;
 use crate::model::NodeId;
 use crate::space::{Full, Use};
+use crate::state::Actor;
 use crate::store::{self, SnapshotFile};
 use crate::task::blocking;
 
@@ -138,8 +139,13 @@ impl Receiver {
     /// Takes a command for a member that does not lead.
     pub async fn propose(&self, request: v1::ProposeRequest, asking: NodeId) -> Result<v1::ProposeReply, ReceiveError> {
         let proposal = wire::proposal(request.command)?;
-        // What a node observed, only that node may say.
-        if let Some(other) = proposal.entry().speaker().filter(|speaker| *speaker != asking) {
+        // What a node observed, only that node may say, and in no other name.
+        let entry = proposal.entry();
+        let named = match entry.actor {
+            Actor::Node(node) => Some(node),
+            _ => None,
+        };
+        if let Some(other) = entry.speaker().into_iter().chain(named).find(|node| *node != asking) {
             return Err(ReceiveError::Impostor(format!("node {asking} sent a command in the name of node {other}")));
         }
         Ok(self.0.propose_for_another(proposal).await)

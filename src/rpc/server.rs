@@ -14,14 +14,14 @@ use narvana_proto::v1::raft_server::RaftServer;
 use narvana_proto::v1::tunnel_server::TunnelServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
 use super::blobs::BlobService;
-use super::caller::{leaders, members};
+use super::caller::{leaders, members, until_removed};
 use super::entrance::{Entrance, OpenTunnels};
 use super::exec::ExecService;
 use super::forward::ForwardService;
@@ -49,6 +49,8 @@ const STRANGERS_EACH: usize = 8;
 const STRANGERS_MAX: usize = 64;
 /// How long such a connection may last: asking to be let in takes seconds.
 const STRANGER_STAYS_MAX: Duration = Duration::from_secs(60);
+/// How long the connections of a node that was removed go on: long enough for it to ask something and be told.
+const REMOVED_STAYS_MAX: Duration = Duration::from_secs(2);
 /// Connections that wait for the server to take them.
 const LINKS_WAITING: usize = 16;
 /// Pause after a connection could not be accepted, mostly for lack of open files.
@@ -193,7 +195,7 @@ async fn accept(
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of another node");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -202,13 +204,14 @@ async fn accept(
             continue;
         };
         let (greeting, links, house) = (greeting.clone(), links.clone(), house.clone());
+        let admit = greeting.admit.clone();
         supervisor.spawn("node handshake", OnError::Log, async move {
             let shaken = timeout(HANDSHAKE_MAX, greeting.shake_hands(stream, from.ip())).await;
             let shaken = shaken
                 .map_err(|_| format!("its handshake took longer than {} ms", HANDSHAKE_MAX.as_millis()))
                 .flatten();
             drop(arrival);
-            match shaken.and_then(|(stream, caller)| house.enter(stream, caller)) {
+            match shaken.and_then(|(stream, caller)| house.enter(stream, caller, admit)) {
                 // Nobody takes it when the server stops.
                 Ok(link) => drop(links.send(Ok(link)).await),
                 Err(reason) => tracing::debug!(%from, %reason, "a connection to the port between nodes was refused"),
@@ -227,15 +230,19 @@ struct House {
 }
 
 impl House {
-    fn enter(&self, stream: TlsStream<TcpStream>, caller: Caller) -> Result<Link, String> {
+    fn enter(&self, stream: TlsStream<TcpStream>, caller: Caller, admit: Admit) -> Result<Link, String> {
         let crowd = if caller.node.is_some() { &self.members } else { &self.strangers };
         let place = crowd.enter(caller.from).ok_or("this address has too many connections")?;
         let stay = match caller.node {
-            Some(_) => None,
+            // A stream whose reader takes nothing would never come to its end.
+            Some(node) => Stay::until(async move {
+                until_removed(&admit, node).await;
+                sleep(REMOVED_STAYS_MAX).await;
+            }),
             None => {
                 let permit = Arc::clone(&self.all_strangers).try_acquire_owned();
                 let permit = permit.map_err(|_| "too many connect without a certificate")?;
-                Some(Stay::new(permit, STRANGER_STAYS_MAX))
+                Stay::at_most(STRANGER_STAYS_MAX, permit)
             }
         };
         Ok(Link { stream, caller, place, stay })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -34,20 +34,26 @@ pub(super) struct Link {
     /// Counts it among those of its address.
     #[expect(dead_code, reason = "it counts as long as it lives")]
     pub(super) place: Entered,
-    /// How long it may last, when that is limited.
-    pub(super) stay: Option<Stay>,
+    /// How long it may last.
+    pub(super) stay: Stay,
 }
 
-/// A connection that ends by itself, and is one of few.
+/// When a connection ends by itself, whatever is under way on it.
 pub(super) struct Stay {
-    over: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     #[expect(dead_code, reason = "it counts as long as it lives")]
-    permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Stay {
-    pub(super) fn new(permit: OwnedSemaphorePermit, longest: Duration) -> Self {
-        Self { over: Box::pin(sleep(longest)), permit }
+    /// After this time. Such connections are few.
+    pub(super) fn at_most(longest: Duration, permit: OwnedSemaphorePermit) -> Self {
+        Self { over: Box::pin(sleep(longest)), permit: Some(permit) }
+    }
+
+    /// Some time after this.
+    pub(super) fn until(end: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { over: Box::pin(end), permit: None }
     }
 }
 
@@ -61,7 +67,7 @@ impl Connected for Link {
 
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.stay.as_mut().is_some_and(|stay| stay.over.as_mut().poll(cx).is_ready()) {
+        if self.stay.over.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use narvana::cluster::{Authority, NodeCertificate, PEER_LIFE, peer_name};
+use narvana::cluster::{Authority, NodeCertificate, PEER_LIFE, SigningRequest, peer_name};
 use narvana::consensus::{Mark, Peer, Transport, TransportError};
-use narvana::model::{Cluster, ClusterId, InstanceState, InstanceStatus, NodeId, Secret};
+use narvana::model::{Cluster, ClusterId, Digest, Incarnation, InstanceState, InstanceStatus, NodeId, Secret};
 use narvana::rpc::{Hello, Peers, Tls, Witness};
 use narvana::state::{Actor, Command, LogEntry};
 use narvana::store::{self, KEY_FILE, Proposal, SealKey, Store};
@@ -16,12 +16,14 @@ use narvana_proto::v1;
 use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use sha2::Digest as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::joining;
 use super::live::Live;
 use super::{Check, Row};
 use Check::{Live as Do, Test};
@@ -31,6 +33,8 @@ const WITNESS: &str = "src/rpc/witness.rs";
 const SNAPSHOTS: &str = "src/store/tests/snapshots.rs";
 /// A member that the node has not heard of yet: it may be the leader that brings the entries in which it is.
 const NEWER: NodeId = NodeId(1 << 40);
+/// All callers are one process: another one in its place would be told to wait.
+const RUN: Incarnation = Incarnation(uuid::Uuid::from_u128(7));
 /// Longest wait for an answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -57,6 +61,7 @@ pub(super) const ROWS: &[Row] = &[
         sent: "a certificate of a node that was removed, never let in, or whose place another process has",
         checks: &[
             Do(never_let_in),
+            Do(removed),
             Test("tests/real/node/membership.rs", "a_removed_node_stops_what_it_runs_and_can_do_nothing"),
             Test(WITNESS, "a_process_takes_the_place_of_one_that_has_ended_and_no_other"),
         ],
@@ -93,6 +98,7 @@ pub(super) const ROWS: &[Row] = &[
 struct Port {
     address: String,
     cluster: Arc<Cluster>,
+    term: u64,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -113,7 +119,9 @@ impl Port {
         };
         let store = Store::open(options).expect("opens");
         let cluster = store.machine().view().borrow().state.cluster().expect("a cluster").clone();
-        Self { address: live.grpc(), cluster, runtime: tokio::runtime::Runtime::new().expect("a runtime") }
+        let status = live.ask("GET", "/v1/status?consistency=stale", b"");
+        let term = status.json["term"].as_u64().unwrap_or_else(|| panic!("{}", status.text));
+        Self { address: live.grpc(), cluster, term, runtime: tokio::runtime::Runtime::new().expect("a runtime") }
     }
 
     fn root(&self) -> CertificateDer<'static> {
@@ -133,10 +141,15 @@ impl Port {
         self.certificate(self.cluster.id, node, (&self.cluster.ca_certificate, &self.cluster.ca_key))
     }
 
+    /// Of a leader as new as the node itself: what an older one sends is not read.
+    fn ballot(&self, node: NodeId) -> Option<v1::Ballot> {
+        Some(v1::Ballot { term: self.term, node: node.0, committed: true })
+    }
+
     /// Connections with this certificate, by the program's own client.
     fn peers(&self, own: &NodeCertificate) -> Peers {
         let tls = Tls::new(self.cluster.id, &[self.root()], own).expect("certificates");
-        let hello = Hello { run: random::id(), began: Mark::default() };
+        let hello = Hello { run: RUN, began: Mark::default() };
         let witness = Witness::new(hello, []);
         witness.take_part();
         Peers::new(watch::Sender::new(Arc::new(tls)).subscribe(), witness)
@@ -167,9 +180,12 @@ impl Port {
 
     /// The same, and what members say to each other first.
     async fn dial_as(&self, node: NodeId) -> TlsStream<TcpStream> {
-        let mut stream = self.dial(Some(self.own(node))).await;
-        let run: narvana::model::Incarnation = random::id();
-        let hello = v1::Hello { run: run.0.as_bytes().to_vec().into(), began: None };
+        self.dial_with(self.own(node)).await
+    }
+
+    async fn dial_with(&self, own: NodeCertificate) -> TlsStream<TcpStream> {
+        let mut stream = self.dial(Some(own)).await;
+        let hello = v1::Hello { run: RUN.0.as_bytes().to_vec().into(), began: None };
         let accepted = v1::Verdict { verdict: Some(v1::verdict::Verdict::Accepted(v1::Accepted {})) };
         for message in [hello.encode_to_vec(), accepted.encode_to_vec()] {
             let length = u16::try_from(message.len()).expect("short").to_be_bytes();
@@ -196,14 +212,17 @@ async fn call(stream: TlsStream<TcpStream>, path: &str, body: &[u8]) -> String {
     }
 }
 
-async fn call_over(client: h2::client::SendRequest<Bytes>, path: &str, body: &[u8]) -> String {
-    let mut client = client.ready().await.expect("a connection");
-    let request = http::Request::post(format!("https://node{path}"))
+fn request(path: &str) -> http::Request<()> {
+    http::Request::post(format!("https://node{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
-        .expect("a request");
-    let (answer, mut sending) = client.send_request(request, false).expect("sends");
+        .expect("a request")
+}
+
+async fn call_over(client: h2::client::SendRequest<Bytes>, path: &str, body: &[u8]) -> String {
+    let mut client = client.ready().await.expect("a connection");
+    let (answer, mut sending) = client.send_request(request(path), false).expect("sends");
     sending.send_data(Bytes::copy_from_slice(body), true).expect("sends");
     let answer = answer.await.expect("an answer");
     let status = match answer.headers().get("grpc-status") {
@@ -226,10 +245,6 @@ fn says<T: std::fmt::Debug>(answer: Result<T, TransportError>, words: &str) {
     assert!(error.contains(words), "{words}: {error}");
 }
 
-fn ballot(node: NodeId) -> Option<v1::Ballot> {
-    Some(v1::Ballot { term: 1, node: node.0, committed: true })
-}
-
 fn no_certificate(live: &Live) {
     const UNAUTHENTICATED: &str = "16";
     let port = Port::of(live);
@@ -237,7 +252,8 @@ fn no_certificate(live: &Live) {
         for path in
             ["Raft/Append", "Raft/Vote", "Raft/Snapshot", "Raft/Transfer", "Forward/Propose", "Forward/ReadIndex"]
                 .into_iter()
-                .chain(["Forward/RollCall", "Forward/LeaveBehind", "Artifacts/Read", "Tunnel/Open"])
+                .chain(["Forward/RollCall", "Forward/LeaveBehind", "Artifacts/Read", "Artifacts/Hold", "Tunnel/Open"])
+                .chain(["Logs/Read", "Logs/Follow", "Exec/Run"])
         {
             let status = call(port.dial(None).await, &format!("/narvana.v1.{path}"), &[0; 5]).await;
             assert_eq!(status, UNAUTHENTICATED, "{path}");
@@ -263,7 +279,7 @@ fn another_cluster(live: &Live) {
 fn another_name(live: &Live) {
     let port = Port::of(live);
     let (peers, to) = (port.peers(&port.own(NEWER)), port.founder());
-    let claimed = ballot(NodeId::FOUNDER);
+    let claimed = port.ballot(NodeId::FOUNDER);
     let words = "in the name of node 1";
     let vote = v1::VoteRequest { ballot: claimed, ..Default::default() };
     says(port.ask(peers.vote(&to, vote)), words);
@@ -285,6 +301,89 @@ fn never_let_in(live: &Live) {
     // An index of the log at which no node was let in.
     let answer = port.ask(port.peers(&port.own(NodeId(2))).read_index(&port.founder()));
     says(answer, "never let node 2 in");
+}
+
+/// Everything that takes a stream of answers, and something that is asked and answered.
+const CALLS: [&str; 10] = [
+    "Raft/Append",
+    "Raft/Vote",
+    "Forward/Propose",
+    "Forward/ReadIndex",
+    "Artifacts/Read",
+    "Artifacts/Hold",
+    "Logs/Read",
+    "Logs/Follow",
+    "Exec/Run",
+    "Tunnel/Open",
+];
+
+/// A node that was let in with a token, goes on as if nothing were, and reads nothing of what it asked for.
+fn removed(live: &Live) {
+    const ENDS_WITHIN: Duration = Duration::from_secs(5);
+    let port = Port::of(live);
+    let (token, asked) = (joining::token(live), SigningRequest::new().expect("a key"));
+    let question = joining::question(&token, asked.request, "foreign");
+    let admitted = joining::knock(live, &token, question).expect("it is let in");
+    let own =
+        || NodeCertificate::kept(admitted.certificate.clone(), port.root(), asked.key.expose()).expect("a certificate");
+    // More than a connection holds.
+    let blob = vec![7_u8; 8 << 20];
+    let digest = Digest::new(sha2::Sha256::digest(&blob).into()).to_string();
+    std::fs::write(live.data.join("artifacts").join(&digest), &blob).expect("writes");
+    let log = Some(v1::log_request::Log::Build(vec![9; 16].into()));
+    let follow = v1::LogRequest { log, start: Some(v1::log_request::Start::At(0)) };
+    let framed = |message: Vec<u8>| {
+        let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+        [&[0][..], &length, &message].concat()
+    };
+    let streams = [
+        ("Logs/Follow", framed(follow.encode_to_vec())),
+        ("Artifacts/Read", framed(v1::ReadBlob { digest, offset: 0 }.encode_to_vec())),
+        // Nothing is sent yet.
+        ("Raft/Append", Vec::new()),
+    ];
+    let open = port.runtime.block_on(async {
+        let mut open = Vec::new();
+        for (path, message) in streams {
+            let (client, connection) = h2::client::handshake(port.dial_with(own()).await).await.expect("HTTP/2");
+            port.runtime.spawn(connection);
+            let mut client = client.ready().await.expect("a connection");
+            let sent = client.send_request(request(&format!("/narvana.v1.{path}")), false).expect("sends");
+            let (answer, mut sending) = sent;
+            if !message.is_empty() {
+                sending.send_data(message.into(), true).expect("sends");
+            }
+            let answer = answer.await.expect("an answer");
+            assert!(answer.headers().get("grpc-status").is_none(), "{path} is under way: {answer:?}");
+            open.push((path, client, sending, answer.into_body()));
+        }
+        open
+    });
+    let gone = live.ask("DELETE", &format!("/v1/nodes/{}", admitted.node), b"");
+    assert_eq!(gone.status, 200, "{}", gone.text);
+    let deadline = tokio::time::Instant::now() + ENDS_WITHIN;
+    port.runtime.block_on(async {
+        for (path, mut client, _sending, mut body) in open {
+            let end = async { while let Some(Ok(_)) = body.data().await {} };
+            assert!(tokio::time::timeout_at(deadline, end).await.is_ok(), "{path} goes on");
+            // Either nobody is there any more, or it is refused.
+            let ready = std::future::poll_fn(|cx| client.poll_ready(cx)).await;
+            let asked = ready.and_then(|()| client.send_request(request("/narvana.v1.Forward/ReadIndex"), true));
+            let answer = match asked {
+                Ok((answer, _)) => answer.await,
+                Err(error) => Err(error),
+            };
+            if let Ok(answer) = answer {
+                assert_ne!(answer.headers().get("grpc-status").expect("a status"), "0", "{path}");
+            }
+        }
+        for path in CALLS {
+            let status = call(port.dial_with(own()).await, &format!("/narvana.v1.{path}"), &[0; 5]).await;
+            assert_eq!(status, "7", "{path}");
+        }
+    });
+    let refused = port.ask(port.peers(&own()).read_index(&port.founder()));
+    says(refused, "was removed");
 }
 
 /// What the node has in memory, in KiB.
@@ -327,10 +426,10 @@ fn snapshots(live: &Live) {
     let port = Port::of(live);
     let (peers, to) = (port.peers(&port.own(NEWER)), port.founder());
     let meta = store::encode_meta(&store::SnapshotMeta::default()).expect("a head");
-    let head = Part::Head(v1::SnapshotHead { ballot: ballot(NEWER), meta });
+    let head = Part::Head(v1::SnapshotHead { ballot: port.ballot(NEWER), meta });
     let chunk = || Part::Chunk(Bytes::from_static(b"no chunk"));
     let end = |chunks| Part::End(v1::SnapshotEnd { chunks });
-    let foreign = Part::Head(v1::SnapshotHead { ballot: ballot(NEWER), meta: Bytes::from_static(b"no head") });
+    let foreign = Part::Head(v1::SnapshotHead { ballot: port.ballot(NEWER), meta: Bytes::from_static(b"no head") });
     for (parts, words) in [
         (vec![], "no ballot|no head"),
         (vec![chunk()], "no head"),
@@ -359,7 +458,7 @@ fn entries(live: &Live) {
     version[4] = 0xFF;
     for bytes in [kind, version, good[..good.len() - 1].to_vec(), b"x".to_vec(), Vec::new()] {
         let append =
-            v1::AppendRequest { ballot: ballot(NEWER), entries: vec![bytes.clone().into()], ..Default::default() };
+            v1::AppendRequest { ballot: port.ballot(NEWER), entries: vec![bytes.clone().into()], ..Default::default() };
         let replies = async {
             let mut replies = peers.append(&to, stream::iter([append]).boxed()).await?;
             replies.next().await.expect("an answer")
@@ -411,4 +510,9 @@ fn reports(live: &Live) {
     let Some(v1::propose_reply::Result::Answer(answer)) = reply.result else { panic!("{reply:?}") };
     let refused = store::decode_answer(&answer).expect("an answer");
     assert!(format!("{refused:?}").contains("NotFound"), "{refused:?}");
+}
+
+#[test]
+fn rows_hold() {
+    super::run(ROWS);
 }

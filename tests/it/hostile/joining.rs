@@ -57,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
     Row { number: 68, sent: "guesses", checks: &[Do(guesses)] },
 ];
 
-fn token(live: &Live) -> TokenText {
+pub(super) fn token(live: &Live) -> TokenText {
     let mut command = program();
     command.args(["token", "create", "--quiet"]);
     command.env("NARVANA_API", format!("http://{}", live.api)).env("NARVANA_TOKEN", &live.token);
@@ -67,7 +67,7 @@ fn token(live: &Live) -> TokenText {
 }
 
 /// What a node asks with this token.
-fn question(token: &TokenText, signing_request: Vec<u8>, name: &str) -> Request {
+pub(super) fn question(token: &TokenText, signing_request: Vec<u8>, name: &str) -> Request {
     Request {
         token: token.id,
         secret: token.secret.clone(),
@@ -79,7 +79,7 @@ fn question(token: &TokenText, signing_request: Vec<u8>, name: &str) -> Request 
     }
 }
 
-fn knock(live: &Live, token: &TokenText, question: Request) -> Result<Admitted, JoinError> {
+pub(super) fn knock(live: &Live, token: &TokenText, question: Request) -> Result<Admitted, JoinError> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let newcomer = Newcomer::new(token.cluster, token.pin).expect("a pin");
@@ -178,20 +178,31 @@ fn signing_requests(live: &Live) {
     let constraints = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 0x03, 0x01, 0x01, 0xFF]);
     authority.custom_extensions.push(constraints);
     let request = authority.serialize_request(&KeyPair::generate().expect("a key")).expect("a request");
-    let constraints = [0x55, 0x1D, 0x13];
-    assert!(request.der().windows(3).any(|part| part == constraints), "it is in the request");
-    refused(ask(request.der().to_vec()), "signing request");
-    // Whatever it asks for besides, it gets what this side decides.
+    assert!(request.der().windows(3).any(|part| part == BASIC_CONSTRAINTS), "it is in the request");
+    let admitted = ask(request.der().to_vec()).expect("let in");
+    nothing_but_its_name(&token, &admitted);
+    // And one that wants to be another node, and to sign.
     let founder = peer_name(token.cluster, NodeId::FOUNDER);
     let mut params = CertificateParams::new(vec![founder.clone()]).expect("a name");
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    let key = KeyPair::generate().expect("a key");
-    let request = params.serialize_request(&key).expect("a request");
-    let admitted = ask(request.der().to_vec()).expect("let in");
+    let request = params.serialize_request(&KeyPair::generate().expect("a key")).expect("a request");
+    let token = self::token(live);
+    let admitted = knock(live, &token, question(&token, request.der().to_vec(), "guest-four-again")).expect("let in");
+    nothing_but_its_name(&token, &admitted);
     let holds = |text: &str| admitted.certificate.windows(text.len()).any(|part| part == text.as_bytes());
-    assert!(holds(&peer_name(token.cluster, admitted.node)) && !holds(&founder), "another node's name");
-    // The identifiers of basic constraints and of key usage.
-    for extension in [[0x55, 0x1D, 0x13], [0x55, 0x1D, 0x0F]] {
+    assert!(!holds(&founder), "another node's name");
+}
+
+/// Identifiers of extensions.
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1D, 0x13];
+const KEY_USAGE: [u8; 3] = [0x55, 0x1D, 0x0F];
+
+/// Of a request only the key counts.
+#[track_caller]
+fn nothing_but_its_name(token: &TokenText, admitted: &Admitted) {
+    let name = peer_name(token.cluster, admitted.node);
+    assert!(admitted.certificate.windows(name.len()).any(|part| part == name.as_bytes()), "its own name");
+    for extension in [BASIC_CONSTRAINTS, KEY_USAGE] {
         assert!(!admitted.certificate.windows(3).any(|part| part == extension), "{extension:x?}");
     }
 }
@@ -211,4 +222,9 @@ fn guesses(live: &Live) {
     assert!(answers.iter().all(Result::is_err));
     assert!(live.log().contains("somebody who wanted to join was refused"), "{}", live.log());
     assert_eq!(live.ask_as("", "GET", "/health", b"").status, 200);
+}
+
+#[test]
+fn rows_hold() {
+    super::run(ROWS);
 }
