@@ -35,8 +35,9 @@
           src = self;
           # Fetched by the hashes of the lock file: nothing here has to be kept in step with it.
           cargoLock.lockFile = ./Cargo.lock;
-          # Overrides .cargo/config.toml, which asks for mold: Nix's own linker wrapper is what finds libraries here.
-          RUSTFLAGS = "";
+          # Overrides .cargo/config.toml, which asks for mold: Nix's own linker wrapper is what finds libraries here. The tests need
+          # what else stands there.
+          RUSTFLAGS = "--cfg tokio_unstable";
           # Sources are fetched with git, in the tests too.
           nativeBuildInputs = [ pkgs.git ];
           doCheck = false;

@@ -28,6 +28,8 @@ pub(crate) struct Host(Arc<Inner>);
 
 struct Inner {
     began: Instant,
+    /// When the machine started, which its processes survive.
+    booted: Instant,
     /// The clock on the wall when it began, in milliseconds; simulations set it.
     wall: Mutex<i64>,
     chance: Mutex<StdRng>,
@@ -52,10 +54,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    /// A machine whose clock on the wall shows this, and whose disk takes up to so long.
-    pub(crate) fn new(seed: u64, wall: Timestamp, disk: Duration) -> Self {
+    /// A process of a machine that started then, whose clock on the wall shows this, and whose disk takes up to so long.
+    pub(crate) fn new(seed: u64, booted: Instant, wall: Timestamp, disk: Duration) -> Self {
         Self(Arc::new(Inner {
             began: Instant::now(),
+            booted,
             wall: Mutex::new(wall.0),
             chance: Mutex::new(StdRng::seed_from_u64(seed)),
             life: Mutex::new(Life::Runs),
@@ -158,6 +161,11 @@ pub(crate) fn current() -> Option<Host> {
 /// What its clock on the wall shows, if there is one.
 pub(crate) fn now() -> Option<Timestamp> {
     Some(current()?.now())
+}
+
+/// How long its machine has been on, if there is one.
+pub(crate) fn since_boot() -> Option<Duration> {
+    Some(current()?.0.booted.elapsed())
 }
 
 /// Fills the bytes with its chance. False when there is no machine to ask.

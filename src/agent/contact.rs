@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Guard;
+use crate::clock;
 use crate::consensus::Consensus;
 use crate::decide::isolation::{ASSURED_EVERY, ISOLATED_AFTER};
 use crate::state::State;
@@ -64,11 +65,11 @@ pub(super) fn is_only_member(state: &State) -> bool {
 
 async fn ask(consensus: &Consensus, guard: &dyn Guard, assured: &watch::Sender<Instant>) {
     loop {
-        let asked = Instant::now();
+        let (asked, since_boot) = (Instant::now(), clock::since_boot());
         match consensus.linearizable().await {
             Ok(view) => {
                 assured.send_replace(asked);
-                guard.assured(asked.elapsed(), is_only_member(&view.state));
+                guard.assured(since_boot, is_only_member(&view.state)).await;
             }
             Err(error) => tracing::debug!(%error, "the cluster does not answer"),
         }
@@ -98,7 +99,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock;
     use crate::model::{Admission, NodeId, NodeRole};
 
     fn cluster(nodes: u64) -> State {

@@ -1,44 +1,66 @@
 //! What ends the instances that run alone when the program of their node cannot, because it was killed, stopped or hangs.
 //!
-//! A guard is a small process of its own on the same machine. It reads the node's newest [`Assurance`], and when that is over, and as
+//! A guard is a small process of its own on the same machine. It reads the node's newest assurance (`assurance`), and when that is over, and as
 //! long as it is, it ends the containers that are labelled for it. It decides nothing else and remembers nothing: whoever is
 //! there, and what was assured, is looked up each time. Here are its work ([`stand_guard`]) and what the agent needs of it
 //! ([`Guard`]); `node` starts it.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::Options;
+use super::assurance::Standing;
+use super::contact::is_only_member;
 use super::container::{ALONE_LABEL, node_labels};
-use super::{Assurance, Options};
+use crate::consensus::Consensus;
 use crate::engine::{ContainerState, Engine};
 
-/// How often it looks.
+/// How often a guard looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether one stands.
+const STANDS_EVERY: Duration = Duration::from_secs(5);
 
 /// The guard, as the agent sees it.
 #[async_trait]
 pub trait Guard: Send + Sync + 'static {
-    /// Sees to it that one stands. Without one nothing may run alone here: why there is none.
+    /// Sees to it that one stands; without one nothing may be started alone here. Else why there is none.
     async fn stand(&self) -> Result<(), String>;
 
-    /// A question so long ago was answered. `only` says that this node is the only member of its cluster.
-    fn assured(&self, age: Duration, only: bool);
+    /// A question of that time ([`clock::since_boot`](crate::clock::since_boot)) was answered. `only` says that this node is the
+    /// only member of its cluster.
+    async fn assured(&self, asked: Duration, only: bool);
 }
 
-/// Stands guard until nothing is left to guard and nobody assures this node of anything: whoever starts something afterwards
-/// calls another guard first.
-pub async fn stand_guard(options: &Options, engine: &dyn Engine, assurance: &Assurance) {
+/// Keeps a guard standing, for as long as something runs alone here.
+pub(super) async fn keep_standing(guard: Arc<dyn Guard>, consensus: Consensus) -> Infallible {
+    loop {
+        if !is_only_member(&consensus.latest().state)
+            && let Err(reason) = guard.stand().await
+        {
+            tracing::error!(reason, "nothing would end what must not run twice with this program gone; trying again");
+        }
+        sleep(STANDS_EVERY).await;
+    }
+}
+
+/// Stands guard until nothing is left to guard and nobody assures this node of anything, or nobody else could run the same:
+/// whoever starts something afterwards calls another guard first.
+pub async fn stand_guard(options: &Options, engine: &dyn Engine, standing: impl Fn() -> Standing) {
     let mut labels = node_labels(options.cluster, options.node);
     labels.insert(ALONE_LABEL.to_owned(), "true".to_owned());
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        if !assurance.is_over() {
-            continue;
+        match standing() {
+            Standing::Assured => continue,
+            Standing::OnlyMember => return,
+            Standing::Over => {}
         }
         let running = match engine.list(&labels).await {
             Ok(found) => found.into_iter().filter(|container| container.state == ContainerState::Running),
@@ -49,7 +71,7 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, assurance: &Ass
         };
         let ended = join_all(running.map(async |container| {
             // The program may be back by now.
-            if assurance.is_over() {
+            if standing() == Standing::Over {
                 let name = container.name;
                 tracing::warn!(%name, "the cluster was not heard of: ending what must not run twice");
                 if let Err(error) = engine.stop(&container.id, options.stop_grace).await {
@@ -57,7 +79,7 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, assurance: &Ass
                 }
             }
         }));
-        if ended.await.is_empty() {
+        if ended.await.is_empty() && standing() == Standing::Over {
             return;
         }
     }
@@ -66,9 +88,9 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, assurance: &Ass
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Mutex;
 
     use super::*;
-    use crate::decide::isolation::ISOLATED_AFTER;
     use crate::engine::fake::FakeEngine;
     use crate::engine::{ContainerSpec, Image};
     use crate::model::NodeId;
@@ -76,8 +98,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_guard_ends_what_runs_alone_when_nobody_assures_its_node_and_nothing_else() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let assurance = Assurance::of(folder.path());
+        let newest = Mutex::new(Standing::Assured);
+        let standing = || *newest.lock().expect("not poisoned");
         let options =
             Options { cluster: random::id(), node: NodeId(7), stop_grace: Duration::ZERO, drain_max: Duration::ZERO };
         let engine = FakeEngine::new();
@@ -94,16 +116,17 @@ mod tests {
             let id = engine.create(&spec).await.expect("made");
             engine.start(&id).await.expect("started");
         }
-        assurance.note(Duration::ZERO, false).expect("writes");
-        let standing = stand_guard(&options, &engine, &assurance);
         tokio::select! {
-            () = standing => panic!("it stands as long as its node is assured"),
+            () = stand_guard(&options, &engine, standing) => panic!("it stands as long as its node is assured"),
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
         assert_eq!(engine.running(), 3);
-        assurance.note(ISOLATED_AFTER, false).expect("writes");
-        let standing = tokio::time::timeout(Duration::from_secs(20), stand_guard(&options, &engine, &assurance));
-        standing.await.expect("it goes when there is nothing left");
+        *newest.lock().expect("not poisoned") = Standing::OnlyMember;
+        stand_guard(&options, &engine, standing).await;
+        assert_eq!(engine.running(), 3, "it goes when nobody else could run the same");
+        *newest.lock().expect("not poisoned") = Standing::Over;
+        let guarding = tokio::time::timeout(Duration::from_secs(20), stand_guard(&options, &engine, standing));
+        guarding.await.expect("it goes when there is nothing left");
         let running = engine.containers().into_iter().filter(|it| it.state == ContainerState::Running);
         assert_eq!(running.map(|it| it.name).collect::<Vec<_>>(), ["replica", "elsewhere"]);
     }

@@ -1,4 +1,4 @@
-//! An image that narvana built, from wherever it is to this node's engine.
+//! Images on their way to this node's engine: from a registry, or, when narvana built them, from wherever they are.
 
 use std::sync::Arc;
 
@@ -35,11 +35,22 @@ pub(super) async fn bring(
     let (fetched, ()) = tokio::join!(fetch, write(logs, instance, lines));
     fetched.map_err(Trouble::Image)?;
     let login = LocalLogin { user: registry.user().to_owned(), password: registry.password().clone() };
-    let (progress, mut said) = mpsc::channel(LINES_BOUND);
     let reference = registry.reference(built);
-    let pull = engine.pull_from_loopback(&reference, &login, progress);
+    unheard(async |progress| engine.pull_from_loopback(&reference, &login, progress).await)
+        .await
+        .map_err(Trouble::Engine)
+}
+
+/// An image that somebody else keeps, by its name.
+pub(super) async fn pull(engine: &Arc<dyn Engine>, image: &str) -> Result<Image, engine::Error> {
+    unheard(async |progress| engine.pull(image, progress).await).await
+}
+
+/// Work that says how far it is, to nobody.
+async fn unheard<T>(work: impl AsyncFnOnce(mpsc::Sender<String>) -> T) -> T {
+    let (progress, mut said) = mpsc::channel(LINES_BOUND);
     let drain = async { while said.recv().await.is_some() {} };
-    tokio::join!(pull, drain).0.map_err(Trouble::Engine)
+    tokio::join!(work(progress), drain).0
 }
 
 /// The log is opened when there is something to say. An image is worth more than what is said of it.

@@ -42,7 +42,7 @@ use crate::logs::LogStore;
 use crate::model::{ClusterId, InstanceId, NodeId};
 use crate::task::Supervisor;
 
-pub use assurance::Assurance;
+pub use assurance::{Assurance, Standing};
 pub use engine_state::EngineState;
 pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 pub use guard::{Guard, stand_guard};

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::consensus::ProposeError;
-use crate::decide::alone::runs_alone;
 use crate::decide::reconcile::{self, Action, Container, Task, reconcile};
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::model::{Exit, Health, InstanceId, InstanceState, Timestamp};
@@ -125,12 +124,12 @@ impl Agent {
     /// of would be taken for nobody's. False when it is to stop.
     async fn is_certain(&self, quit: &CancellationToken) -> bool {
         loop {
-            let asked = Instant::now();
+            let (asked, since_boot) = (Instant::now(), clock::since_boot());
             tokio::select! {
                 read = self.parts.consensus.linearizable() => match read {
                     Ok(view) => {
                         self.contact.assured(asked);
-                        self.parts.guard.assured(asked.elapsed(), is_only_member(&view.state));
+                        self.parts.guard.assured(since_boot, is_only_member(&view.state)).await;
                         return true;
                     }
                     Err(error) => tracing::info!(%error, "containers are left alone until the cluster decides again"),
@@ -166,30 +165,13 @@ impl Agent {
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
-        let isolated = self.contact.is_isolated(&state) || !self.is_guarded(&state).await;
+        let isolated = self.contact.is_isolated(&state);
         let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, clock::now());
         for action in plan.actions {
             self.carry_out(engine, &state, action);
         }
         self.poke_runners(&state, &containers);
         plan.wake_at
-    }
-
-    /// Whether what runs alone here ends also when this program cannot end it; true when nothing does.
-    async fn is_guarded(&self, state: &State) -> bool {
-        let own = self.options.node;
-        let mut here = state.live_instances().filter(|instance| instance.placement.node == own);
-        if is_only_member(state) || !here.any(|instance| runs_alone(state, instance)) {
-            return true;
-        }
-        let stands = self.parts.guard.stand().await;
-        if let Err(reason) = &stands {
-            tracing::error!(
-                reason,
-                "what must not run twice does not run here: nothing would end it with this program gone"
-            );
-        }
-        stands.is_ok()
     }
 
     fn tasks(&self, state: &State) -> BTreeMap<InstanceId, Task> {

@@ -20,6 +20,8 @@ use crate::model::{
 use crate::state::{Actor, Command, LogEntry};
 use crate::task::OnError;
 
+use super::contact::is_only_member;
+use super::guard::keep_standing;
 use super::log_pump::pump;
 use super::{Options, Parts, container, exit, image, probe};
 
@@ -31,8 +33,6 @@ const LAST_LINES_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Pause between checks until the first one passes: a service should serve soon after it can.
 const FIRST_CHECKS_EVERY: Duration = Duration::from_millis(250);
-/// Lines of pull progress kept for a slow reader; more are dropped by the sender's own pace.
-const PROGRESS_BOUND: usize = 64;
 
 /// How an instance is to end, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,7 @@ impl Runner {
         let seen = match found {
             Some(seen) => seen,
             None => {
+                self.be_guarded().await?;
                 self.insist(|| self.engine.start(&id)).await?;
                 self.insist(|| self.engine.inspect(&id)).await?
             }
@@ -200,18 +201,8 @@ impl Runner {
         self.status.state = self.status.state.max(InstanceState::Pulling);
         self.report().await?;
         let (engine, image) = (&self.engine, &artifact.image);
-        let pull = self.attempt(|| async move {
-            let (progress, mut lines) = tokio::sync::mpsc::channel(PROGRESS_BOUND);
-            let pull = engine.pull(image, progress);
-            let drain = async { while lines.recv().await.is_some() {} };
-            tokio::join!(pull, drain).0
-        });
-        let mut stop = self.orders.stop.clone();
         // A pull can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
-        let pulled = tokio::select! {
-            halt = ordered(&mut stop) => return Err(halt),
-            pulled = pull => pulled?,
-        };
+        let pulled = self.interruptible(self.attempt(|| image::pull(engine, image))).await?;
         pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
     }
 
@@ -228,17 +219,41 @@ impl Runner {
                 Err(image::Trouble::Image(error)) => Ok(Err(error)),
             }
         });
-        let mut stop = self.orders.stop.clone();
-        // As with any pull: it may be interrupted.
-        let brought = tokio::select! {
-            halt = ordered(&mut stop) => return Err(halt),
-            brought = bring => brought?,
-        };
+        let brought = self.interruptible(bring).await?;
         self.status.reason = None;
         match brought {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(error)) => Err(Halt::Fail(format!("cannot get image {built}: {error}; deploy the service again"))),
             Err(error) => Err(Halt::Fail(error.to_string())),
+        }
+    }
+
+    /// Waits until this instance would be ended also when this program cannot end it, if it must be.
+    async fn be_guarded(&mut self) -> Step<()> {
+        if !self.deployment.spec.runs_alone() {
+            return Ok(());
+        }
+        while !is_only_member(&self.parts.consensus.latest().state)
+            && let Err(reason) = self.parts.guard.stand().await
+        {
+            let reason = format!("it must not run twice, and nothing would end it with narvana gone: {reason}");
+            tracing::error!(instance = %self.instance.id, reason, "not started; trying again");
+            if self.status.reason.as_ref() != Some(&reason) {
+                self.status.reason = Some(reason);
+                self.report().await?;
+            }
+            self.interruptible(self.pause()).await?;
+        }
+        self.status.reason = None;
+        Ok(())
+    }
+
+    /// What may be given up at any time: an order to end is heeded at once.
+    async fn interruptible<T>(&self, work: impl Future<Output = Step<T>>) -> Step<T> {
+        let mut stop = self.orders.stop.clone();
+        tokio::select! {
+            halt = ordered(&mut stop) => Err(halt),
+            done = work => done,
         }
     }
 
@@ -266,6 +281,9 @@ impl Runner {
         let check = self.deployment.spec.health_check.clone();
         let mut probing = check.as_ref().map(|check| self.probing(check));
         let mut looked_at_log_end = false;
+        let guard = (Arc::clone(&self.parts.guard), self.parts.consensus.clone());
+        let runs_alone = self.deployment.spec.runs_alone();
+        let mut guarded = std::pin::pin!(keep_standing(guard.0, guard.1));
         loop {
             let pause = match &check {
                 None => None,
@@ -282,6 +300,7 @@ impl Runner {
                 biased;
                 () = self.orders.quit.cancelled() => return Halt::Quit,
                 halt = ordered(&mut stop) => return halt,
+                never = &mut guarded, if runs_alone => match never {},
                 () = self.orders.look.notified() => {}
                 // The log of a container ends when it does: the earliest sign there is.
                 () = running.log.ended.cancelled(), if !looked_at_log_end => looked_at_log_end = true,

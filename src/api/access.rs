@@ -152,6 +152,12 @@ struct Person {
     session: Session,
 }
 
+/// For who belongs to another organisation.
+fn token_of_the_stranger(state: &State, people: &[Person]) -> String {
+    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
+    Tokens::default().issue(state.cluster().expect("a cluster"), &stranger.session)
+}
+
 fn people() -> Vec<Person> {
     let person = |name, role, is_admin| {
         let created_at = clock::now();
@@ -343,9 +349,7 @@ async fn what_belongs_to_others_looks_like_what_does_not_exist() {
     let harness = Harness::new().await;
     let people = people();
     let state = state(&people);
-    let cluster = state.cluster().expect("a cluster").clone();
-    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
-    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let token = token_of_the_stranger(&state, &people);
     let mut seen = BTreeMap::new();
     for (method, template, need, body, _) in table() {
         if !matches!(need, Need::Role(_)) || !template.contains('{') {
@@ -421,8 +425,7 @@ async fn what_everybody_may_ask_for_shows_nothing_of_other_organisations() {
         assert!(shown_to_owner.contains(template), "{template} shows its owners nothing: {shown_to_owner:?}");
     }
     // Nor do counts tell how much of it there is.
-    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
-    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let token = token_of_the_stranger(&state, &people);
     let (_, stats) = harness.ask(&state, "get", "/v1/dashboard/stats", Some(&token), &Value::Null).await;
     for count in ["active_deployments", "total_apps", "total_services", "running_builds"] {
         assert_eq!(stats[count], 0, "{stats:#}");
@@ -438,9 +441,7 @@ async fn what_belongs_to_others_takes_as_long_as_what_does_not_exist() {
     let harness = Harness::new().await;
     let people = people();
     let state = state(&people);
-    let cluster = state.cluster().expect("a cluster").clone();
-    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
-    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let token = token_of_the_stranger(&state, &people);
     let router = harness.router(state);
     for template in ["/v1/apps/{app}", "/v1/deployments/{deployment}", "/v1/builds/{build}", "/v1/apps/{app}/logs"] {
         let mut times = [Vec::new(), Vec::new()];
@@ -470,9 +471,7 @@ async fn a_log_line_of_another_app_is_out_of_reach_even_by_its_deployment() {
     let harness = Harness::new().await;
     let people = people();
     let state = state(&people);
-    let cluster = state.cluster().expect("a cluster").clone();
-    let stranger = people.iter().find(|person| person.name == "stranger").expect("one");
-    let token = Tokens::default().issue(&cluster, &stranger.session);
+    let token = token_of_the_stranger(&state, &people);
     let router = harness.router(state);
     let request = |method: &str, path: String, body: Value| {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));

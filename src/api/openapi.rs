@@ -7,7 +7,8 @@ use super::health::VERSION;
 
 /// What the document begins with.
 pub(super) fn blank() -> OpenApi {
-    let description = "Every answer has the headers X-Request-Id and X-Narvana-Index (the log index it was made from). \
+    let description = "Every answer has the headers X-Request-Id, X-Narvana-Index (the log index it was made from) and X-Narvana-Version (of the \
+        node's program). \
         Every error has one shape. Lists take limit and cursor; the next cursor is in X-Narvana-Next-Cursor. \
         Unknown fields are refused by name.";
     let info = InfoBuilder::new().title("narvana").version(VERSION).description(Some(description)).build();

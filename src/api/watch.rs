@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use futures::Stream;
 use http::HeaderMap;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -108,21 +109,20 @@ struct Object {
     content: Value,
 }
 
+fn value(view: impl Serialize) -> Value {
+    serde_json::to_value(view).unwrap_or_default()
+}
+
 /// A deployment, its builds, its instances.
 fn objects(deployment: &Scoped<Deployment>, gate: &Gate, server_domain: &str) -> Vec<Object> {
-    let value = |view| serde_json::to_value(view).unwrap_or_default();
-    let shown = value(deployment::view(deployment, gate, server_domain));
+    let view = value(deployment::view(deployment, gate, server_domain));
     // Its address has the port of the node that is asked.
-    let mut content = shown.clone();
+    let mut content = view.clone();
     content["url"] = deployment.service().map(|service| format!("{}.{server_domain}", service.host_label)).into();
-    let mut objects = vec![Object { kind: "deployment", id: deployment.id.to_string(), view: shown, content }];
+    let mut objects = vec![Object { kind: "deployment", id: deployment.id.to_string(), view, content }];
     let object = |kind, id: String, view: Value| Object { kind, id, content: view.clone(), view };
-    let builds = deployment
-        .builds()
-        .map(|row| object("build", row.id.to_string(), serde_json::to_value(build::view(&row)).unwrap_or_default()));
-    objects.extend(builds);
-    objects.extend(deployment.instances().map(|row| {
-        object("instance", row.id.to_string(), serde_json::to_value(instance::view(&row)).unwrap_or_default())
-    }));
+    objects.extend(deployment.builds().map(|row| object("build", row.id.to_string(), value(build::view(&row)))));
+    let instances = deployment.instances();
+    objects.extend(instances.map(|row| object("instance", row.id.to_string(), value(instance::view(&row)))));
     objects
 }

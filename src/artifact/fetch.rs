@@ -315,6 +315,8 @@ impl One<'_> {
             Err(error @ (Error::Stream { .. } | Error::TooLarge { .. })) => return Err(Miss::Again(error.into())),
             Err(error) => return Err(Miss::Store(error)),
         }
+        // One that could not be kept is gone; its bytes are fetched again.
+        segments.retain(|segment| !segment.upload.is_over());
         absorb(&upload, &mut segments).await.map_err(Miss::Store)?;
         if upload.bytes() < whole {
             return Err(Miss::Again("it ended early".into()));

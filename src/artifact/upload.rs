@@ -97,6 +97,11 @@ impl Upload {
         .await
     }
 
+    /// Whether it was finished, or given up because it could not be kept.
+    pub(super) fn is_over(&self) -> bool {
+        self.with(|partial| partial.is_none())
+    }
+
     /// Forgets what came. Nothing can be added any more.
     pub fn discard(&self) {
         if let Some(partial) = self.with(Option::take) {

@@ -23,18 +23,9 @@ pub(super) struct GuardArgs {
     /// The node
     #[arg(long)]
     node: u64,
-    /// What the node was told of its engine
+    /// The engine that the node found
     #[arg(long)]
-    engine: Option<String>,
-    /// Podman's socket, when no engine is named
-    #[arg(long)]
-    podman_socket: Option<String>,
-    /// Docker's address, when no engine is named
-    #[arg(long)]
-    docker_host: Option<String>,
-    /// The user's folder for sockets
-    #[arg(long)]
-    runtime_dir: Option<PathBuf>,
+    engine: String,
 }
 
 /// Stands guard until nothing is left to guard.
@@ -45,9 +36,6 @@ pub(super) async fn run(args: GuardArgs) -> anyhow::Result<()> {
         cluster: args.cluster.parse().context("--cluster is no id")?,
         node: NodeId(args.node),
         engine: args.engine,
-        podman_socket: args.podman_socket,
-        docker_host: args.docker_host,
-        runtime_dir: args.runtime_dir,
     };
     node::guard(options).await
 }

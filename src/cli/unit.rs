@@ -32,8 +32,8 @@ impl Unit<'_> {
         }
         let wanted_by = if self.user { "default.target" } else { "multi-user.target" };
         let stop_seconds = (self.shutdown_timeout + STOP_MARGIN).as_secs();
-        // KillMode: a container's monitor may live in this unit's group, and must not end with the node; the node ends
-        // its own Podman service, and the next start ends one that was left. Delegate: so that the engine may make
+        // KillMode: a container's monitor may live in this unit's group, and the node's guard does; both must not end with the
+        // node. The node ends its own Podman service, and the next start ends one that was left. Delegate: so that the engine may make
         // groups below this one. Exit code 2: the command line is wrong, and will be wrong again. 78: so is the data folder,
         // or the node was removed and has ended what it ran.
         format!(

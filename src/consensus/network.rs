@@ -223,7 +223,7 @@ impl Connection {
 /// got; this node ends, since it would fail in the same way for as long as it leads.
 fn parts(vote: Vote, snapshot: Snapshot, fatal: Fatal) -> impl Stream<Item = v1::SnapshotPart> + Send {
     async_stream::stream! {
-        let mut reading = begin(&vote, &snapshot);
+        let mut reading = blocking(move || begin(&vote, &snapshot)).await;
         let mut count = 0;
         loop {
             let (part, mut chunks) = match reading {

@@ -114,7 +114,8 @@ impl Receiver {
             return Ok(v1::SnapshotReply { ballot: Some(wire::ballot(&own)) });
         }
         self.0.space.check(Use::Snapshot)?;
-        let mut writer = self.0.store.machine().receive(&meta)?;
+        let (machine, for_file) = (self.0.store.machine(), meta.clone());
+        let mut writer = blocking(move || machine.receive(&for_file)).await?;
         let mut chunks = 0;
         // Only a whole one counts; what was begun goes with its writer.
         let snapshot = loop {

@@ -4,7 +4,7 @@ use crate::model::{Instance, NodeId, ServiceId};
 use crate::state::State;
 
 /// Whether an instance is of a deployment that runs alone.
-pub fn runs_alone(state: &State, instance: &Instance) -> bool {
+pub(super) fn runs_alone(state: &State, instance: &Instance) -> bool {
     state.deployment(instance.deployment).is_some_and(|deployment| deployment.spec.runs_alone())
 }
 

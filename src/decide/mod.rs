@@ -5,7 +5,7 @@
 //! functions serve the leader, the questions "why is it pending" and the tests. Deliberately absent: doing anything.
 
 pub mod address;
-pub mod alone;
+mod alone;
 mod builds;
 mod cluster_version;
 pub mod dockerfile;

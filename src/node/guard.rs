@@ -1,38 +1,42 @@
 //! The process that ends what runs alone when this node's program cannot (`agent::guard`): how it is started, and what it is made of.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
 use tokio::process::Command;
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Assurance, Guard, stand_guard};
 use crate::cluster::Identity;
-use crate::config::NodeConfig;
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::model::{ClusterId, NodeId};
-use crate::task::Supervisor;
+use crate::task::{Supervisor, blocking};
 
 use super::options::scope;
 use super::running::STOP_GRACE;
 
-/// Locked by the guard that stands.
-const LOCK: &str = "guard.lock";
-/// For what the guard's engine needs, should it have to run Podman's service itself.
+/// What the guard needs of its own: its lock, and the socket of Podman's service, should it have to run that.
 const FOLDER: &str = "guard";
-/// Longest wait for a guard that was started.
+/// Longest wait for a guard that was started; it gives up its search for the engine before that.
 const START_MAX: Duration = Duration::from_secs(10);
+const SEARCH_MAX: Duration = Duration::from_secs(8);
 /// Pause before it is looked again whether it stands.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
-/// Pause before an engine is looked for again.
-const SEARCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A node that looks whether a guard stands has its lock for less than this.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// Variables of the node that are no business of its guard: a key, and where systemd waits to hear of the node.
+const NOT_FOR_IT: [&str; 2] = ["JWT_SECRET", "NOTIFY_SOCKET"];
 
 /// What a guard is told when it is started.
 #[derive(Clone, Debug)]
@@ -43,90 +47,96 @@ pub struct GuardOptions {
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
-    /// See `--engine`.
-    pub engine: Option<String>,
-    /// Podman's socket, when no engine is named.
-    pub podman_socket: Option<String>,
-    /// Docker's address, when no engine is named.
-    pub docker_host: Option<String>,
-    /// Where the user's own Podman listens.
-    pub runtime_dir: Option<PathBuf>,
+    /// The engine that the node found, as `--engine` names it.
+    pub engine: String,
 }
 
 /// The guard of a node, as a process.
 pub(super) struct GuardProcess {
-    options: GuardOptions,
+    data_dir: PathBuf,
+    identity: Identity,
+    engine: watch::Receiver<Option<Arc<dyn Engine>>>,
     assurance: Assurance,
 }
 
 impl GuardProcess {
-    pub(super) fn new(config: &NodeConfig, data_dir: &Path, identity: Identity) -> Self {
-        let options = GuardOptions {
-            data_dir: data_dir.to_owned(),
-            cluster: identity.cluster,
-            node: identity.node,
-            engine: config.engine.clone(),
-            podman_socket: config.podman_socket.clone(),
-            docker_host: config.docker_host.clone(),
-            runtime_dir: config.runtime_dir.clone(),
-        };
-        Self { options, assurance: Assurance::of(data_dir) }
+    pub(super) fn new(
+        data_dir: &Path,
+        identity: Identity,
+        engine: watch::Receiver<Option<Arc<dyn Engine>>>,
+    ) -> io::Result<Self> {
+        Ok(Self { data_dir: data_dir.to_owned(), identity, engine, assurance: Assurance::open(data_dir)? })
     }
 
-    fn stands(&self) -> bool {
-        lock(&self.options.data_dir).is_ok_and(|lock| lock.is_none())
-    }
-
-    fn start(&self) -> io::Result<()> {
-        let options = &self.options;
-        // This program, also when the file that it was started from has been replaced.
-        let mut command = Command::new("/proc/self/exe");
-        command.arg("guard").arg("--data-dir").arg(&options.data_dir);
-        command.args(["--cluster", &options.cluster.to_string(), "--node", &options.node.to_string()]);
-        let runtime_dir = options.runtime_dir.as_ref().map(|folder| folder.display().to_string());
-        for (flag, value) in [
-            ("--engine", options.engine.as_ref()),
-            ("--podman-socket", options.podman_socket.as_ref()),
-            ("--docker-host", options.docker_host.as_ref()),
-            ("--runtime-dir", runtime_dir.as_ref()),
-        ] {
-            if let Some(value) = value {
-                command.arg(flag).arg(value);
-            }
-        }
-        // In a group of its own: what a terminal sends to the node is not for it.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        command.spawn().map(drop)
+    /// What the guard is told, once there is an engine.
+    fn options(&self) -> Option<GuardOptions> {
+        let address = self.engine.borrow().as_ref()?.describe().address;
+        // Podman's service that this program runs ends with it: then the guard runs one.
+        let own = address.strip_prefix("unix://").is_some_and(|socket| Path::new(socket).starts_with(&self.data_dir));
+        let engine = if own { "podman".to_owned() } else { address };
+        let Identity { cluster, node, .. } = self.identity;
+        Some(GuardOptions { data_dir: self.data_dir.clone(), cluster, node, engine })
     }
 }
 
 #[async_trait]
 impl Guard for GuardProcess {
     async fn stand(&self) -> Result<(), String> {
-        if self.stands() {
+        let options = self.options().ok_or("there is no container engine")?;
+        if stands(&options) {
             return Ok(());
         }
-        self.start().map_err(|error| format!("the guard's process cannot be started: {error}"))?;
+        let failed = |error: io::Error| format!("the guard's process cannot be started: {error}");
+        let mut child = start(&options).map_err(failed)?;
         let deadline = Instant::now() + START_MAX;
-        while !self.stands() {
-            if Instant::now() > deadline {
-                return Err(format!("the guard's process does not stand after {} s", START_MAX.as_secs()));
+        loop {
+            let ended = child.try_wait().map_err(failed)?;
+            // One that ended because another one was quicker is no trouble.
+            match (stands(&options), ended) {
+                (true, _) => return Ok(()),
+                (false, Some(status)) => {
+                    return Err(format!("the guard's process ended ({status}); its lines in the log say why"));
+                }
+                (false, None) if Instant::now() > deadline => {
+                    return Err(format!("the guard's process does not stand after {} s", START_MAX.as_secs()));
+                }
+                (false, None) => sleep(LOOK_AGAIN_AFTER).await,
             }
-            sleep(LOOK_AGAIN_AFTER).await;
         }
-        Ok(())
     }
 
-    fn assured(&self, age: Duration, only: bool) {
-        if let Err(error) = self.assurance.note(age, only) {
+    async fn assured(&self, asked: Duration, only: bool) {
+        let assurance = self.assurance.clone();
+        if let Err(error) = blocking(move || assurance.note(asked, only)).await {
             tracing::warn!(%error, "cannot write for the guard that the cluster was heard of");
         }
     }
 }
 
-/// The lock of the guard that stands; nothing when another one has it.
-fn lock(data_dir: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join(LOCK))?;
+fn start(options: &GuardOptions) -> io::Result<tokio::process::Child> {
+    // This program, also when the file that it was started from has been replaced.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("guard").arg("--data-dir").arg(&options.data_dir).args(["--cluster", &options.cluster.to_string()]);
+    command.args(["--node", &options.node.to_string(), "--engine", &options.engine]);
+    for name in NOT_FOR_IT {
+        command.env_remove(name);
+    }
+    // In a group of its own: what a terminal sends to the node is not for it.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    command.spawn()
+}
+
+fn stands(options: &GuardOptions) -> bool {
+    lock(options).is_ok_and(|lock| lock.is_none())
+}
+
+/// The lock of the guard that stands before this engine; nothing when another one has it.
+fn lock(options: &GuardOptions) -> io::Result<Option<File>> {
+    let folder = options.data_dir.join(FOLDER);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    // A node that was started again with another engine needs another guard.
+    let name = format!("{}.lock", &hex::encode(Sha256::digest(&options.engine))[..16]);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(name))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -136,31 +146,22 @@ fn lock(data_dir: &Path) -> io::Result<Option<File>> {
 
 /// Stands guard, as a process of its own, until nothing is left to guard. Does nothing when another one stands.
 pub async fn guard(options: GuardOptions) -> anyhow::Result<()> {
-    // A node that looks whether one stands has the lock for a moment.
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let locked = loop {
-        let lock = lock(&options.data_dir).context("cannot lock the data folder for the guard")?;
-        if lock.is_some() || Instant::now() > deadline {
-            break lock;
-        }
-        sleep(LOOK_AGAIN_AFTER).await;
-    };
-    let Some(_lock) = locked else { return Ok(()) };
     let supervisor = Supervisor::new("guard", CancellationToken::new());
-    let folder = options.data_dir.join(FOLDER);
     let identity = Identity::joined(options.cluster, options.node);
     let search = engine::Options {
-        engine: options.engine.clone(),
-        podman_socket: options.podman_socket.clone(),
-        docker_host: options.docker_host.clone(),
-        ..engine::Options::new(folder, scope(identity), options.runtime_dir.clone())
+        engine: Some(options.engine.clone()),
+        ..engine::Options::new(options.data_dir.join(FOLDER), scope(identity), None)
     };
-    let found = loop {
-        match engine::find(&search, &supervisor).await {
-            Ok(found) => break found.engine,
-            Err(error) => tracing::warn!(%error, "the guard finds no container engine; looking again"),
+    // Only who sees the engine can end anything: before that none stands.
+    let found = timeout(SEARCH_MAX, engine::find(&search, &supervisor)).await;
+    let engine = found.context("the container engine does not answer the guard")??.engine;
+    let deadline = Instant::now() + LOOK_MAX;
+    let _lock = loop {
+        match lock(&options).context("cannot lock the data folder for the guard")? {
+            Some(lock) => break lock,
+            None if Instant::now() > deadline => return Ok(()),
+            None => sleep(LOOK_AGAIN_AFTER).await,
         }
-        sleep(SEARCH_AGAIN_AFTER).await;
     };
     let agent = agent::Options {
         cluster: options.cluster,
@@ -168,7 +169,8 @@ pub async fn guard(options: GuardOptions) -> anyhow::Result<()> {
         stop_grace: STOP_GRACE,
         drain_max: Duration::ZERO,
     };
-    stand_guard(&agent, &*found, &Assurance::of(&options.data_dir)).await;
+    let assurance = Assurance::open(&options.data_dir).context("cannot read what the node writes for its guard")?;
+    stand_guard(&agent, &*engine, || assurance.standing()).await;
     supervisor.stop(STOP_GRACE).await;
     Ok(())
 }

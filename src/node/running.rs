@@ -198,6 +198,8 @@ impl Running {
         )
         .context("cannot prepare the folder for builds")?;
         build_part.spawn("builder", OnError::StopNode, builder.run());
+        let guard = GuardProcess::new(dir.path(), identity, engine.clone());
+        let guard = guard.context("cannot write to the data folder what the node's guard reads")?;
         let agent = Agent::new(
             agent::Options {
                 cluster: identity.cluster,
@@ -210,7 +212,7 @@ impl Running {
                 engine,
                 logs,
                 registry,
-                guard: Arc::new(GuardProcess::new(&config, dir.path(), identity)),
+                guard: Arc::new(guard),
                 drain: Arc::new(IngressDrain { ingress: ingress.clone(), tunnels }),
                 supervisor: agent_part.clone(),
             },

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::network::until;
+use super::wait::until;
 use super::world::World;
 use crate::engine::fake::{End, Fault};
 use crate::store::crash_disk::{Dice, Fate};

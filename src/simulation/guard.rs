@@ -1,74 +1,76 @@
-//! The guard of a simulated machine: another process there, which lives when the node's is killed, and ends with the machine.
+//! The guard of a simulated machine: another process there, which goes on when the node's is killed, and ends with the machine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::agent::Guard;
+use crate::agent::{self, Guard, Standing, stand_guard};
+use crate::clock;
 use crate::decide::isolation::ISOLATED_AFTER;
-use crate::engine::Engine;
 use crate::engine::fake::FakeEngine;
 use crate::host::Host;
 
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What the node's process writes and the guard reads. Clones are the same.
+/// What the node's process writes, and the guard that reads it. Clones are the same.
 #[derive(Clone)]
 pub(super) struct SimGuard {
-    /// When the question was asked that was answered last.
-    assured: Arc<Mutex<Option<Instant>>>,
-    /// Where the guard runs, if one stands.
-    host: Arc<Mutex<Option<Host>>>,
+    options: agent::Options,
     engine: Arc<FakeEngine>,
+    booted: Instant,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// When the question was asked that was answered last, and whether nobody else could have been told.
+    assured: Option<(Duration, bool)>,
+    /// Where the guard runs, if one stands.
+    host: Option<Host>,
 }
 
 impl SimGuard {
-    pub(super) fn new(engine: Arc<FakeEngine>) -> Self {
-        Self { assured: Arc::default(), host: Arc::default(), engine }
+    pub(super) fn new(engine: Arc<FakeEngine>, options: agent::Options, booted: Instant) -> Self {
+        Self { options, engine, booted, inner: Arc::default() }
     }
 
     /// The machine loses power.
     pub(super) fn end(&self) {
-        if let Some(host) = self.host.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let host = self.inner().host.take();
+        if let Some(host) = host {
             host.kill();
         }
     }
 
-    fn is_over(&self) -> bool {
-        let assured = self.assured.lock().unwrap_or_else(PoisonError::into_inner);
-        assured.is_none_or(|at| at.elapsed() >= ISOLATED_AFTER)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standing(&self) -> Standing {
+        match self.inner().assured {
+            Some((_, true)) => Standing::OnlyMember,
+            Some((asked, _)) if clock::since_boot().saturating_sub(asked) < ISOLATED_AFTER => Standing::Assured,
+            _ => Standing::Over,
+        }
     }
 }
 
 #[async_trait]
 impl Guard for SimGuard {
     async fn stand(&self) -> Result<(), String> {
-        let mut standing = self.host.lock().unwrap_or_else(PoisonError::into_inner);
-        if standing.is_none() {
-            let host = Host::new(0, crate::clock::now(), Duration::ZERO);
+        if self.inner().host.is_none() {
+            let host = Host::new(0, self.booted, clock::now(), Duration::ZERO);
             let guard = self.clone();
-            // The same loop as `agent::stand_guard`, over what is simulated.
             host.spawn(async move {
-                loop {
-                    sleep(LOOK_EVERY).await;
-                    let alone =
-                        guard.engine.containers().into_iter().filter(|it| it.labels.contains_key("narvana.alone"));
-                    for container in alone {
-                        if guard.is_over() {
-                            let _again = guard.engine.stop(&container.id, Duration::ZERO).await;
-                        }
-                    }
-                }
+                stand_guard(&guard.options, &*guard.engine, || guard.standing()).await;
+                guard.inner().host = None;
             });
-            *standing = Some(host);
+            self.inner().host = Some(host);
         }
         Ok(())
     }
 
-    fn assured(&self, age: Duration, _: bool) {
-        *self.assured.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() - age);
+    async fn assured(&self, asked: Duration, only: bool) {
+        self.inner().assured = Some((asked, only));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::SimDisk;
@@ -54,6 +54,8 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     pub(super) engine: Arc<FakeEngine>,
     guard: SimGuard,
+    /// When it was switched on.
+    booted: Instant,
     pub(super) process: Option<Process>,
     doors: Vec<Peer>,
     /// What its store held for certain when it was killed.
@@ -91,7 +93,8 @@ impl Machine {
             folder,
             key,
             disk: SimDisk::new(),
-            guard: SimGuard::new(Arc::clone(&engine)),
+            guard: SimGuard::new(Arc::clone(&engine), agent_options(cluster, node), Instant::now()),
+            booted: Instant::now(),
             engine,
             process: None,
             doors,
@@ -108,7 +111,7 @@ impl Machine {
         net: &Net,
         ledger: &Ledger,
     ) -> Result<(), String> {
-        let host = Host::new(seed, Timestamp(wall.0 + self.clock), settings.disk);
+        let host = Host::new(seed, self.booted, Timestamp(wall.0 + self.clock), settings.disk);
         let fatal = CancellationToken::new();
         let options = store::Options {
             folder: self.folder.path().to_owned(),
@@ -181,7 +184,7 @@ impl Machine {
             let logs = logs.await.expect("opens");
             let registry = Registry::bind(Fetcher::new(artifacts, Arc::new(Nobody))).await.expect("binds").handle();
             let agent = Agent::new(
-                agent::Options { cluster, node, stop_grace: Duration::from_secs(2), drain_max: Duration::from_secs(2) },
+                agent_options(cluster, node),
                 agent::Parts {
                     consensus: consensus.clone(),
                     engine,
@@ -224,6 +227,10 @@ impl Machine {
         let process = self.process.as_ref()?;
         Some((process.host.clone(), process.consensus.clone()))
     }
+}
+
+fn agent_options(cluster: ClusterId, node: NodeId) -> agent::Options {
+    agent::Options { cluster, node, stop_grace: Duration::from_secs(2), drain_max: Duration::from_secs(2) }
 }
 
 /// Does something on a machine and waits for it. Nothing comes when the machine dies, or it takes longer than this.

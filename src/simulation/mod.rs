@@ -21,6 +21,7 @@ mod ledger;
 mod machine;
 mod network;
 mod trace;
+mod wait;
 mod workload;
 mod world;
 

@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use narvana_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::trace::Trace;
 use crate::consensus::{Asked, Mark, Peer, ReceiveError, Receiver, Replies, Transport, TransportError};
@@ -339,16 +339,4 @@ impl Transport for Cable {
     fn greet<'a>(&'a self, peer: &'a Peer, _: Mark) -> Asked<'a, v1::RollCallReply> {
         self.ask("greet", peer, |receiver| async move { Ok(receiver.roll_call()) }.boxed())
     }
-}
-
-/// Waits until something holds, looking every few milliseconds of simulated time; false after so long.
-pub(super) async fn until(patience: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
-    let deadline = Instant::now() + patience;
-    while !holds().await {
-        if Instant::now() > deadline {
-            return false;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    true
 }

@@ -14,8 +14,9 @@ use uuid::Uuid;
 use super::faults::{Kind, strike};
 use super::ledger::Ledger;
 use super::machine::{Machine, Settings, on};
-use super::network::{Net, Weather, address, until};
+use super::network::{Net, Weather, address};
 use super::trace::Trace;
+use super::wait::until;
 use super::workload::{CANARY, Client, Counts, Doors, Known, join_token};
 use crate::config::cluster_versions;
 use crate::consensus::{self, Peer};
@@ -128,6 +129,7 @@ impl World {
         };
         let end = Rc::new(Cell::new(false));
         let clients = world.clients(&known, &end);
+        let watch = world.watch_over();
         let ended = world.suffer(wish).await;
         end.set(true);
         for client in clients {
@@ -138,8 +140,9 @@ impl World {
             ledger.accuse(error);
         }
         if world.violation().is_none() {
-            world.recover(&known).await;
+            world.recover().await;
         }
+        watch.abort();
         known.check_end(ledger);
         if let Some(machine) = world.machines.iter().find(|machine| machine.disk.holds(CANARY.as_bytes())) {
             ledger.accuse(format!("a secret is on the disk of machine {} in the clear", machine.number));
@@ -360,7 +363,6 @@ impl World {
 
     /// Things go wrong, one after the other.
     async fn suffer(&mut self, wish: &Wish) -> Result<(), String> {
-        let watch = self.watch_over();
         let strikes = 2 + self.dice.roll(7);
         let mut result = Ok(());
         for _ in 0..strikes {
@@ -373,7 +375,6 @@ impl World {
                 break;
             }
         }
-        watch.abort();
         result
     }
 
@@ -404,7 +405,7 @@ impl World {
     }
 
     /// Nothing is wrong any more: the cluster has to decide again, and to run what is wanted.
-    async fn recover(&mut self, known: &Known) {
+    async fn recover(&mut self) {
         self.trace.note(&["recover"]);
         self.heal();
         for machine in 0..self.machines.len() {
@@ -428,7 +429,6 @@ impl World {
         if !settled && let Some(reason) = self.unsettled() {
             return self.ledger.accuse(format!("{reason}, {SETTLED_MAX:?} after the last fault"));
         }
-        let _ = known;
         self.compare_all().await;
     }
 

@@ -43,7 +43,7 @@ impl Guard for NoDrain {
         Ok(())
     }
 
-    fn assured(&self, _: Duration, _: bool) {}
+    async fn assured(&self, _: Duration, _: bool) {}
 }
 
 /// An engine that was found; the agent ends with whoever finds engines.

@@ -62,6 +62,16 @@ impl Shop {
         assert_eq!(self.instances("running"), before, "nothing is given up");
     }
 
+    /// The engine's socket is gone for a while.
+    async fn misses_its_socket(&mut self, replicas: usize) {
+        let since = Instant::now();
+        self.harness.daemon().hide_socket();
+        self.trouble_is_reported(since).await;
+        assert_eq!(self.node.fetch("web-shop.localhost", "/").status, 200, "its containers serve without it");
+        self.harness.daemon().show_socket();
+        self.converges(replicas).await;
+    }
+
     /// The engine is back: the node says so, `replicas` instances run in one container each, and the service answers.
     async fn converges(&self, replicas: usize) {
         until("the node is healthy", || async { (self.shown()["healthy"] == true).then_some(()) }).await;
@@ -103,12 +113,7 @@ async fn podman_goes_and_comes_back() {
     shop.harness.daemon().start_again();
     shop.converges(2).await;
 
-    let since = Instant::now();
-    shop.harness.daemon().hide_socket();
-    shop.trouble_is_reported(since).await;
-    assert_eq!(shop.node.fetch("web-shop.localhost", "/").status, 200, "its containers serve without it");
-    shop.harness.daemon().show_socket();
-    shop.converges(2).await;
+    shop.misses_its_socket(2).await;
 
     assert!(shop.instances("running").contains(&first[0]), "it went on through all of it");
     assert_eq!(shop.instances("failed"), [""; 0]);
@@ -127,12 +132,7 @@ async fn docker_goes_and_comes_back() {
     shop.converges(2).await;
     assert!(shop.instances("running").contains(&first[0]));
 
-    let since = Instant::now();
-    shop.harness.daemon().hide_socket();
-    shop.trouble_is_reported(since).await;
-    assert_eq!(shop.node.fetch("web-shop.localhost", "/").status, 200, "its containers serve without it");
-    shop.harness.daemon().show_socket();
-    shop.converges(2).await;
+    shop.misses_its_socket(2).await;
     assert!(shop.instances("running").contains(&first[0]));
     assert_eq!(shop.instances("failed"), [""; 0]);
 
