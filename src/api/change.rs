@@ -68,7 +68,7 @@ impl Change {
         &self,
         command: impl FnOnce(&Caller) -> Result<Command, Error>,
     ) -> Result<(Outcome, Caller), Error> {
-        let outcome = match self.gate.answered(self.request) {
+        let outcome = match self.answered() {
             Some(outcome) => outcome,
             None => self.submit(command(&self.caller)?).await?,
         };
@@ -81,7 +81,7 @@ impl Change {
         &self,
         command: impl Fn(&Caller) -> Result<Command, Error>,
     ) -> Result<(Outcome, Caller), Error> {
-        if let Some(outcome) = self.gate.answered(self.request) {
+        if let Some(outcome) = self.answered() {
             return Ok((outcome, self.gate.newest(&self.caller, &self.context)?));
         }
         let mut caller = self.caller.clone();
@@ -101,7 +101,15 @@ impl Change {
     pub(super) async fn submit(&self, command: Command) -> Result<Outcome, Error> {
         let committed = self.gate.submit(self.caller.actor(), self.request, command).await?;
         self.context.saw(committed.index);
+        self.context.changed();
         Ok(committed.outcome)
+    }
+
+    /// What this request was answered before.
+    fn answered(&self) -> Option<Outcome> {
+        let outcome = self.gate.answered(self.request)?;
+        self.context.changed();
+        Some(outcome)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How the request reached this node. Put into the request by the server that accepted the connection; a request
 /// without one is treated as coming from anywhere.
@@ -23,11 +23,12 @@ struct Inner {
     id: String,
     peer: Option<Peer>,
     index: AtomicU64,
+    has_changed: AtomicBool,
 }
 
 impl Context {
     pub(super) fn new(id: String, peer: Option<Peer>) -> Self {
-        Self(Arc::new(Inner { id, peer, index: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { id, peer, index: AtomicU64::new(0), has_changed: AtomicBool::new(false) }))
     }
 
     /// Names the request in answers and logs.
@@ -48,5 +49,15 @@ impl Context {
     /// The newest index the answer was made from; 0 when it was made from none.
     pub(super) fn index(&self) -> u64 {
         self.0.index.load(Ordering::Relaxed)
+    }
+
+    /// Notes that what was asked for is done, now or by the same request before.
+    pub(super) fn changed(&self) {
+        self.0.has_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is: an answer that cannot be made after that must not read as if nothing was done.
+    pub(super) fn has_changed(&self) -> bool {
+        self.0.has_changed.load(Ordering::Relaxed)
     }
 }

@@ -46,6 +46,9 @@ pub(super) enum Error {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// It was done, and what it changed was deleted by somebody before this could be answered.
+    #[error("it was done as asked, and what it changed has been deleted since: {0}")]
+    Gone(String),
     /// Read the object again and retry, or do first what the message says.
     #[error("{0}")]
     Conflict(String),
@@ -100,6 +103,7 @@ impl Error {
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Gone(_) => (StatusCode::GONE, "gone"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),

@@ -40,6 +40,9 @@ pub(super) async fn finish(State(gate): State<Gate>, mut request: Request, next:
         Some(error) => error.into_response(),
         None => next.run(request).await,
     };
+    if context.has_changed() {
+        response = done_and_gone(response);
+    }
     shape_error(&mut response, &context);
     let index = match context.index() {
         0 => gate.applied_index(),
@@ -110,6 +113,14 @@ fn refuse_plain_http(gate: &Gate, peer: Option<Peer>, headers: &HeaderMap) -> Op
     Some(Error::Forbidden(format!(
         "plain HTTP is served to this machine only; use https://{host}, or start the node with --allow-plain-http"
     )))
+}
+
+/// Whoever made a change and is told that there is no such thing would take it for not made.
+fn done_and_gone(response: Response) -> Response {
+    match response.extensions().get::<Error>() {
+        Some(Error::NotFound(what)) => Error::Gone(what.clone()).into_response(),
+        _ => response,
+    }
 }
 
 fn shape_error(response: &mut Response, context: &Context) {

@@ -47,7 +47,8 @@ fn complete(method: &str, operation: &mut Value) {
     if method != "get" {
         common.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false, "schema": {"type": "string"},
-            "description": "Repeating a request with the same key changes nothing and gives the same answer, for a day"
+            "description": "Repeating a request with the same key changes nothing and gives the same answer, for a day; `410` with the \
+                code `gone` when what it made has been deleted since"
         }));
     }
     match operation["parameters"].as_array_mut() {

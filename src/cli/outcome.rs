@@ -88,7 +88,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         }
         if let Some(error) = cause.downcast_ref::<client::Error>() {
             return match (error.code(), error) {
-                ("not_found", _) => Exit::NotFound,
+                ("not_found" | "gone", _) => Exit::NotFound,
                 ("conflict", _) => Exit::Conflict,
                 ("no_quorum", _) => Exit::NoQuorum,
                 (_, client::Error::Address { .. }) => Exit::Usage,
@@ -165,6 +165,7 @@ mod tests {
     fn exit_codes() {
         for (error, exit) in [
             (refused(404, "not_found"), 3),
+            (refused(410, "gone"), 3),
             (refused(409, "conflict"), 4),
             (refused(503, "no_quorum"), 5),
             (refused(401, "unauthorized"), 1),

@@ -43,6 +43,10 @@ async fn repeating_a_request_does_it_once() {
     let first = keyed(&api, "k2", "POST", &deploy, &json!({})).await.expect(202);
     let again = keyed(&api, "k2", "POST", &deploy, &json!({})).await.expect(202);
     assert_eq!((&first["id"], &again["version"]), (&again["id"], &json!(1)));
+    // It was made, which "not found" would deny.
+    api.send("DELETE", "/v1/apps/blog", &Value::Null).await.expect(204);
+    keyed(&api, "k1", "POST", "/v1/apps", &body).await.refused(410, "gone");
+    keyed(&api, "k4", "POST", "/v1/apps", &body).await.expect(201);
     // A repeated deletion is done, not missing.
     keyed(&api, "k3", "DELETE", "/v1/apps/blog", &Value::Null).await.expect(204);
     keyed(&api, "k3", "DELETE", "/v1/apps/blog", &Value::Null).await.expect(204);

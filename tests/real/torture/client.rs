@@ -161,9 +161,9 @@ impl<'a> Client<'a> {
             self.move_on();
         }
         let Ok(reply) = self.send(object, action, key) else { return };
-        // What it made may be gone by now, which is said by a 404.
+        // What it made may be gone by now, which is said by a 410.
         let right = match action {
-            Action::Create(_) | Action::Replace(..) => matches!(reply.status, 200 | 201 | 404 | 500..),
+            Action::Create(_) | Action::Replace(..) => matches!(reply.status, 200 | 201 | 410 | 500..),
             _ => matches!(reply.status, 200 | 204 | 500..),
         };
         if !right {
@@ -217,7 +217,8 @@ fn read(object: &str, action: &Action, reply: &Reply) -> Outcome {
     let code = reply.body["code"].as_str().unwrap_or_default();
     match (reply.status, code) {
         (200..300, _) if *action == Action::Get => seen(object, &reply.body),
-        (200..300, _) => Outcome::Done,
+        // It was done, and somebody has deleted it since.
+        (200..300 | 410, _) => Outcome::Done,
         (404, _) => Outcome::Missing,
         (409, _) => Outcome::Conflict,
         (503, "no_quorum") | (507, _) | (400..500, _) => Outcome::Refused,
