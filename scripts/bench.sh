@@ -2,7 +2,8 @@
 # Measures a node as its users meet it, each figure next to its peer's of the same run, and prints one table.
 #
 #   scripts/bench.sh [ROW…]     rows: ready idle deploy-podman deploy-docker ingress reads rollout, and the benchmarks of
-#                               benches/: propose state follow schedule; all of them without arguments
+#                               benches/: propose state follow schedule for one node, replicate transfer cluster for three;
+#                               all of them without arguments
 #
 # Needs root, the machine set up by `scripts/setup.sh --tests`, and Debian's nginx, wrk and etcd-server. NARVANA_BIN names a program to
 # measure instead of building one (release). Ratios on a machine that does something else at the same time mean little.
@@ -386,6 +387,9 @@ row_propose() { bench propose; }
 row_state() { bench state; }
 row_follow() { bench follow; }
 row_schedule() { bench schedule; }
+row_replicate() { bench replicate; }
+row_transfer() { bench transfer; }
+row_cluster() { bench cluster; }
 
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -403,7 +407,7 @@ if [ -z "$narvana" ]; then
     cargo build --release --bin narvana
     narvana=${CARGO_TARGET_DIR:-target}/release/narvana
 fi
-[ $# -gt 0 ] || set -- propose state follow schedule ready idle deploy-podman deploy-docker ingress reads rollout
+[ $# -gt 0 ] || set -- propose state follow schedule ready idle deploy-podman deploy-docker ingress reads rollout replicate transfer cluster
 for name in "$@"; do
     declare -F "row_$name" >/dev/null || die "there is no row $name: see the top of scripts/bench.sh"
 done

@@ -50,7 +50,8 @@ for ((one = seed; one <= last; one++)); do
     operations=$((operations + $(number operations)))
     lost=$((lost + $(number lost)))
     stale=$((stale + $(number stale)))
-    if [ $rc -ne 0 ]; then
+    # A test that is not found is no success.
+    if [ $rc -ne 0 ] || [[ $line != *passed* ]]; then
         cat "$log"
         verdict
         exit 1

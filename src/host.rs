@@ -91,10 +91,8 @@ impl Host {
 
     /// Does something as if it were done on this machine.
     pub(crate) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
-        let before = CURRENT.replace(Some(self.clone()));
-        let done = work();
-        CURRENT.set(before);
-        done
+        let _back = Back(CURRENT.replace(Some(self.clone())));
+        work()
     }
 
     /// Stops it in its tracks, as SIGSTOP does.
@@ -153,6 +151,15 @@ impl Host {
     }
 }
 
+/// Puts back the machine that was current, also when what was done on another one panics.
+struct Back(Option<Host>);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
 /// The machine of the task that asks.
 pub(crate) fn current() -> Option<Host> {
     CURRENT.with_borrow(Clone::clone)
@@ -179,7 +186,14 @@ pub(crate) fn fill(bytes: &mut [u8]) -> bool {
 /// Waits as long as its disk takes for one thing.
 pub(crate) async fn disk() {
     let Some(host) = current() else { return };
-    let micros = u64::try_from(host.0.disk.as_micros()).unwrap_or(u64::MAX).max(1);
+    let most = host.0.disk;
+    some_time(most).await;
+}
+
+/// Waits for up to so long, as the chance of the machine has it; not at all when there is none.
+pub(crate) async fn some_time(most: Duration) {
+    let Some(host) = current() else { return };
+    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
     let wait = lock(&host.0.chance).next_u64() % micros;
     tokio::time::sleep(Duration::from_micros(wait)).await;
 }

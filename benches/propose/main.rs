@@ -8,29 +8,27 @@
 //! Run with `cargo bench --bench propose`; a first argument is the folder to use (default: the temporary folder).
 
 mod disk;
+#[path = "../etcd/mod.rs"]
+#[expect(dead_code, reason = "for benchmarks of several members")]
 mod etcd;
+#[path = "../measure/mod.rs"]
 mod measure;
 #[path = "../row/mod.rs"]
 mod row;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use etcd::Etcd;
-use measure::{Measured, Writer, measure, median};
+use measure::{ENTRY_BYTES, Measured, Proposer, Writer, entry, measure, median};
 use narvana::consensus::{Consensus, NoTransport, Options};
-use narvana::model::{NodeId, SettingKey};
-use narvana::state::{Actor, Command, LogEntry};
+use narvana::model::NodeId;
+use narvana::random;
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::Supervisor;
-use narvana::{clock, random};
 use row::Row;
 use tokio_util::sync::CancellationToken;
-
-/// Bytes of one value.
-const ENTRY_BYTES: usize = 256;
 
 /// Turns for each number of writers.
 const TURNS: usize = 3;
@@ -44,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
         None => tempfile::tempdir()?,
     };
     let folder = folder.path();
-    let etcd = Etcd::start(&folder.join("etcd")).await?;
+    let etcd = Etcd::start(&folder.join("etcd"), 1).await?;
     println!(
         "{:>7} | {:>9} {:>7} {:>7} | {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}",
         "writers",
@@ -114,7 +112,7 @@ async fn one_turn(folder: &Path, writers: usize, etcd: &Etcd) -> anyhow::Result<
     let ours = narvana(folder, writers).await?;
     let mut clients = Vec::new();
     for number in 0..writers {
-        clients.push(etcd.writer(number).await?);
+        clients.push(etcd.writer(0, number).await?);
     }
     let etcd = measure(clients).await;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
@@ -159,29 +157,11 @@ async fn narvana(folder: &Path, writers: usize) -> anyhow::Result<Ours> {
     Ok(Ours { writes, syncs, reads })
 }
 
-struct Proposer(Consensus);
-
-impl Writer for Proposer {
-    async fn write(&mut self) {
-        self.0.propose(entry()).await.expect("a group of one accepts");
-    }
-}
-
 /// A writer that writes nothing.
 struct Reader(Consensus);
 
 impl Writer for Reader {
     async fn write(&mut self) {
         self.0.linearizable().await.expect("a group of one answers");
-    }
-}
-
-fn entry() -> LogEntry {
-    let domain = format!("{}.{}.{}.{}.test", "a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(50));
-    LogEntry {
-        proposed_at: clock::now(),
-        actor: Actor::System,
-        request: None,
-        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, domain)])),
     }
 }

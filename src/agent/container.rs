@@ -9,11 +9,11 @@ use crate::model::{AppId, ClusterId, Deployment, Instance, NodeId, ServiceId};
 const PIDS_MAX: u32 = 4_096;
 
 /// Label that names the instance; the key to adopting a container.
-pub(super) const INSTANCE_LABEL: &str = "narvana.instance";
+pub(crate) const INSTANCE_LABEL: &str = "narvana.instance";
 /// Label that names the app.
 pub(super) const APP_LABEL: &str = "narvana.app";
 /// Label that names the service.
-const SERVICE_LABEL: &str = "narvana.service";
+pub(crate) const SERVICE_LABEL: &str = "narvana.service";
 /// Label that names the build of an image, which the builder puts there.
 pub(super) const BUILD_LABEL: &str = "narvana.build";
 /// Label of what runs alone: the guard ends it when its node is not heard of.

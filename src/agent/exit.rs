@@ -35,6 +35,13 @@ pub(super) fn reason(status: &ContainerStatus, memory: Memory) -> String {
     }
 }
 
+/// What may be behind it, when the image says that it is for another processor. It is no reason to refuse the image: some say it
+/// wrongly, and some machines can run others.
+pub(super) fn foreign_image(image: &str, machine: &str) -> Option<String> {
+    (image != machine)
+        .then(|| format!("its image is for {image} and this machine is {machine}: deploy one that is for {machine}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +78,7 @@ mod tests {
         ] {
             assert!(reason(&status, memory).contains(words), "{}", reason(&status, memory));
         }
+        assert_eq!(foreign_image("amd64", "amd64"), None);
+        assert!(foreign_image("s390x", "amd64").expect("named").contains("for s390x and this machine is amd64"));
     }
 }

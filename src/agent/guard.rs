@@ -103,7 +103,10 @@ mod tests {
         let options =
             Options { cluster: random::id(), node: NodeId(7), stop_grace: Duration::ZERO, drain_max: Duration::ZERO };
         let engine = FakeEngine::new();
-        engine.add_image("web", Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new() });
+        engine.add_image(
+            "web",
+            Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new(), architecture: None },
+        );
         let own = node_labels(options.cluster, options.node);
         let others = node_labels(options.cluster, NodeId(8));
         let alone = BTreeMap::from([(ALONE_LABEL.to_owned(), "true".to_owned())]);

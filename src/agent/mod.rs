@@ -43,6 +43,8 @@ use crate::model::{ClusterId, InstanceId, NodeId};
 use crate::task::Supervisor;
 
 pub use assurance::{Assurance, Standing};
+#[cfg(test)]
+pub(crate) use container::{INSTANCE_LABEL, SERVICE_LABEL};
 pub use engine_state::EngineState;
 pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 pub use guard::{Guard, stand_guard};

@@ -1,6 +1,6 @@
 //! The agent's loop: compares what is wanted here with what the engine has, and starts what makes them equal.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::clock;
 use crate::consensus::ProposeError;
 use crate::decide::reconcile::{self, Action, Container, Task, reconcile};
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
-use crate::model::{Exit, Health, InstanceId, InstanceState, Timestamp};
+use crate::model::{Exit, Health, Instance, InstanceId, InstanceState};
 use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
@@ -34,11 +34,13 @@ pub struct Agent {
     options: Options,
     parts: Parts,
     engine_state: EngineState,
-    runners: HashMap<InstanceId, RunnerHandle>,
-    removing: Arc<Mutex<HashSet<String>>>,
+    runners: BTreeMap<InstanceId, RunnerHandle>,
+    removing: Arc<Mutex<BTreeSet<String>>>,
     /// Wakes the loop: an engine event, or the end of a runner.
     wake: Arc<Notify>,
     contact: Contact,
+    /// Since when it has known of each instance that has not started yet.
+    known: BTreeMap<InstanceId, Instant>,
     /// A container went whose image and network may be nobody's now.
     look_for_leftovers: Arc<Notify>,
 }
@@ -65,10 +67,11 @@ impl Agent {
             options,
             parts,
             engine_state,
-            runners: HashMap::new(),
+            runners: BTreeMap::new(),
             removing: Arc::default(),
             wake: Arc::new(Notify::new()),
             contact: Contact::new(),
+            known: BTreeMap::new(),
             look_for_leftovers: Arc::new(Notify::new()),
         }
     }
@@ -79,7 +82,7 @@ impl Agent {
         let mut views = self.parts.consensus.watch();
         let mut engines = self.parts.engine.clone();
         let mut last_slice: Option<Slice> = None;
-        let mut wake_at: Option<Timestamp> = None;
+        let mut wake_in: Option<Duration> = None;
         if !self.is_certain(&quit).await {
             return Ok(());
         }
@@ -97,13 +100,10 @@ impl Agent {
             if let Some(engine) = engine
                 && last_slice.as_ref() != Some(&slice)
             {
-                wake_at = self.pass(&engine).await;
+                wake_in = self.pass(&engine).await;
                 last_slice = Some(slice);
             }
-            let timer = match wake_at {
-                Some(at) => at.since(clock::now()).min(FULL_PASS_EVERY),
-                None => FULL_PASS_EVERY,
-            };
+            let timer = wake_in.map_or(FULL_PASS_EVERY, |rest| rest.min(FULL_PASS_EVERY));
             tokio::select! {
                 biased;
                 () = quit.cancelled() => return Ok(()),
@@ -147,8 +147,19 @@ impl Agent {
             .collect()
     }
 
-    /// One comparison. Returns when the next one is due at the latest.
-    async fn pass(&mut self, engine: &Arc<dyn Engine>) -> Option<Timestamp> {
+    /// For how long it has known of what it is to start.
+    fn known(&mut self, state: &State) -> BTreeMap<InstanceId, Duration> {
+        let now = Instant::now();
+        let node = self.options.node;
+        let waits =
+            |instance: &Instance| instance.placement.node == node && instance.status.state < InstanceState::Running;
+        let known = state.live_instances().filter(|instance| waits(instance)).map(|instance| instance.id);
+        self.known = known.map(|id| (id, self.known.get(&id).copied().unwrap_or(now))).collect();
+        self.known.iter().map(|(id, since)| (*id, now.duration_since(*since))).collect()
+    }
+
+    /// One comparison. Returns after which time the next one is due at the latest.
+    async fn pass(&mut self, engine: &Arc<dyn Engine>) -> Option<Duration> {
         self.runners.retain(|_, runner| !runner.is_done());
         let labels = container::node_labels(self.options.cluster, self.options.node);
         let containers = match engine.list(&labels).await {
@@ -166,12 +177,13 @@ impl Agent {
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
         let isolated = self.contact.is_isolated(&state);
-        let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, clock::now());
+        let known = self.known(&state);
+        let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, &known);
         for action in plan.actions {
             self.carry_out(engine, &state, action);
         }
         self.poke_runners(&state, &containers);
-        plan.wake_at
+        plan.wake_in
     }
 
     fn tasks(&self, state: &State) -> BTreeMap<InstanceId, Task> {
@@ -197,7 +209,7 @@ impl Agent {
 
     /// Has those runners look whose container should run and does not.
     fn poke_runners(&self, state: &State, containers: &[ContainerStatus]) {
-        let running: HashSet<InstanceId> = containers
+        let running: BTreeSet<InstanceId> = containers
             .iter()
             .filter(|container| container.state == ContainerState::Running)
             .filter_map(instance_of)
@@ -378,7 +390,7 @@ impl Drop for RunnerEnd {
 
 struct RemovalEnd {
     container: String,
-    removing: Arc<Mutex<HashSet<String>>>,
+    removing: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Drop for RemovalEnd {

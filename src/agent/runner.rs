@@ -334,7 +334,21 @@ impl Runner {
             return Ok(());
         }
         self.note_exit(&seen);
-        Err(Halt::Fail(exit::reason(&seen, self.memory())))
+        let reason = exit::reason(&seen, self.memory());
+        Err(Halt::Fail(match self.foreign_image(&seen).await {
+            Some(foreign) => format!("{reason}; {foreign}"),
+            None => reason,
+        }))
+    }
+
+    /// That the image of a process which failed is for another processor, as far as that can be found out now.
+    async fn foreign_image(&self, seen: &ContainerStatus) -> Option<String> {
+        if seen.oom_killed || matches!(seen.exit_code, None | Some(0)) {
+            return None;
+        }
+        let image = self.engine.image(&seen.image_id).await.ok()??;
+        let view = self.parts.consensus.latest();
+        exit::foreign_image(&image.architecture?, &view.state.node(self.options.node)?.arch)
     }
 
     fn note_exit(&mut self, seen: &ContainerStatus) {

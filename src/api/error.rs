@@ -154,7 +154,7 @@ fn harmless(text: &str) -> String {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
-    /// For programs: `invalid_request`, `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`,
+    /// For programs: `invalid_request`, `unauthorized`, `forbidden`, `not_found`, `gone`, `conflict`, `too_large`,
     /// `rate_limited`, `no_quorum`, `disk_full`, `state_full`, `outcome_unknown` or `internal_error`.
     code: String,
     /// For people: what, why and what to do.

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::model::{Exit, Instance, InstanceId, InstanceState, NodeId, Timestamp};
+use crate::model::{Exit, Instance, InstanceId, InstanceState, NodeId};
 use crate::state::State;
 
 use super::alone::runs_alone;
@@ -124,19 +124,20 @@ pub enum Action {
 pub struct Actions {
     /// In the order of instances, orphans last.
     pub actions: Vec<Action>,
-    /// When the next instance may start.
-    pub wake_at: Option<Timestamp>,
+    /// After which time the next instance may start.
+    pub wake_in: Option<Duration>,
 }
 
 /// Compares what the state wants of a node with what its engine shows. A node that is isolated ends what must not run
-/// twice, and starts nothing of that kind.
+/// twice, and starts nothing of that kind. `known` says for how long the node has known of an instance, not at all when it is
+/// missing: the times in the state are by the leader's clock, which need not be that of this machine.
 pub fn reconcile(
     state: &State,
     node: NodeId,
     containers: &[Container],
     tasks: &BTreeMap<InstanceId, Task>,
     isolated: bool,
-    now: Timestamp,
+    known: &BTreeMap<InstanceId, Duration>,
 ) -> Actions {
     let mut decided = Actions::default();
     let mut orphans = Vec::new();
@@ -170,7 +171,8 @@ pub fn reconcile(
                 decided.actions.extend(isolate(state, instance, container, tasks.contains_key(&instance.id)));
                 continue;
             }
-            decide_one(instance, container, tasks.get(&instance.id).copied(), now, &mut decided);
+            let known = known.get(&instance.id).copied().unwrap_or_default();
+            decide_one(instance, container, tasks.get(&instance.id).copied(), known, &mut decided);
         }
     }
     decided.actions.append(&mut orphans);
@@ -206,7 +208,7 @@ fn decide_one(
     instance: &Instance,
     container: Option<&Container>,
     task: Option<Task>,
-    now: Timestamp,
+    known: Duration,
     decided: &mut Actions,
 ) {
     let action = if instance.status.state.is_terminal() {
@@ -223,7 +225,7 @@ fn decide_one(
     } else if task.is_some() {
         None
     } else {
-        start(instance, container, now, decided)
+        start(instance, container, known, decided)
     };
     decided.actions.extend(action);
 }
@@ -260,16 +262,16 @@ fn stop(id: InstanceId, reason: &str, container: Option<&Container>, task: Optio
     }
 }
 
-fn start(instance: &Instance, container: Option<&Container>, now: Timestamp, decided: &mut Actions) -> Option<Action> {
+fn start(instance: &Instance, container: Option<&Container>, known: Duration, decided: &mut Actions) -> Option<Action> {
     let id = instance.id;
     let Some(container) = container else {
         // A container is for one life: when the process was seen, a new one would be a restart, which is the leader's.
         if instance.status.state >= InstanceState::Running {
             return Some(Action::ReportGone(id));
         }
-        if instance.start_after > now {
-            let wake_at = decided.wake_at.map_or(instance.start_after, |at| at.min(instance.start_after));
-            decided.wake_at = Some(wake_at);
+        let rest = instance.pause().saturating_sub(known);
+        if !rest.is_zero() {
+            decided.wake_in = Some(decided.wake_in.map_or(rest, |other| other.min(rest)));
             return None;
         }
         return Some(Action::Run(id));

@@ -48,6 +48,8 @@ pub struct Image {
     pub bytes: u64,
     /// Ports it says it listens on, ascending.
     pub exposed_ports: Vec<(u16, Protocol)>,
+    /// The processor architecture that it says it is for: `amd64`, `arm64`.
+    pub architecture: Option<String>,
 }
 
 /// An image in a list.

@@ -1,6 +1,7 @@
 //! Instances: containers-to-be on a node.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,13 @@ pub struct Instance {
     pub status: InstanceStatus,
     /// When it was assigned.
     pub created_at: Timestamp,
+}
+
+impl Instance {
+    /// How long its start waits from when it was assigned: the back-off after failures.
+    pub fn pause(&self) -> Duration {
+        self.start_after.since(self.created_at)
+    }
 }
 
 /// A move of a replica: both instances are there until the new one works, then the old one is told to end. When the new one

@@ -75,7 +75,7 @@ impl SimDisk {
 
     /// Whether the bytes are anywhere on it.
     pub(super) fn holds(&self, bytes: &[u8]) -> bool {
-        self.inner().now.iter().any(|file| file.windows(bytes.len()).any(|window| window == bytes))
+        self.inner().now.iter().any(|file| memchr::memmem::find(file, bytes).is_some())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

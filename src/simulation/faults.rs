@@ -72,6 +72,24 @@ fn between(dice: &mut Dice, least: u64, most: u64) -> Duration {
     Duration::from_millis(least + dice.roll(span + 1) as u64)
 }
 
+/// What has gone wrong lasts for so many milliseconds, and often something else happens meanwhile: a process is killed, or its
+/// machine loses power, and comes back before or after the other thing is over.
+async fn last(world: &mut World, dice: &mut Dice, (least, most): (u64, u64)) -> Result<(), String> {
+    let long = between(dice, least, most);
+    if dice.roll(3) > 0 {
+        sleep(long).await;
+        return Ok(());
+    }
+    let machine = dice.roll(world.machines.len());
+    sleep(long / 3).await;
+    let fate = (dice.roll(2) == 0).then(|| Fate::ALL[dice.roll(Fate::ALL.len())]);
+    world.kill(machine, fate);
+    sleep(long / 3).await;
+    world.start(machine).await?;
+    sleep(long / 3).await;
+    Ok(())
+}
+
 /// Has one thing go wrong and waits until it is over; what is started again may fail to.
 pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> {
     let machines = world.machines.len();
@@ -106,13 +124,17 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
             sleep(between(&mut dice, 10, 5_000)).await;
             world.start(one).await?;
         }
+        // A second one could be one too many.
+        Kind::Damage if world.machines.iter().any(|machine| machine.is_damaged) => {}
         Kind::Damage => {
             world.kill(one, None);
             let disk = world.machines[one].disk.clone();
             let whole = disk.contents();
             (0..1 + dice.roll(3)).for_each(|_| disk.flip(dice.roll(2), &mut dice));
             // It may have hit what nobody reads. What must not be is a start with less than there was, which the start finds out.
+            world.machines[one].is_damaged = true;
             if world.start(one).await.is_err() {
+                world.machines[one].is_damaged = false;
                 disk.restore(whole);
                 world.start(one).await?;
             }
@@ -128,13 +150,13 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
         }
         Kind::Pause => {
             world.pause(one);
-            sleep(between(&mut dice, 100, 9_000)).await;
+            last(world, &mut dice, (100, 9_000)).await?;
             world.resume(one);
         }
         Kind::Isolate | Kind::IsolateLong => {
             others.iter().for_each(|other| world.cut(one, *other));
             let (least, most) = if kind == Kind::Isolate { (300, 15_000) } else { (50_000, 70_000) };
-            sleep(between(&mut dice, least, most)).await;
+            last(world, &mut dice, (least, most)).await?;
             world.heal();
         }
         Kind::OneWay => {
@@ -145,7 +167,7 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
                     _ => {}
                 }
             }
-            sleep(between(&mut dice, 300, 15_000)).await;
+            last(world, &mut dice, (300, 15_000)).await?;
             world.heal();
         }
         Kind::Split => {
@@ -155,7 +177,7 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
                     world.net.set_cut(a, b, true);
                 }
             }
-            sleep(between(&mut dice, 300, 15_000)).await;
+            last(world, &mut dice, (300, 15_000)).await?;
             world.heal();
         }
         Kind::Flap => {
@@ -172,10 +194,9 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
         }
         Kind::Engine => {
             let fault = if dice.roll(2) == 0 { Fault::Unreachable } else { Fault::Hung };
-            let engine = &world.machines[one].engine;
-            engine.set_fault(fault);
-            sleep(between(&mut dice, 100, 12_000)).await;
-            engine.set_fault(Fault::None);
+            world.machines[one].engine.set_fault(fault);
+            last(world, &mut dice, (100, 12_000)).await?;
+            world.machines[one].engine.set_fault(Fault::None);
         }
         Kind::Crash => {
             let engine = &world.machines[one].engine;

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::trace::Trace;
 use crate::model::{AppId, DeploymentStatus, JoinTokenId, NodeId, RequestId};
-use crate::state::{Command, Outcome, Rejection, State, violations};
+use crate::state::{Change, ChangeSet, Command, Outcome, Record, Rejection, State, violations};
 use crate::store::observed::Observer;
 use crate::store::{Entry, LogId, Payload, Response};
 
-/// The state is compared as a whole, and its rules are checked, at every so many entries; in between entry by entry.
+/// The rules of the state are checked at every so many entries, and it is compared as a whole; in between it is compared what each
+/// entry changes.
 const WHOLE_EVERY: u64 = 8;
 
 /// One entry of the log that somebody applied.
@@ -17,7 +18,8 @@ pub(super) struct Line {
     log_id: LogId,
     payload: Vec<u8>,
     result: Option<Result<Outcome, Rejection>>,
-    pub(super) state: State,
+    changes: ChangeSet,
+    state: State,
 }
 
 #[derive(Default)]
@@ -29,6 +31,8 @@ struct Inner {
     uses: BTreeMap<JoinTokenId, u32>,
     granted: BTreeMap<JoinTokenId, u32>,
     members: BTreeSet<NodeId>,
+    /// How many states were taken from snapshots.
+    installed: u32,
     violation: Option<String>,
 }
 
@@ -51,6 +55,11 @@ impl Ledger {
     /// Says that something is wrong.
     pub(super) fn accuse(&self, words: String) {
         self.inner.borrow_mut().violation.get_or_insert(words);
+    }
+
+    /// How many states were taken from snapshots.
+    pub(super) fn installed(&self) -> u32 {
+        self.inner.borrow().installed
     }
 
     /// The last entry that anybody applied.
@@ -131,7 +140,11 @@ impl Inner {
             _ => {}
         }
         let before = self.lines.last_key_value().map(|(_, line)| &line.state)?;
-        let back = line.state.deployments().find(|now| {
+        let changed = line.changes.0.iter().filter_map(|change| match change {
+            Change::Put(Record::Deployment(now)) => Some(now),
+            _ => None,
+        });
+        let back = changed.into_iter().find(|now| {
             let then = before.deployment(now.id).map(|then| then.status);
             then.is_some_and(|then| !may_follow(then, now.status))
         });
@@ -149,7 +162,7 @@ fn may_follow(then: DeploymentStatus, now: DeploymentStatus) -> bool {
 }
 
 impl Observer for Ledger {
-    fn applied(&self, entry: &Entry, response: &Response, state: &State) {
+    fn applied(&self, entry: &Entry, response: &Response, changes: ChangeSet, state: &State) {
         let index = entry.log_id.index;
         let payload = match &entry.payload {
             Payload::Normal(proposal) => proposal.bytes().to_vec(),
@@ -165,6 +178,8 @@ impl Observer for Ledger {
                 Some(format!("entry {index} is {} here and was {} elsewhere", entry.log_id, known.log_id))
             } else if known.result != result {
                 Some(format!("entry {index} was answered {result:?} here and {:?} elsewhere", known.result))
+            } else if known.changes != changes {
+                Some(format!("entry {index} changed other rows here than elsewhere"))
             } else if index.is_multiple_of(WHOLE_EVERY) && known.state != *state {
                 Some(format!("the state after entry {index} differs between nodes"))
             } else {
@@ -176,7 +191,7 @@ impl Observer for Ledger {
             return;
         }
         self.trace.note(&["applied", &entry.log_id.to_string(), &format!("{:016x}", sum(&payload))]);
-        let line = Line { log_id: entry.log_id, payload, result, state: state.clone() };
+        let line = Line { log_id: entry.log_id, payload, result, changes, state: state.clone() };
         let mut wrong = inner.check_new(index, &line, entry);
         if wrong.is_none() && index.is_multiple_of(WHOLE_EVERY) {
             wrong = violations(state).into_iter().next().map(|words| format!("after entry {index}: {words}"));
@@ -189,6 +204,7 @@ impl Observer for Ledger {
 
     fn installed(&self, last: Option<LogId>, state: &State) {
         if let Some(last) = last {
+            self.inner.borrow_mut().installed += 1;
             self.compare("whoever took a snapshot", last.index, state);
         }
     }

@@ -1,9 +1,13 @@
 //! A machine of the simulation: a disk, an engine, and the node's process, which can be killed and started again.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -19,9 +23,9 @@ use crate::artifact::{ArtifactStore, Fetcher, Nobody};
 use crate::config::cluster_versions;
 use crate::consensus::{self, Consensus, Mark, Peer};
 use crate::control::{self, Control};
-use crate::engine::fake::{End, FakeEngine};
+use crate::engine::fake::{End, FakeEngine, Pace};
 use crate::engine::{Engine, Image};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::logs::{self, LogStore};
 use crate::model::{ClusterId, Cpu, Memory, NodeId, NodeResources, Timestamp};
 use crate::node::{admit, keep_registered};
@@ -34,6 +38,8 @@ use crate::task::{OnError, Supervisor};
 
 /// The only image there is.
 pub(super) const IMAGE: &str = "localhost/web:1";
+/// How long calls to an engine take at most.
+const CALL_MAX: Duration = Duration::from_millis(80);
 /// Longest wait for a process to start.
 const START_MAX: Duration = Duration::from_secs(30);
 
@@ -60,8 +66,12 @@ pub(super) struct Machine {
     doors: Vec<Peer>,
     /// What its store held for certain when it was killed.
     held: Mark,
-    /// How far its clock on the wall is off.
-    pub(super) clock: i64,
+    /// How far its clock on the wall is off, in milliseconds.
+    clock: Arc<AtomicI64>,
+    /// Its disk has changed bits.
+    pub(super) is_damaged: bool,
+    /// The damage was found while its node ran, which has ended for good.
+    is_lost: Rc<Cell<bool>>,
 }
 
 /// A running process of a node.
@@ -81,11 +91,26 @@ impl Drain for NothingOpen {
 
 impl Machine {
     /// A machine with an empty disk, which belongs to a node.
-    pub(super) fn new(number: usize, node: NodeId, cluster: ClusterId, doors: Vec<Peer>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        (node, cluster): (NodeId, ClusterId),
+        doors: Vec<Peer>,
+        wall: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("a key");
-        let engine = Arc::new(FakeEngine::new());
-        engine.add_image(IMAGE, Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new() });
+        let clock = Arc::new(AtomicI64::new(0));
+        let off = Arc::clone(&clock);
+        let engine = Arc::new(FakeEngine::with_pace(Pace {
+            now: Box::new(move || Timestamp(wall().0 + off.load(Ordering::Relaxed))),
+            wait: Box::new(|most| host::some_time(most).boxed()),
+            call: CALL_MAX,
+            stop: agent_options(cluster, node).stop_grace,
+        }));
+        engine.add_image(
+            IMAGE,
+            Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new(), architecture: None },
+        );
         Self {
             number,
             node,
@@ -99,7 +124,9 @@ impl Machine {
             process: None,
             doors,
             held: Mark::default(),
-            clock: 0,
+            clock,
+            is_damaged: false,
+            is_lost: Rc::default(),
         }
     }
 
@@ -109,9 +136,9 @@ impl Machine {
         (seed, wall): (u64, Timestamp),
         settings: &Settings,
         net: &Net,
-        ledger: &Ledger,
+        ledger: &Rc<Ledger>,
     ) -> Result<(), String> {
-        let host = Host::new(seed, self.booted, Timestamp(wall.0 + self.clock), settings.disk);
+        let host = Host::new(seed, self.booted, Timestamp(wall.0 + self.clock.load(Ordering::Relaxed)), settings.disk);
         let fatal = CancellationToken::new();
         let options = store::Options {
             folder: self.folder.path().to_owned(),
@@ -141,8 +168,40 @@ impl Machine {
             admit: admit(consensus.watch()),
         };
         net.listen(self.number, place);
+        self.hear_the_end(host.clone(), fatal.clone(), Rc::clone(ledger));
         self.process = Some(Process { host, consensus, store, fatal });
         Ok(())
+    }
+
+    /// A node ends itself when its disk fails, or it has found damage; else it is a defect.
+    fn hear_the_end(&self, host: Host, fatal: CancellationToken, ledger: Rc<Ledger>) {
+        let (disk, node, is_damaged, is_lost) =
+            (self.disk.clone(), self.node, self.is_damaged, Rc::clone(&self.is_lost));
+        tokio::task::spawn_local(async move {
+            fatal.cancelled().await;
+            if host.is_dead() {
+                return;
+            }
+            host.kill();
+            if is_damaged {
+                is_lost.set(true);
+            } else if !disk.has_failed() {
+                ledger.accuse(format!("node {node} has ended itself, and nothing was wrong with its disk"));
+            }
+        });
+    }
+
+    /// Whether its node has ended for good.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.get()
+    }
+
+    /// Sets its clock on the wall.
+    pub(super) fn set_clock(&self, by: i64) {
+        self.clock.fetch_add(by, Ordering::Relaxed);
+        if let Some(process) = &self.process {
+            process.host.set_clock(by);
+        }
     }
 
     /// Starts what makes the process a node: its agent, its registration, and what leads.

@@ -87,6 +87,9 @@ fn planted_bugs_are_found() {
     }
 }
 
+/// In so many seeds everything happens that is to happen.
+const ENOUGH: u64 = 8;
+
 /// Seeds one after the other: `NARVANA_SEED` is the first, `NARVANA_SEEDS` how many.
 #[test]
 fn seeds_hold() {
@@ -94,6 +97,7 @@ fn seeds_hold() {
     let wish = Wish { readable: count == 1, ..Wish::default() };
     let began = std::time::Instant::now();
     let (mut entries, mut events, mut simulated) = (0, 0, std::time::Duration::ZERO);
+    let (mut containers, mut installed, mut done, mut reads) = (0, 0, 0, 0);
     let mut faults: BTreeMap<Kind, u32> = BTreeMap::new();
     for seed in first..first + count {
         let verdict = run(seed, &wish);
@@ -105,12 +109,25 @@ fn seeds_hold() {
         entries += verdict.entries;
         events += verdict.events;
         simulated += verdict.took;
+        containers += verdict.containers;
+        installed += verdict.installed;
+        done += verdict.counts.done;
+        reads += verdict.counts.reads;
         for (kind, count) in verdict.faults {
             *faults.entry(kind).or_default() += count;
         }
     }
+    // What does not happen is not tested.
+    if count >= ENOUGH {
+        assert!(containers > 0 && installed > 0, "{containers} containers started, {installed} snapshots installed");
+        assert!(done > 0 && reads > 0, "{done} changes, {reads} reads");
+    }
+    if count >= ENOUGH * Kind::ALL.len() as u64 {
+        assert_eq!(faults.len(), Kind::ALL.len(), "{faults:?}");
+    }
     println!(
-        "{count} seeds from {first} held in {:?}: {simulated:?} simulated, {entries} entries, {events} events, {faults:?}",
+        "{count} seeds from {first} held in {:?}: {simulated:?} simulated, {entries} entries, {events} events, \
+         {done} changes, {reads} reads, {containers} containers, {installed} snapshots installed, {faults:?}",
         began.elapsed()
     );
 }

@@ -224,10 +224,11 @@ impl Cable {
                 place.host.spawn(async move {
                     let _nobody_waits = done.send(call(place.receiver).await);
                 });
-                let Ok(result) = result.await else { return Err(unreachable(&peer, "it died", true)) };
+                let result = result.await;
                 if !net.pass(to, from, net.arrival(), SILENCE_MAX).await {
                     return Err(unreachable(&peer, "no answer comes through", true));
                 }
+                let Ok(result) = result else { return Err(unreachable(&peer, "it died", true)) };
                 result.map_err(|error| refused(&peer, error))
             };
             let _nobody_waits = answer.send(asked.await);
@@ -270,7 +271,9 @@ impl Transport for Cable {
             let (trace, stamp) = (net.clone(), net.clone());
             place.host.spawn(async move {
                 let inbox = inbox.inspect(move |request| {
-                    trace.0.trace.note(&["append", &from.to_string(), &to.to_string(), &format!("{request:?}")]);
+                    let words =
+                        (from, to, &request.ballot, &request.previous, &request.committed, request.entries.len());
+                    trace.0.trace.note(&["append", &format!("{words:?}")]);
                 });
                 let mut answers = place.receiver.append(inbox);
                 while let Some(answer) = answers.next().await {
@@ -313,10 +316,11 @@ impl Transport for Cable {
             place.host.spawn(async move {
                 let _nobody_waits = done.send(place.receiver.snapshot(inbox).await);
             });
-            let Ok(result) = result.await else { return Err(unreachable(&about, "it died", true)) };
+            let result = result.await;
             if !net.pass(to, from, net.arrival(), SILENCE_MAX).await {
                 return Err(unreachable(&about, "no answer comes through", true));
             }
+            let Ok(result) = result else { return Err(unreachable(&about, "it died", true)) };
             result.map_err(|error| refused(&about, error))
         }
         .boxed()

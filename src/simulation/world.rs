@@ -18,13 +18,14 @@ use super::network::{Net, Weather, address};
 use super::trace::Trace;
 use super::wait::until;
 use super::workload::{CANARY, Client, Counts, Doors, Known, join_token};
+use crate::agent::{INSTANCE_LABEL, SERVICE_LABEL};
 use crate::config::cluster_versions;
 use crate::consensus::{self, Peer};
 use crate::engine::ContainerState;
 use crate::host::Host;
 use crate::model::{
-    Cluster, ClusterId, Desired, Health, InstanceState, JoinTokenId, NodeId, OrgId, PasswordHash, Secret, Session,
-    SessionId, Timestamp, UserId,
+    Cluster, ClusterId, DeploymentStatus, Desired, Health, InstanceState, JoinTokenId, NodeId, OrgId, PasswordHash,
+    Secret, Session, SessionId, Timestamp, UserId,
 };
 use crate::state::{Actor, Command, LogEntry, NewUser, Outcome, State};
 use crate::store::crash_disk::{Dice, Fate};
@@ -38,6 +39,10 @@ const FOUNDED_MAX: Duration = Duration::from_secs(60);
 const DECIDES_MAX: Duration = Duration::from_secs(15);
 /// And for everything that is wanted to run. What must not run twice may have to wait for somebody who was cut off.
 const SETTLED_MAX: Duration = Duration::from_secs(150);
+/// It has to stay so for a while.
+const SETTLED_FOR: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const SETTLED_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked whether anything runs twice.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -59,6 +64,10 @@ pub(super) struct Verdict {
     pub(super) events: u64,
     pub(super) entries: u64,
     pub(super) counts: Counts,
+    /// Containers that were started.
+    pub(super) containers: u64,
+    /// States that were taken from snapshots.
+    pub(super) installed: u32,
     pub(super) faults: BTreeMap<Kind, u32>,
     /// How long it was, in simulated time.
     pub(super) took: Duration,
@@ -142,6 +151,8 @@ impl World {
         if world.violation().is_none() {
             world.recover().await;
         }
+        // It looks until the end, unless it has panicked.
+        assert!(!watch.is_finished(), "nobody has watched over what runs alone");
         watch.abort();
         known.check_end(ledger);
         if let Some(machine) = world.machines.iter().find(|machine| machine.disk.holds(CANARY.as_bytes())) {
@@ -160,6 +171,8 @@ impl World {
             events,
             entries: self.ledger.last(),
             counts,
+            containers: self.machines.iter().map(|machine| machine.engine.started()).sum(),
+            installed: self.ledger.installed(),
             faults: std::mem::take(&mut self.faults),
             took,
             lines: self.trace.lines(),
@@ -181,7 +194,9 @@ impl World {
     /// The first machine founds a cluster, and the others join it.
     async fn found(&mut self, machines: usize) -> Result<Known, String> {
         let cluster = ClusterId(Uuid::from_u128(u128::from(self.seed())));
-        self.machines.push(Machine::new(0, NodeId::FOUNDER, cluster, Vec::new()));
+        let began = self.began;
+        let wall = move || WALL.plus(began.elapsed());
+        self.machines.push(Machine::new(0, (NodeId::FOUNDER, cluster), Vec::new(), wall));
         self.begin(0).await?;
         let (host, consensus) = self.machines[0].consensus().ok_or("the founder does not run")?;
         let initialized = on(&host, FOUNDED_MAX, async move { consensus.initialize(&address(0)).await });
@@ -229,7 +244,7 @@ impl World {
             };
             let Outcome::Node(node) = self.ask(0, admit).await? else { return Err("no id came".to_owned()) };
             let door = Peer { node: NodeId::FOUNDER, address: address(0) };
-            self.machines.push(Machine::new(number, node, cluster, vec![door]));
+            self.machines.push(Machine::new(number, (node, cluster), vec![door], wall));
             self.start(number).await?;
         }
         let (ledger, wanted) = (Rc::clone(&self.ledger), machines);
@@ -263,7 +278,7 @@ impl World {
 
     /// Starts a process again.
     pub(super) async fn start(&mut self, machine: usize) -> Result<(), String> {
-        if self.machines[machine].process.is_none() {
+        if self.machines[machine].process.is_none() && !self.machines[machine].is_lost() {
             self.begin(machine).await?;
             self.enter(machine);
         }
@@ -302,8 +317,7 @@ impl World {
     }
 
     pub(super) fn set_clock(&mut self, machine: usize, by: i64) {
-        self.machines[machine].clock += by;
-        self.host(machine).inspect(|host| host.set_clock(by));
+        self.machines[machine].set_clock(by);
     }
 
     /// Whoever leads steps aside.
@@ -388,7 +402,7 @@ impl World {
                 let mut places: BTreeMap<String, u32> = BTreeMap::new();
                 for container in engines.iter().flat_map(|engine| engine.containers()) {
                     if container.state == ContainerState::Running
-                        && let Some(service) = container.labels.get("narvana.service")
+                        && let Some(service) = container.labels.get(SERVICE_LABEL)
                     {
                         *places.entry(service.clone()).or_default() += 1;
                     }
@@ -415,19 +429,32 @@ impl World {
                 return self.ledger.accuse(error);
             }
         }
-        for machine in 0..self.machines.len() {
+        let well: Vec<usize> = (0..self.machines.len()).filter(|machine| !self.machines[*machine].is_lost()).collect();
+        for machine in &well {
             let decides = until(DECIDES_MAX, async || {
-                let command = Command::CordonNode { node: self.machines[machine].node, cordoned: false };
-                self.ask(machine, command).await.is_ok()
+                let command = Command::CordonNode { node: self.machines[*machine].node, cordoned: false };
+                self.ask(*machine, command).await.is_ok()
             });
             if !decides.await {
-                let status = self.machines[machine].consensus().map(|(_, consensus)| consensus.status());
+                let status = self.machines[*machine].consensus().map(|(_, consensus)| consensus.status());
                 return self.ledger.accuse(format!("machine {machine} does not decide again: {status:?}"));
             }
         }
-        let settled = until(SETTLED_MAX, async || self.unsettled().is_none()).await;
-        if !settled && let Some(reason) = self.unsettled() {
-            return self.ledger.accuse(format!("{reason}, {SETTLED_MAX:?} after the last fault"));
+        // What has data on a machine that is lost waits for it.
+        if well.len() == self.machines.len() {
+            let deadline = Instant::now() + SETTLED_MAX;
+            let mut since = None;
+            while since.is_none_or(|since: Instant| since.elapsed() < SETTLED_FOR) {
+                let unsettled = self.unsettled();
+                match unsettled {
+                    None => drop(since.get_or_insert_with(Instant::now)),
+                    Some(reason) if Instant::now() > deadline => {
+                        return self.ledger.accuse(format!("{reason}, {SETTLED_MAX:?} after the last fault"));
+                    }
+                    Some(_) => since = None,
+                }
+                sleep(SETTLED_EVERY).await;
+            }
         }
         self.compare_all().await;
     }
@@ -435,25 +462,32 @@ impl World {
     /// What is not yet as it should be.
     fn unsettled(&self) -> Option<String> {
         let state = self.ledger.newest();
-        for service in state.services().filter(|service| service.serving.is_some()) {
-            let Some(deployment) = service.serving.and_then(|serving| state.deployment(serving)) else { continue };
-            let wanted = if service.desired == Desired::Running { service.spec.replicas } else { 0 };
+        if let Some(deployment) = state.deployments().find(|deployment| !is_settled(deployment.status)) {
+            return Some(format!("deployment {} is {}", deployment.id, deployment.status));
+        }
+        for service in state.services() {
+            let serving = service.serving.and_then(|serving| state.deployment(serving));
+            let wanted = match serving {
+                Some(_) if service.desired == Desired::Running => service.spec.replicas,
+                _ => 0,
+            };
             let works =
                 |state: InstanceState, health: Health| state == InstanceState::Running && health != Health::Unhealthy;
-            let running = state.instances_of(deployment.id).filter(|it| works(it.status.state, it.status.health));
-            let running = u32::try_from(running.count()).unwrap_or(u32::MAX);
-            if running != wanted {
-                return Some(format!("service {} has {running} instances and not {wanted}", service.id));
+            let live = state.live_instances().filter(|instance| instance.service == service.id);
+            let (ours, old): (Vec<_>, Vec<_>) = live.partition(|it| Some(it.deployment) == service.serving);
+            if let Some(old) = old.first() {
+                return Some(format!("instance {} is of a deployment that does not serve", old.id));
+            }
+            let running = ours.iter().filter(|it| works(it.status.state, it.status.health)).count();
+            if running != ours.len() || u32::try_from(running) != Ok(wanted) {
+                let (id, all) = (service.id, ours.len());
+                return Some(format!("service {id} has {running} running instances of {all}, and not {wanted}"));
             }
         }
-        let wanted: Vec<String> = state
-            .live_instances()
-            .filter(|it| it.status.state == InstanceState::Running)
-            .map(|it| it.id.to_string())
-            .collect();
+        let wanted: Vec<String> = state.live_instances().map(|it| it.id.to_string()).collect();
         let engines = self.machines.iter().flat_map(|machine| machine.engine.containers());
         let running = engines.filter(|container| container.state == ContainerState::Running);
-        let found: Vec<String> = running.filter_map(|it| it.labels.get("narvana.instance").cloned()).collect();
+        let found: Vec<String> = running.filter_map(|it| it.labels.get(INSTANCE_LABEL).cloned()).collect();
         if let Some(orphan) = found.iter().find(|id| !wanted.contains(id)) {
             return Some(format!("a container of instance {orphan} is nobody's"));
         }
@@ -466,14 +500,20 @@ impl World {
             let views: Vec<(u64, State)> = self
                 .machines
                 .iter()
+                .filter(|machine| !machine.is_lost())
                 .filter_map(|machine| machine.consensus())
                 .map(|(_, consensus)| consensus.latest())
                 .map(|view| (view.index, view.state))
                 .collect();
-            views.len() == self.machines.len() && views.windows(2).all(|two| two[0] == two[1])
+            views.windows(2).all(|two| two[0] == two[1])
         });
         if !same.await {
             self.ledger.accuse("the members do not come to the same state".to_owned());
         }
     }
+}
+
+/// Whether nothing is to be done for it any more.
+fn is_settled(status: DeploymentStatus) -> bool {
+    matches!(status, DeploymentStatus::Running | DeploymentStatus::Stopped | DeploymentStatus::Failed)
 }

@@ -194,6 +194,8 @@ impl Applied {
                 let index = entry.log_id.index;
                 let applied = twist::apply(&self.state, index, proposal.entry());
                 self.state = applied.state;
+                #[cfg(test)]
+                super::observed::changes(&applied.changes);
                 for change in applied.changes.0 {
                     match change {
                         Change::Put(record) => unwritten.rows.insert(record.key().to_bytes(), Some(record)),

@@ -66,7 +66,10 @@ async fn the_fake_keeps_the_contract() {
     let fake = FakeEngine::new();
     fake.set_time(clock::now().plus(Duration::from_secs(3_600)));
     let id = format!("sha256:{}", "0".repeat(64));
-    fake.add_image(BUSYBOX, Image { id, bytes: 1, exposed_ports: vec![(8080, Protocol::Tcp)] });
+    fake.add_image(
+        BUSYBOX,
+        Image { id, bytes: 1, exposed_ports: vec![(8080, Protocol::Tcp)], architecture: Some("amd64".to_owned()) },
+    );
     let line = |stream, text: &str| (stream, text.to_owned());
     let says = |lines, end| Script { lines, end, ..Script::default() };
     let (out, err) = (LogStream::Stdout, LogStream::Stderr);

@@ -22,8 +22,13 @@ fn container(id: &str, instance: InstanceId, state: ContainerState) -> Container
     Container { id: id.to_owned(), instance: Some(instance), generation: Some(0), state }
 }
 
+/// A node that has known of everything since it was decided.
+fn known(world: &World) -> BTreeMap<InstanceId, Duration> {
+    world.state.live_instances().map(|instance| (instance.id, world.now.since(instance.created_at))).collect()
+}
+
 fn decide(world: &World, containers: &[Container], tasks: &[(InstanceId, Task)]) -> Vec<Action> {
-    reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), false, world.now).actions
+    reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), false, &known(world)).actions
 }
 
 #[test]
@@ -43,8 +48,13 @@ fn a_restart_waits_for_its_time() {
     world.fails(first, 1);
     world.settle_rounds();
     let second = world.live_instances(deployment)[0].clone();
-    let decided = reconcile(&world.state, HERE, &[], &BTreeMap::new(), false, world.now);
-    assert_eq!(decided, Actions { actions: Vec::new(), wake_at: Some(second.start_after) });
+    let decided = reconcile(&world.state, HERE, &[], &BTreeMap::new(), false, &known(&world));
+    assert_eq!(decided, Actions { actions: Vec::new(), wake_in: Some(second.start_after.since(world.now)) });
+    // What the clock on this machine says does not matter.
+    let pause = second.pause();
+    let after = |time: Duration| BTreeMap::from([(second.id, time)]);
+    let early = reconcile(&world.state, HERE, &[], &BTreeMap::new(), false, &after(pause / 2));
+    assert_eq!(early, Actions { actions: Vec::new(), wake_in: Some(pause - pause / 2) });
     world.now = second.start_after;
     assert_eq!(decide(&world, &[], &[]), [Action::Run(second.id)]);
 }
@@ -143,7 +153,7 @@ fn containers_of_nobody_are_removed() {
         })
         .collect();
     assert_eq!(removed, ["twin", "forgotten", "unreadable"], "what a task works on is left to it");
-    let elsewhere = reconcile(&world.state, NodeId(2), &containers[..1], &BTreeMap::new(), false, world.now);
+    let elsewhere = reconcile(&world.state, NodeId(2), &containers[..1], &BTreeMap::new(), false, &known(&world));
     assert!(matches!(&elsewhere.actions[..], [Action::RemoveOrphan { .. }]));
 }
 
@@ -223,9 +233,9 @@ proptest! {
         let mut engine = Engine { world, containers, tasks: BTreeMap::new() };
         let mut rounds = 0;
         loop {
-            let (state, now) = (engine.world.state.clone(), engine.world.now);
-            let decided = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, now);
-            let again = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, now);
+            let (state, known) = (engine.world.state.clone(), known(&engine.world));
+            let decided = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, &known);
+            let again = reconcile(&state, HERE, &engine.containers, &engine.tasks, false, &known);
             prop_assert_eq!(&decided, &again);
             if decided.actions.is_empty() {
                 break;
@@ -256,7 +266,7 @@ fn an_isolated_node_ends_what_has_volumes_and_starts_none_of_it() {
     world.settle_rounds();
     let (web, db) = (world.live_instances(web)[0].id, world.live_instances(db)[0].id);
     let isolated = |world: &World, containers: &[Container], tasks: &[(InstanceId, Task)]| {
-        reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), true, world.now).actions
+        reconcile(&world.state, HERE, containers, &tasks.iter().copied().collect(), true, &known(world)).actions
     };
     assert_eq!(isolated(&world, &[], &[]), [Action::Run(web)], "a second one of it does no harm");
     let busy = [(web, Task::Starting), (db, Task::Starting)];

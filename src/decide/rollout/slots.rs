@@ -76,7 +76,11 @@ fn next_attempt(newest: Option<&Instance>, now: Timestamp, options: &Options) ->
     match last.status.state {
         InstanceState::Failed => {}
         InstanceState::Lost if worked_long => return (0, now),
-        InstanceState::Lost => return (last.attempt, last.start_after.max(now)),
+        // By the clock of whoever led then.
+        InstanceState::Lost => {
+            let longest = now.plus(options.restart_backoff_max);
+            return (last.attempt, last.start_after.clamp(now, longest));
+        }
         _ => return (0, now),
     }
     let attempt = if worked_long { 1 } else { last.attempt.saturating_add(1) };

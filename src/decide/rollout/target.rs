@@ -189,7 +189,8 @@ impl Rollout<'_, '_> {
             self.move_to(target, DeploymentStatus::Starting, None, Vec::new());
             return self.has_the_floor(target);
         }
-        let progress = slots.values().filter_map(|slot| slot.newest).map(last_progress).max();
+        let progress =
+            slots.values().filter_map(|slot| slot.newest).map(|newest| last_progress(newest, self.situation.now)).max();
         let progress = progress.max(target.started_at).unwrap_or(target.created_at);
         let deadline = progress.plus(self.situation.options.progress_deadline);
         let accident = self.waits_for_a_node(&slots, replicas);
@@ -231,7 +232,10 @@ impl Rollout<'_, '_> {
         if deployment.spec.health_check.is_some() {
             return true;
         }
-        let started = instances.iter().map(|instance| instance.status.started_at.unwrap_or(instance.created_at));
+        // By the clock of its node, which may be ahead of this one.
+        let now = self.situation.now;
+        let started = |instance: &&Instance| instance.status.started_at.filter(|at| *at <= now);
+        let started = instances.iter().map(|instance| started(instance).unwrap_or(instance.created_at));
         let Some(last) = started.max() else { return true };
         let settled = last.plus(self.situation.options.settle);
         if self.situation.now < settled {
@@ -246,8 +250,9 @@ pub(in crate::decide) fn works(instance: &Instance) -> bool {
     instance.status.state == InstanceState::Running && instance.status.health == Health::Healthy
 }
 
-fn last_progress(instance: &Instance) -> Timestamp {
+/// Not after now: the clock of its node may be ahead.
+fn last_progress(instance: &Instance, now: Timestamp) -> Timestamp {
     let seen = [instance.status.started_at, instance.status.healthy_at];
     let assigned = instance.created_at.max(instance.start_after);
-    seen.into_iter().flatten().fold(assigned, Timestamp::max)
+    seen.into_iter().flatten().filter(|at| *at <= now).fold(assigned, Timestamp::max)
 }

@@ -29,6 +29,7 @@ impl ApiEngine {
             id: with_algorithm(found.id.unwrap_or_default()),
             bytes: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
             exposed_ports,
+            architecture: found.architecture.filter(|architecture| !architecture.is_empty()),
         }))
     }
 

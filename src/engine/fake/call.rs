@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use super::state::State;
-use super::{End, FakeEngine, Fault, Script};
+use super::{End, FakeEngine, Fault, Pace, Script};
 use crate::engine::{
     Attached, BuildRequest, ContainerSpec, ContainerState, ContainerStatus, Description, Engine, Error, Event,
     EventKind, ExecOutcome, ExecOutput, ExecSpec, Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage,
@@ -30,11 +30,19 @@ const KILLED: End = End::Exit(137);
 impl FakeEngine {
     /// Waits as long as the engine hangs, then acts unless it is unreachable.
     async fn call<T>(&self, action: &str, act: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        self.takes(|pace| pace.call).await;
         self.until(|state| state.fault != Fault::Hung).await;
         self.change(|state| match state.fault {
             Fault::Unreachable => Err(unreachable(action)),
             Fault::None | Fault::Hung => act(state),
         })
+    }
+
+    /// Waits as its pace has it, if there is one.
+    async fn takes(&self, most: impl FnOnce(&Pace) -> Duration) {
+        if let Some(pace) = self.pace.get() {
+            (pace.wait)(most(pace)).await;
+        }
     }
 
     async fn until(&self, mut holds: impl FnMut(&State) -> bool) {
@@ -165,7 +173,7 @@ impl Engine for FakeEngine {
             }
             let id = format!("sha256:{}", state.new_id());
             state.image_labels.insert(id.clone(), labels);
-            state.images.insert(tag, Image { id: id.clone(), bytes: 1, exposed_ports: Vec::new() });
+            state.images.insert(tag, Image { id: id.clone(), bytes: 1, exposed_ports: Vec::new(), architecture: None });
             Ok(id)
         })
         .await
@@ -293,7 +301,10 @@ impl Engine for FakeEngine {
         .await
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<(), Error> {
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        // It is there, and goes on until its process has ended.
+        self.call("stop container", |state| container(state, id).map(drop)).await?;
+        self.takes(|pace| pace.stop.min(grace)).await;
         self.call("stop container", |state| end_if_running(state, id, TERMINATED)).await
     }
 

@@ -1,13 +1,15 @@
 //! An engine in memory, for the simulation and for tests, with faults to order.
 //!
 //! Nothing sleeps and nothing is random: its clock moves when [`FakeEngine::set_time`] says so, ids count up, and a
-//! container does what its [`Script`] says the moment it starts. Deliberately absent: processes and networks.
+//! container does what its [`Script`] says the moment it starts. A simulation gives it a [`Pace`]. Deliberately absent: processes and networks.
 
 mod call;
 mod state;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use self::state::{Container, State};
@@ -48,11 +50,24 @@ pub enum Fault {
     Hung,
 }
 
+/// How an engine of a simulation lives: what its clock shows, and that everything takes its time.
+pub struct Pace {
+    /// The clock of its machine.
+    pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Waits for a while, as chance has it, for so long at most.
+    pub wait: Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>,
+    /// How long a call takes at most.
+    pub call: Duration,
+    /// How long containers need to stop at most, within the grace they get.
+    pub stop: Duration,
+}
+
 /// An engine in memory. Containers live through [`Fault`]s, as real ones do.
 pub struct FakeEngine {
     state: Arc<Mutex<State>>,
     /// Counts changes, for those who wait for one.
     changes: watch::Sender<u64>,
+    pace: OnceLock<Pace>,
 }
 
 impl Default for FakeEngine {
@@ -64,12 +79,17 @@ impl Default for FakeEngine {
 impl FakeEngine {
     /// An engine without images, at time 0.
     pub fn new() -> Self {
-        Self { state: Arc::default(), changes: watch::Sender::new(0) }
+        Self { state: Arc::default(), changes: watch::Sender::new(0), pace: OnceLock::new() }
     }
 
     /// Sets its clock.
     pub fn set_time(&self, now: Timestamp) {
         self.change(|state| state.now = now);
+    }
+
+    /// The same with a pace.
+    pub fn with_pace(pace: Pace) -> Self {
+        Self { pace: pace.into(), ..Self::new() }
     }
 
     /// Makes an image known under a reference.
@@ -138,6 +158,14 @@ impl FakeEngine {
         self.look(|state| state.containers.iter().map(|container| container.status.clone()).collect())
     }
 
+    /// How many starts of containers there were.
+    pub fn started(&self) -> u64 {
+        self.look(|state| {
+            let starts = state.events.iter().filter(|(event, _)| event.kind == EventKind::Started);
+            starts.count() as u64
+        })
+    }
+
     /// How many containers run.
     pub fn running(&self) -> usize {
         self.look(|state| state.containers.iter().filter(|c| c.status.state == ContainerState::Running).count())
@@ -151,7 +179,12 @@ impl FakeEngine {
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let result = act(&mut self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(pace) = self.pace.get() {
+            state.now = (pace.now)();
+        }
+        let result = act(&mut state);
+        drop(state);
         self.changes.send_modify(|count| *count += 1);
         result
     }

@@ -52,7 +52,10 @@ type Found = watch::Sender<Option<Arc<dyn Engine>>>;
 /// An agent of a member, over an engine in memory.
 async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngine>, Supervisor, Found) {
     let fake = Arc::new(FakeEngine::new());
-    fake.add_image(IMAGE, Image { id: format!("sha256:{}", "1".repeat(64)), bytes: 1, exposed_ports: Vec::new() });
+    fake.add_image(
+        IMAGE,
+        Image { id: format!("sha256:{}", "1".repeat(64)), bytes: 1, exposed_ports: Vec::new(), architecture: None },
+    );
     let supervisor = Supervisor::new("agent", CancellationToken::new());
     let logs = LogStore::open(folder.join("logs"), logs::Options::default(), supervisor.clone()).await.expect("opens");
     let store = ArtifactStore::open(folder.join("artifacts")).await.expect("opens");

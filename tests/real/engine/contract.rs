@@ -61,6 +61,7 @@ impl Stage<'_> {
         let image = self.engine.image(BUSYBOX).await.expect("an answer").expect("busybox is there");
         assert!(image.id.starts_with("sha256:") && image.bytes > 0, "{image:?}");
         assert_eq!(image.exposed_ports, [(8080, Protocol::Tcp)]);
+        assert!(image.architecture.as_ref().is_some_and(|name| !name.contains("_")), "as images name it: {image:?}");
         assert_eq!(self.engine.image(&image.id).await.expect("an answer"), Some(image));
 
         let missing = "localhost/narvana-test/missing:latest";

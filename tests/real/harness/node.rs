@@ -193,7 +193,7 @@ impl Node {
 
     /// Joins, and waits until the cluster knows what it can do.
     #[track_caller]
-    fn enter(&mut self) {
+    pub(crate) fn enter(&mut self) {
         self.start("join");
         let deadline = Instant::now() + NODE_DEADLINE;
         while !self.log().contains("takes work") {

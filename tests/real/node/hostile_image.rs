@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use narvana::engine::Kind;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -27,9 +27,9 @@ async fn image(harness: &Harness, name: &str, dockerfile: &str, program: &[u8]) 
     tag
 }
 
-/// An image with one variable of 1 MiB. Docker's reader of Dockerfiles takes minutes for such a line, so it is made as an
-/// archive.
-fn with_huge_environment(harness: &Harness, name: &str) -> String {
+/// An image that says this of itself and holds one program, made as an archive: Docker's reader of Dockerfiles takes minutes
+/// for a variable of 1 MiB, and builds for this machine only.
+fn archived(harness: &Harness, name: &str, architecture: &str, config: &Value, program: &[u8]) -> String {
     let tag = format!("localhost/narvana-test/{}:1", harness.name(name));
     let tar = |files: &[(&str, &[u8])]| {
         let mut tar = tar::Builder::new(Vec::new());
@@ -41,12 +41,12 @@ fn with_huge_environment(harness: &Harness, name: &str) -> String {
         }
         tar.into_inner().expect("in memory")
     };
-    let layer = tar(&[("program", &std::fs::read("/bin/busybox").expect("the package busybox-static is installed"))]);
+    let layer = tar(&[("program", program)]);
     let digest: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
     let config = json!({
-        "architecture": "amd64",
+        "architecture": architecture,
         "os": "linux",
-        "config": {"Env": [format!("HUGE={}", "x".repeat(1 << 20))], "Cmd": ["/program", "sleep", "1000"]},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{"created_by": "a test"}],
     });
@@ -76,7 +76,8 @@ async fn images_that_cannot_run(kind: EngineKind) {
     let harness = Harness::of(kind).await;
     let node = Node::registered(harness.address());
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
-    let mut foreign = std::fs::read("/bin/busybox").expect("the package busybox-static is installed");
+    let busybox = std::fs::read("/bin/busybox").expect("the package busybox-static is installed");
+    let mut foreign = busybox.clone();
     foreign[MACHINE..MACHINE + 2].copy_from_slice(&[0, SPARC]);
     let mut wrong = Vec::new();
     let mut images = Vec::new();
@@ -85,10 +86,16 @@ async fn images_that_cannot_run(kind: EngineKind) {
         ("nothing", "FROM scratch\nCOPY program /program\n".to_owned(), "command"),
         // In the words of the engine's first process, which tries a shell in its place.
         ("foreign", "FROM scratch\nCOPY program /program\nENTRYPOINT [\"/program\"]\n".to_owned(), "exec"),
+        ("elsewhere", String::new(), "its image is for s390x and this machine is "),
         ("huge", String::new(), "argument list too long"),
     ] {
         let image = match dockerfile.as_str() {
-            "" => with_huge_environment(&harness, name),
+            "" if name == "elsewhere" => archived(&harness, name, "s390x", &json!({"Cmd": ["/program"]}), &foreign),
+            "" => {
+                let huge = format!("HUGE={}", "x".repeat(1 << 20));
+                let config = json!({"Env": [huge], "Cmd": ["/program", "sleep", "1000"]});
+                archived(&harness, name, "amd64", &config, &busybox)
+            }
             dockerfile => image(&harness, name, dockerfile, &foreign).await,
         };
         // Without a check it would count as running in the moment before it ends.

@@ -115,6 +115,9 @@ impl<'a> Client<'a> {
                 Err(Silence::NoAnswer) => Outcome::Unknown,
                 Ok(reply) => read(&object, &action, reply),
             };
+            if let Ok(Reply { status: status @ (400..=403 | 405..=408 | 411..500), body, .. }) = &reply {
+                self.broken.push(format!("{action:?} of {object} is right, and was answered {status}: {body}"));
+            }
             doubtful |= outcome == Outcome::Unknown;
             let settled = !matches!(outcome, Outcome::Unknown | Outcome::Refused);
             last = Some((outcome, reply));
@@ -221,7 +224,7 @@ fn read(object: &str, action: &Action, reply: &Reply) -> Outcome {
         (200..300 | 410, _) => Outcome::Done,
         (404, _) => Outcome::Missing,
         (409, _) => Outcome::Conflict,
-        (503, "no_quorum") | (507, _) | (400..500, _) => Outcome::Refused,
+        (503, "no_quorum") | (507, _) => Outcome::Refused,
         _ => Outcome::Unknown,
     }
 }

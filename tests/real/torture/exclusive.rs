@@ -58,7 +58,7 @@ pub(super) fn watch(engines: &[String], over: &AtomicBool) -> (usize, Vec<String
 }
 
 /// The containers that run, of each engine; none where it does not answer.
-fn running(engines: &[String]) -> Vec<Vec<String>> {
+pub(super) fn running(engines: &[String]) -> Vec<Vec<String>> {
     let ids = |engine: &String| {
         let listed = Command::new("docker").args(["-H", engine, "ps", "--quiet", "--no-trunc"]).output();
         let text = listed.ok().filter(|listed| listed.status.success()).map(|listed| listed.stdout).unwrap_or_default();

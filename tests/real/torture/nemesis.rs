@@ -1,5 +1,6 @@
 //! Makes things go wrong, undoes them, and says whether they really happened.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -149,7 +150,8 @@ impl Nemesis<'_> {
         self.each(nodes, |ground, node| ground.seats[node].node.signal(Signal::KILL));
         let mut ended = 0;
         for node in nodes {
-            ended += u64::from(!self.ground.seats[*node].node.wait_end().success());
+            let status = self.ground.seats[*node].node.wait_end();
+            ended += u64::from(status.signal() == Some(Signal::KILL.as_raw()));
         }
         hold(time);
         for node in nodes {
@@ -229,7 +231,7 @@ impl Nemesis<'_> {
         said(times, "times its cable was out")
     }
 
-    fn fill_disk(&self, node: usize, time: Duration) -> String {
+    fn fill_disk(&mut self, node: usize, time: Duration) -> String {
         let disk = &self.ground.seats[node].disk;
         disk.fill_to(3 * MIB);
         hold(time);
@@ -239,7 +241,12 @@ impl Nemesis<'_> {
         match refused {
             Ok(reply) if reply.status == 507 => "it said that its disk is full".to_owned(),
             // Without a quorum nobody looks at the disk.
-            other => format!("its disk had 3 MiB, and it said {:?}", other.map(|reply| reply.status)),
+            Ok(reply) if reply.status == 503 => "its disk was full, and there was no quorum".to_owned(),
+            Ok(reply) if reply.status < 300 => {
+                self.broken.push(format!("with 3 MiB left on its disk, node {node} took a change"));
+                String::new()
+            }
+            _ => String::new(),
         }
     }
 

@@ -121,8 +121,8 @@ fn hold(fault: Fault, dice: &mut Dice) -> Duration {
         }
         Fault::Kill(Whom::Majority | Whom::All) => dice.millis(0..=3_000),
         Fault::Kill(_) => dice.millis(0..=5_000),
-        // A node that is cut off ends what must not run twice after that time, and nobody starts it before.
-        Fault::IsolateExclusive => dice.millis(22_000..=30_000),
+        // Until another machine runs what must not run twice, which nobody starts before 45 s.
+        Fault::IsolateExclusive => dice.millis(55_000..=65_000),
         Fault::OldLog | Fault::Churn => dice.millis(500..=1_500),
         _ => dice.millis(2_000..=7_000),
     }

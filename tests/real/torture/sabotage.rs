@@ -13,6 +13,10 @@ use super::shim::Control;
 
 /// How long a node may take to refuse what is on its disk.
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a node that is cut off may take to end what must not run twice: ten seconds until it knows, and then to stop it.
+const ENDED_WITHIN: Duration = Duration::from_secs(28);
+/// How long what must not run twice may take to run again after another fault.
+const HOME_WITHIN: Duration = Duration::from_secs(60);
 /// What a node ends with whose data cannot be used.
 const DAMAGED: i32 = 78;
 
@@ -139,20 +143,42 @@ impl Nemesis<'_> {
     /// somebody else to watch.
     pub(super) fn isolate_exclusive(&mut self, time: Duration) -> String {
         let count = self.ground.seats.len();
-        let places = (0..count).find_map(|number| {
-            let mut line = Line::hasty(&self.ground.site.machines[number].network(), &self.ground.token);
-            exclusive::home(&mut line)
-        });
-        let Some(home) = places.and_then(|id| self.ground.seats.iter().position(|seat| seat.id == id)) else {
-            return String::new();
+        // What was hurt just before comes back first.
+        let deadline = Instant::now() + HOME_WITHIN;
+        let home = loop {
+            let found = (0..count).find_map(|number| {
+                let mut line = Line::hasty(&self.ground.site.machines[number].network(), &self.ground.token);
+                exclusive::home(&mut line)
+            });
+            match found.and_then(|id| self.ground.seats.iter().position(|seat| seat.id == id)) {
+                Some(home) => break home,
+                None if Instant::now() > deadline => return String::new(),
+                None => std::thread::sleep(Duration::from_millis(100)), // poll
+            }
         };
         for other in (0..count).filter(|other| *other != home) {
             self.ground.lose(other, home);
             self.ground.lose(home, other);
         }
-        hold(time);
+        let began = Instant::now();
+        hold(ENDED_WITHIN);
+        let engine =
+            |number: usize| self.ground.site.machines[number].harness.as_ref().map(|it| it.address().to_owned());
+        if !exclusive::running(engine(home).as_slice()).concat().is_empty() {
+            self.broken.push(format!(
+                "machine {home} was cut off for {ENDED_WITHIN:?} and still runs what must not run twice"
+            ));
+        }
+        hold(time.saturating_sub(began.elapsed()));
+        // Whoever took it over has it by now.
+        let elsewhere: Vec<String> = (0..count).filter(|other| *other != home).filter_map(engine).collect();
+        let is_elsewhere = !exclusive::running(&elsewhere).concat().is_empty();
         let dropped = self.ground.dropped();
         self.ground.mend();
-        said(dropped, "packets were thrown away around what must not run twice")
+        if is_elsewhere {
+            said(dropped, "packets were thrown away, and it came to run elsewhere")
+        } else {
+            String::new()
+        }
     }
 }

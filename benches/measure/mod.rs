@@ -1,8 +1,16 @@
 //! Writers in a closed loop, and what they achieved.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use narvana::clock;
+use narvana::consensus::Consensus;
+use narvana::model::SettingKey;
+use narvana::state::{Actor, Command, LogEntry};
 use tokio::task::JoinSet;
+
+/// Bytes of one value.
+pub(crate) const ENTRY_BYTES: usize = 256;
 
 pub(crate) const MEASURE_FOR: Duration = Duration::from_secs(2);
 
@@ -54,4 +62,24 @@ pub(crate) async fn measure<W: Writer>(writers: Vec<W>) -> Measured {
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+/// A command of about [`ENTRY_BYTES`].
+pub(crate) fn entry() -> LogEntry {
+    let domain = format!("{}.{}.{}.{}.test", "a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(50));
+    LogEntry {
+        proposed_at: clock::now(),
+        actor: Actor::System,
+        request: None,
+        command: Command::SetSettings(BTreeMap::from([(SettingKey::ServerDomain, domain)])),
+    }
+}
+
+/// Writes through one node.
+pub(crate) struct Proposer(pub(crate) Consensus);
+
+impl Writer for Proposer {
+    async fn write(&mut self) {
+        self.0.propose(entry()).await.expect("it is accepted");
+    }
 }
