@@ -122,7 +122,7 @@ async fn image(member: &Member, layers: &[Vec<u8>]) -> anyhow::Result<Digest> {
 
 async fn descriptor(member: &Member, media_type: &str, bytes: &[u8]) -> anyhow::Result<Value> {
     let digest = put(member, bytes).await?;
-    Ok(json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()}))
+    Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()}))
 }
 
 async fn put(member: &Member, bytes: &[u8]) -> Result<Digest, narvana::artifact::Error> {

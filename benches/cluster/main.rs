@@ -28,6 +28,8 @@ use harness::node::Node;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // The clients of this benchmark speak plain HTTP, but want to know.
+    let _is_first = rustls::crypto::ring::default_provider().install_default();
     // Cargo itself passes flags.
     let mut rows: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if rows.is_empty() {

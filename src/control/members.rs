@@ -48,14 +48,13 @@ async fn take(consensus: &Consensus, term: u64, step: &Step, views: &mut watch::
         Step::SetVoters(voters) => consensus.set_voters(voters).await,
         Step::HandOver(to) => consensus.hand_over(*to).await,
     };
-    match taken {
-        Ok(()) => {}
-        Err(MemberError::NoLeader { .. }) => tracing::debug!(?step, "another node leads"),
-        Err(error) => {
-            tracing::warn!(?step, %error, "the members of the Raft group were not changed; trying again");
-            changed_or(views, FAILED_PAUSE).await;
-        }
+    let Err(error) = taken else { return };
+    match error {
+        // Or is about to: while leadership is handed over, a leader that still counts as one refuses everything at once.
+        MemberError::NoLeader { .. } => tracing::debug!(?step, "another node leads"),
+        _ => tracing::warn!(?step, %error, "the members of the Raft group were not changed; trying again"),
     }
+    changed_or(views, FAILED_PAUSE).await;
 }
 
 async fn fence(consensus: &Consensus, term: u64, node: NodeId, views: &mut watch::Receiver<View>) {

@@ -94,7 +94,7 @@ fn refused(live: &Live, (method, path, body, status, code, field): &Refused) {
 }
 
 /// Whether a file has a function of this name that the test runner runs: one with the attribute of a test above it.
-fn has_test(text: &str, name: &str) -> bool {
+pub(crate) fn has_test(text: &str, name: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let begins = |line: &str| ["fn ", "async fn "].iter().any(|word| line.starts_with(&format!("{word}{name}(")));
     let Some(at) = lines.iter().position(|line| begins(line)) else { return false };
