@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::Docker;
+use bollard::{ClientVersion, Docker};
 use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc};
 
@@ -56,16 +56,18 @@ impl ApiEngine {
     pub async fn connect(address: &str, scope: &str, supervisor: Supervisor) -> Result<Arc<Self>, Error> {
         let unreachable =
             |cause: String| Error::Unreachable { engine: address.to_owned(), action: "connect".to_owned(), cause };
-        let docker = open(address).map_err(|error| unreachable(call::chain(&error)))?;
-        let agreed = async {
-            let docker = docker.negotiate_version().await?;
-            let version = docker.version().await?;
-            Ok::<_, bollard::errors::Error>((docker, version))
-        };
-        let (docker, version) = tokio::time::timeout(PING_TIME, agreed)
+        let newest = bollard::API_DEFAULT_VERSION;
+        let docker = open(address, newest).map_err(|error| unreachable(call::chain(&error)))?;
+        // Once: Podman takes a third of a second to say its version, and bollard's own negotiation is one more such question.
+        let version = tokio::time::timeout(PING_TIME, docker.version())
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", PING_TIME.as_secs())))?
             .map_err(|error| unreachable(call::chain(&error)))?;
+        let docker = match version.api_version.as_deref().map(api_version) {
+            Some(Some(theirs)) if theirs >= *newest => docker,
+            Some(Some(theirs)) => open(address, &theirs).map_err(|error| unreachable(call::chain(&error)))?,
+            _ => return Err(unreachable(format!("it speaks an unknown version: {:?}", version.api_version))),
+        };
         let is_podman = version.components.iter().flatten().any(|component| component.name.contains("Podman"));
         let description = Description {
             kind: if is_podman { Kind::Podman } else { Kind::Docker },
@@ -82,12 +84,18 @@ impl ApiEngine {
     }
 }
 
-fn open(address: &str) -> Result<Docker, bollard::errors::Error> {
+/// `1.41`, as engines name the version of their API.
+fn api_version(text: &str) -> Option<ClientVersion> {
+    let (major, minor) = text.split_once('.')?;
+    Some(ClientVersion { major_version: major.parse().ok()?, minor_version: minor.parse().ok()? })
+}
+
+fn open(address: &str, version: &ClientVersion) -> Result<Docker, bollard::errors::Error> {
     let seconds = CALL_TIME.as_secs();
     if address.starts_with('/') || address.starts_with("unix://") {
-        Docker::connect_with_unix(address, seconds, bollard::API_DEFAULT_VERSION)
+        Docker::connect_with_unix(address, seconds, version)
     } else if address.starts_with("tcp://") || address.starts_with("http://") {
-        Docker::connect_with_http(address, seconds, bollard::API_DEFAULT_VERSION)
+        Docker::connect_with_http(address, seconds, version)
     } else {
         Err(bollard::errors::Error::UnsupportedURISchemeError { uri: address.to_owned() })
     }
