@@ -6,7 +6,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 
-use super::{Consensus, Metrics};
+use super::{Consensus, Metrics, ServerMetrics};
 use crate::model::NodeId;
 
 /// A follower that answered no heartbeat for this long does not count when the leader is asked for a change. It would
@@ -71,8 +71,11 @@ impl Consensus {
 
     /// Returns as soon as this node does not lead in this term any more.
     pub async fn deposed(&self, term: u64) {
-        let mut metrics = self.raft.metrics();
-        while self.leading_term() == Some(term) {
+        // Those change with every heartbeat, and these only when something happens.
+        let mut metrics = self.raft.server_metrics();
+        let leads =
+            |metrics: &ServerMetrics| metrics.state == ServerState::Leader && metrics.vote.leader_id.term <= term;
+        while leads(&metrics.borrow_watched()) {
             // Without a sender openraft has ended.
             if metrics.changed().await.is_err() {
                 return;

@@ -75,7 +75,7 @@ impl Consensus {
         leads.map(drop).map_err(|_| MemberError::Unknown)
     }
 
-    /// Steps aside before this node stops, for the voter that answers and has the most; nothing happens when it does not lead, or
+    /// Steps aside, as before this node stops, for the voter that answers and has the most; nothing happens when it does not lead, or
     /// nobody else can. Without this, nothing is decided until the others have elected somebody.
     pub async fn step_aside(&self) {
         if self.status().leader != Some(self.node) {
@@ -93,7 +93,7 @@ impl Consensus {
         };
         let Some((successor, _)) = successor else { return };
         match timeout(STEP_ASIDE_MAX, self.hand_over(NodeId(successor))).await {
-            Ok(Ok(())) => tracing::info!(leader = successor, "handed leadership over before the stop"),
+            Ok(Ok(())) => tracing::info!(leader = successor, "handed leadership over"),
             Ok(Err(error)) => tracing::warn!(%error, "the others have to elect a leader"),
             Err(_) => tracing::warn!("nobody took leadership in time; the others elect a leader"),
         }

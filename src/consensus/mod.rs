@@ -58,6 +58,8 @@ pub use wire::Malformed;
 
 type Raft = openraft::Raft<TypeConfig, StateMachine>;
 type Metrics = openraft::RaftMetrics<TypeConfig>;
+/// What of it does not change with every heartbeat.
+type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
 /// Pause before a leader is looked for again. An election takes some hundred milliseconds.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
@@ -306,7 +308,7 @@ fn votes_alone(metrics: &Metrics) -> bool {
 
 /// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an
 /// idle node fifty times a second.
-fn leads_alone(metrics: &Metrics) -> bool {
+fn leads_alone(metrics: &ServerMetrics) -> bool {
     let mut members = metrics.membership_config.membership().nodes();
     metrics.state == openraft::ServerState::Leader && members.all(|(member, _)| *member == metrics.id)
 }
@@ -315,15 +317,9 @@ fn leads_alone(metrics: &Metrics) -> bool {
 /// on. A store that fails stops openraft at once: a node that cannot write must not vote or lead. openraft that stops by
 /// itself stops the node: nothing else would.
 async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: CancellationToken) -> Result<(), Error> {
-    let mut metrics = raft.metrics();
+    let mut metrics = raft.server_metrics();
     let mut noted = None;
     loop {
-        let running = metrics.borrow_watched().running_state.clone();
-        if let Err(fatal) = running
-            && !stop.is_cancelled()
-        {
-            return Err(stopped(&store, &fatal));
-        }
         let membership = Arc::clone(&metrics.borrow_watched().membership_config);
         if Some(membership.log_id()) != noted.as_ref() {
             addresses.note(membership.membership().nodes());
@@ -337,8 +333,16 @@ async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: Cancel
                 let _ = raft.shutdown().await;
                 return Err(Error::Stopped(store.fatal().reason().unwrap_or("the store failed").to_owned()));
             }
+            // Its tasks have ended.
             changed = metrics.changed() => if changed.is_err() {
-                return Err(Error::Stopped("its tasks are gone".to_owned()));
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                let running = raft.metrics().borrow_watched().running_state.clone();
+                return Err(match running {
+                    Err(fatal) => stopped(&store, &fatal),
+                    Ok(()) => Error::Stopped("its tasks are gone".to_owned()),
+                });
             },
         }
     }

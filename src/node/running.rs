@@ -183,7 +183,7 @@ impl Running {
         let copies = copies::keep(identity.node, consensus.clone(), registry.images().clone(), logs_part.stopping());
         logs_part.spawn("copies", OnError::Log, copies);
 
-        logs_part.spawn("disk space", OnError::Log, room::watch(space, logs_part.stopping()));
+        logs_part.spawn("disk space", OnError::Log, room::watch(space, consensus.clone(), logs_part.stopping()));
 
         let builder = Builder::new(
             build_options(&config, identity.cluster, lease, resources),

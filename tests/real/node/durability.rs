@@ -316,6 +316,32 @@ fn bytes_in(folder: &Path) -> u64 {
     entries.map(|path| if path.is_dir() { bytes_in(&path) } else { bytes(&path) }).sum()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_a_full_disk_lets_another_node_lead() {
+    let disk = SmallDisk::new(128);
+    let first = Node::registered_in(NO_ENGINE, &disk.path.join("data"));
+    let mut second = first.newcomer("second", &first.join_token(&[]));
+    let mut third = first.newcomer("third", &first.join_token(&[]));
+    assert!(second.try_join() && third.try_join(), "{}\n{}", second.log(), third.log());
+    let voters = || first.get("/v1/status").expect(200)["voters"].as_array().map_or(0, Vec::len);
+    until("three vote", || async { (voters() == 3).then_some(()) }).await;
+    assert_eq!(second.get("/v1/status").expect(200)["leader"], 1);
+    disk.fill_to(4 << 20);
+    until("another one leads", || async {
+        second.get("/v1/status").expect(200)["leader"].as_u64().filter(|leader| *leader != 1)
+    })
+    .await;
+    // Its own disk is full, that of the cluster is not.
+    let refused = first.post("/v1/apps", &json!({"name": "here"}));
+    assert_eq!(refused.status, 507, "{refused:?}");
+    second.post("/v1/apps", &json!({"name": "there"})).expect(201);
+    disk.clear();
+    until("changes are taken here too", || async {
+        (first.post("/v1/apps", &json!({"name": "again"})).status == 201).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_disk_that_fills_up_stops_logs_and_builds_before_changes() {
     const MIB: u64 = 1 << 20;

@@ -39,17 +39,18 @@ pub(super) fn home(line: &mut Line) -> Option<u64> {
 
 /// Looks until it is over. How often it looked, and when it ran twice.
 pub(super) fn watch(engines: &[String], over: &AtomicBool) -> (usize, Vec<String>) {
+    let mut runs = vec![Vec::new(); engines.len()];
     let (mut looks, mut twice) = (0, Vec::new());
     while !over.load(Ordering::Relaxed) {
-        let first = running(engines);
+        look(engines, &mut runs);
         looks += 1;
-        let on: Vec<usize> = first.iter().enumerate().filter(|(_, runs)| !runs.is_empty()).map(|(at, _)| at).collect();
         // It may have ended on one machine and begun on the other between two looks: look again.
-        if on.len() > 1 {
-            let second = running(engines);
-            let still = on.iter().filter(|at| first[**at].iter().any(|id| second[**at].contains(id))).count();
-            if still > 1 {
-                twice.push(format!("what must not run twice runs on machines {on:?}: {first:?}"));
+        if runs.concat().len() > 1 {
+            let first = runs.clone();
+            look(engines, &mut runs);
+            let both = runs.iter().zip(&first).flat_map(|(now, then)| now.iter().filter(|id| then.contains(id)));
+            if both.count() > 1 {
+                twice.push(format!("what must not run twice runs more than once, by machine: {first:?}"));
             }
         }
         std::thread::sleep(EVERY); // poll
@@ -57,12 +58,18 @@ pub(super) fn watch(engines: &[String], over: &AtomicBool) -> (usize, Vec<String
     (looks, twice)
 }
 
-/// The containers that run, of each engine; none where it does not answer.
-pub(super) fn running(engines: &[String]) -> Vec<Vec<String>> {
-    let ids = |engine: &String| {
-        let listed = Command::new("docker").args(["-H", engine, "ps", "--quiet", "--no-trunc"]).output();
-        let text = listed.ok().filter(|listed| listed.status.success()).map(|listed| listed.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
-    };
-    engines.iter().map(ids).collect()
+/// Takes note of what runs on each engine; containers outlive an engine that does not answer.
+fn look(engines: &[String], runs: &mut [Vec<String>]) {
+    for (engine, runs) in engines.iter().zip(runs) {
+        if let Some(now) = running(engine) {
+            *runs = now;
+        }
+    }
+}
+
+/// The containers that run on an engine, if it answers.
+pub(super) fn running(engine: &str) -> Option<Vec<String>> {
+    let listed = Command::new("docker").args(["-H", engine, "ps", "--quiet", "--no-trunc"]).output().ok()?;
+    let text = listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())?;
+    Some(text.lines().map(str::to_owned).collect())
 }

@@ -88,7 +88,7 @@ pub(super) fn carry_out(plan: &Plan, folder: &Path) -> Verdict {
         events
     });
     // One that has not recovered answers none of them, and takes its time for each.
-    let events = if verdict.has_recovered { with_last_reads(events, &field, plan) } else { events };
+    let events = if verdict.has_recovered { with_last_reads(events, &field, plan, &mut verdict) } else { events };
     judge(&mut verdict, plan, &ground, &events, &happened);
     keep(folder, plan, &events, &happened, &verdict);
     verdict
@@ -146,18 +146,26 @@ fn recover(ground: &Ground) -> Result<Duration, String> {
     Ok(healed.elapsed())
 }
 
-/// Every object is read once more from every node.
-fn with_last_reads(mut events: Vec<Event>, field: &Field, plan: &Plan) -> Vec<Event> {
+/// Every object is read once more from every node, until that answers.
+fn with_last_reads(mut events: Vec<Event>, field: &Field, plan: &Plan, verdict: &mut Verdict) -> Vec<Event> {
     let mut objects: Vec<String> = events.iter().map(|event| event.object.clone()).collect();
     objects.sort();
     objects.dedup();
     for node in 0..plan.members {
         let number = u32::try_from(1_000 * plan.members + node).expect("few");
         let mut reader = Client::new(field, number, Dice::new(0));
+        let deadline = Instant::now() + RECOVERED_WITHIN;
         for object in &objects {
             reader.operate(object.clone(), Action::Get);
+            while !reader.events.last().is_some_and(Event::is_answered) && Instant::now() < deadline {
+                reader.operate(object.clone(), Action::Get);
+            }
+            if !reader.events.last().is_some_and(Event::is_answered) {
+                verdict.broken.push(format!("node {node} does not answer a last read of {object}"));
+            }
         }
         events.extend(reader.events);
+        verdict.broken.extend(reader.broken);
     }
     events
 }
