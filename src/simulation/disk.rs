@@ -22,12 +22,15 @@ struct Inner {
     life: u64,
     /// After so many writes and syncs the machine loses power.
     left: Option<usize>,
+    /// Only those of this file count, if one is named.
+    aim: Option<usize>,
 }
 
 impl SimDisk {
     /// An empty one.
     pub(super) fn new() -> Self {
-        let inner = Inner { now: Contents::default(), platter: Platter::new(Contents::default()), life: 0, left: None };
+        let (now, platter) = (Contents::default(), Platter::new(Contents::default()));
+        let inner = Inner { now, platter, life: 0, left: None, aim: None };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -40,10 +43,11 @@ impl SimDisk {
         inner.life += 1;
     }
 
-    /// The power goes after so many writes and syncs: in the middle of what the machine does then. Nothing is written any more, and
-    /// [`Self::cut`] says what is left.
-    pub(super) fn fail_after(&self, steps: usize) {
-        self.inner().left = Some(steps);
+    /// The power goes after so many writes and syncs, of one file or of both: in the middle of what the machine does then. Nothing is
+    /// written any more, and [`Self::cut`] says what is left.
+    pub(super) fn fail_after(&self, steps: usize, aim: Option<usize>) {
+        let mut inner = self.inner();
+        (inner.left, inner.aim) = (Some(steps), aim);
     }
 
     /// Whether that has happened.
@@ -120,7 +124,8 @@ impl Backend {
     /// The same for what changes something, and may be the last thing that does.
     fn changing(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.inner()?;
-        if let Some(left) = &mut inner.left {
+        let counts = inner.aim.is_none_or(|file| file == self.file);
+        if let Some(left) = inner.left.as_mut().filter(|_| counts) {
             *left -= 1;
             if *left == 0 {
                 return Err(io::Error::other("the machine loses power"));

@@ -67,6 +67,11 @@ impl Kind {
     ];
 }
 
+/// The state among the files of a disk.
+const STATE: usize = 1;
+/// Writes and syncs of two checkpoints, about.
+const STATE_STEPS: usize = 40;
+
 fn between(dice: &mut Dice, least: u64, most: u64) -> Duration {
     let span = usize::try_from(most - least).unwrap_or(0);
     Duration::from_millis(least + dice.roll(span + 1) as u64)
@@ -117,8 +122,14 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
         }
         Kind::PowerWhileWriting => {
             let disk = world.machines[one].disk.clone();
-            disk.fail_after(1 + dice.roll(120));
-            let limit = between(&mut dice, 1_000, 10_000);
+            // A machine writes its log all the time, and its state now and then: without aim the power goes in the log alone.
+            let limit = if dice.roll(2) == 0 {
+                disk.fail_after(1 + dice.roll(120), None);
+                between(&mut dice, 1_000, 10_000)
+            } else {
+                disk.fail_after(1 + dice.roll(STATE_STEPS), Some(STATE));
+                between(&mut dice, 5_000, 20_000)
+            };
             let _may_be_idle = until(limit, async || disk.has_failed()).await;
             world.kill(one, Some(Fate::ALL[dice.roll(Fate::ALL.len())]));
             sleep(between(&mut dice, 10, 5_000)).await;

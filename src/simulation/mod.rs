@@ -64,25 +64,26 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// Each bug that can be planted is found, within so many seeds. What goes wrong is what brings it out.
+/// Each bug that can be planted is found, within so many seeds, and for what it does. What goes wrong is what brings it out.
 #[test]
 fn planted_bugs_are_found() {
     const SEEDS: u64 = 30;
-    for (bug, only) in [
-        (Bug::AckBeforeSync, Kind::Power),
-        (Bug::LocalRead, Kind::Isolate),
-        (Bug::SplitCheckpoint, Kind::PowerWhileWriting),
-        (Bug::ForgetRequests, Kind::KillAll),
-        (Bug::NoFence, Kind::IsolateLong),
-        (Bug::ReuseNodeId, Kind::Ghost),
-        (Bug::CutDamagedLog, Kind::Damage),
-        (Bug::UsedToken, Kind::Ghost),
+    for (bug, only, words) in [
+        (Bug::AckBeforeSync, Kind::Power, "it ends before the last entry or vote that was answered"),
+        (Bug::LocalRead, Kind::Isolate, "were answered before it began"),
+        (Bug::SplitCheckpoint, Kind::PowerWhileWriting, "has another state after entry"),
+        (Bug::ForgetRequests, Kind::OneWay, "was repeated in"),
+        (Bug::NoFence, Kind::IsolateLong, "runs alone and ran twice"),
+        (Bug::ReuseNodeId, Kind::Ghost, "a second time"),
+        (Bug::CutDamagedLog, Kind::Damage, "has forgotten what was on its disk"),
+        (Bug::UsedToken, Kind::Ghost, "with a join token that was used already"),
     ] {
         planted::plant(Some(bug));
         let wish = Wish { only: Some(only), ..Wish::default() };
         let found = (1..=SEEDS).find_map(|seed| Some((seed, run(seed, &wish).violation?)));
         planted::plant(None);
         let Some((seed, violation)) = found else { panic!("{bug:?} was not found in {SEEDS} seeds") };
+        assert!(violation.contains(words), "{bug:?}, seed {seed}: not for what it does: {violation}");
         println!("{bug:?}: seed {seed}: {violation}");
     }
 }
