@@ -12,14 +12,15 @@ use super::holders::Process;
 
 /// Looks at everything. `door` is the member that will let this node in.
 pub(super) async fn look(config: &NodeConfig, address: &Address, door: &Door, engine: engine::Options) -> Checkup {
+    let (disk, engine) = tokio::join!(disk_speed(&config.data_dir), container_engine(engine));
     Checkup(vec![
         member(door),
         clock(door.clock_ahead_ms),
         reachable(address, door),
         ports(config, (address.bind(), address.port)),
-        disk_speed(&config.data_dir).await,
+        disk,
         disk_space("free space", &config.data_dir, FREE_DATA),
-        container_engine(engine).await,
+        engine,
     ])
 }
 

@@ -82,7 +82,17 @@ impl Running {
         let logs_part = Supervisor::new("logs", fatal.clone());
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;
+        // First, since an engine takes a third of a second to say what it is.
         let (found, engine) = watch::channel::<Option<Arc<dyn Engine>>>(None);
+        let engine_part = Supervisor::new("engine", fatal.clone());
+        let engine_state = EngineState::new(LOOKING);
+        let search = engine_search::search(
+            engine_options(&config, dir.path(), scope(identity)),
+            found,
+            engine_state.clone(),
+            engine_part.clone(),
+        );
+        engine_part.spawn("engine search", OnError::StopNode, search);
         let agent_part = Supervisor::new("agent", fatal.clone());
         let exec = LocalExec::new(identity.node, consensus.watch(), engine.clone(), agent_part.clone());
         // Nodes that start together wait for each other, so the port is open before this one waits.
@@ -119,6 +129,8 @@ impl Running {
         introduction::begin(&consensus, &membership, &witness, &peer_part).await;
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
         if let Some(removed) = membership.ended() {
+            // Two would run one Podman service.
+            engine_part.stop(STOP_GRACE).await;
             let engine = engine_options(&config, dir.path(), scope(identity));
             removal::clean_up(&membership, &removed, engine, STOP_GRACE).await;
         }
@@ -129,7 +141,6 @@ impl Running {
         let part = |name| Supervisor::new(name, fatal.clone());
         let (api_part, ingress_part) = (part("api"), part("ingress"));
         let (control_part, build_part) = (part("control"), part("build"));
-        let engine_part = part("engine");
         let registry_part = part("registry");
 
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
@@ -155,21 +166,12 @@ impl Running {
         .await?;
         let api_address = server.address();
 
-        let engine_state = EngineState::new(LOOKING);
         let ports = (api_address.port(), peer_port.port());
         let facts = node_facts(&config, address.host, identity, incarnation, resources, ports, ingress.as_ref());
         let registered = certain && registration::register(&consensus, &facts).await?;
         let keep =
             registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
-
-        let search = engine_search::search(
-            engine_options(&config, dir.path(), scope(identity)),
-            found,
-            engine_state.clone(),
-            engine_part.clone(),
-        );
-        engine_part.spawn("engine search", OnError::StopNode, search);
 
         let watch =
             removal::watch(membership.clone(), agent_part.clone(), engine.clone(), STOP_GRACE, control_part.stopping());

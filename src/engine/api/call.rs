@@ -1,6 +1,5 @@
 //! One call to an engine: its time limit, and what its errors mean.
 
-use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -116,7 +115,7 @@ impl Call {
 }
 
 /// An error and its causes in one line; hyper's own words say only that a connect failed.
-pub(super) fn chain(error: &ApiError) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

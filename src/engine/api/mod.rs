@@ -8,6 +8,7 @@ mod exec;
 mod hung;
 mod image_build;
 mod images;
+mod plain;
 mod raw;
 mod step_reaper;
 mod streams;
@@ -25,7 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 use self::call::Call;
 use super::{
     Attached, BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, ExecSpec,
-    Image, Kind, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork, TerminalSize,
+    Image, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork, TerminalSize,
 };
 use crate::model::Timestamp;
 use crate::task::Supervisor;
@@ -58,22 +59,16 @@ impl ApiEngine {
             |cause: String| Error::Unreachable { engine: address.to_owned(), action: "connect".to_owned(), cause };
         let newest = bollard::API_DEFAULT_VERSION;
         let docker = open(address, newest).map_err(|error| unreachable(call::chain(&error)))?;
-        // Once: Podman takes a third of a second to say its version, and bollard's own negotiation is one more such question.
-        let version = tokio::time::timeout(PING_TIME, docker.version())
+        let greeting = tokio::time::timeout(PING_TIME, plain::greet(address, &supervisor))
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", PING_TIME.as_secs())))?
-            .map_err(|error| unreachable(call::chain(&error)))?;
-        let docker = match version.api_version.as_deref().map(api_version) {
-            Some(Some(theirs)) if theirs >= *newest => docker,
-            Some(Some(theirs)) => open(address, &theirs).map_err(|error| unreachable(call::chain(&error)))?,
-            _ => return Err(unreachable(format!("it speaks an unknown version: {:?}", version.api_version))),
+            .map_err(|error| unreachable(call::chain(&*error)))?;
+        let docker = match api_version(&greeting.api) {
+            Some(theirs) if theirs >= *newest => docker,
+            Some(theirs) => open(address, &theirs).map_err(|error| unreachable(call::chain(&error)))?,
+            None => return Err(unreachable(format!("it speaks an unknown version: {:?}", greeting.api))),
         };
-        let is_podman = version.components.iter().flatten().any(|component| component.name.contains("Podman"));
-        let description = Description {
-            kind: if is_podman { Kind::Podman } else { Kind::Docker },
-            version: version.version.unwrap_or_default(),
-            address: address.to_owned(),
-        };
+        let description = Description { kind: greeting.kind, version: greeting.version, address: address.to_owned() };
         let streaming = docker.clone().with_timeout(STREAM_TIME);
         let making_network = Mutex::new(());
         Ok(Arc::new(Self { docker, streaming, description, making_network, scope: scope.to_owned(), supervisor }))
