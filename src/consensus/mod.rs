@@ -14,6 +14,7 @@ mod mark;
 mod members;
 mod network;
 mod propose;
+mod pulse;
 mod reads;
 mod receive;
 mod roll;
@@ -41,6 +42,7 @@ use crate::space::Space;
 use crate::store::{self, Member, StateMachine, Store, TypeConfig};
 use crate::task::{OnError, Supervisor};
 use network::{Addresses, Network};
+use pulse::Pulse;
 use reads::Reads;
 use roll::Roll;
 
@@ -71,7 +73,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// How often the leader says that it is there.
     pub heartbeat: Duration,
-    /// A follower campaigns when it heard nothing for a random time between these two.
+    /// A follower campaigns when it heard nothing for the longer of these two, which is the lease of a leader, and then for a
+    /// random time between them.
     pub election: (Duration, Duration),
     /// A proposal or read without an answer for this long gets "outcome unknown" or "timed out".
     pub patience: Duration,
@@ -88,8 +91,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(500), Duration::from_millis(1000)),
+            // Three are missed before anybody campaigns.
+            heartbeat: Duration::from_millis(250),
+            election: (Duration::from_millis(350), Duration::from_millis(500)),
             // So that whoever asks has the answer within five.
             patience: Duration::from_secs(4),
             snapshot_entries: 10_000,
@@ -140,7 +144,9 @@ impl Consensus {
             raft.trigger().elect(false).await.map_err(|fatal| stopped(&store, &fatal))?;
         }
         let (reads, rounds) = reads::channel();
-        let roll = Roll::new(node, options.doors);
+        let roll = Roll::new(node, options.doors.clone());
+        let pulse = Pulse::new(raft.clone(), roll.clone(), &options);
+        supervisor.spawn("pulse", OnError::StopNode, pulse.run(supervisor.stopping()));
         let rounds =
             rounds.run((raft.clone(), Arc::clone(&transport), roll.clone()), options.patience, supervisor.stopping());
         supervisor.spawn("read rounds", OnError::StopNode, rounds);
@@ -306,15 +312,7 @@ fn votes_alone(metrics: &Metrics) -> bool {
     voters.next() == Some(metrics.id) && voters.next().is_none()
 }
 
-/// Whether openraft's clock is for nobody: no one to send heartbeats to and no one else to be elected. It would wake an
-/// idle node fifty times a second.
-fn leads_alone(metrics: &ServerMetrics) -> bool {
-    let mut members = metrics.membership_config.membership().nodes();
-    metrics.state == openraft::ServerState::Leader && members.all(|(member, _)| *member == metrics.id)
-}
-
-/// Runs openraft's clock while the group needs it, notes where members are, and ends the node when consensus cannot go
-/// on. A store that fails stops openraft at once: a node that cannot write must not vote or lead. openraft that stops by
+/// Notes where members are, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must not vote or lead. openraft that stops by
 /// itself stops the node: nothing else would.
 async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: CancellationToken) -> Result<(), Error> {
     let mut metrics = raft.server_metrics();
@@ -325,7 +323,6 @@ async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: Cancel
             addresses.note(membership.membership().nodes());
             noted = Some(*membership.log_id());
         }
-        raft.runtime_config().tick(!leads_alone(&metrics.borrow_watched()));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = store.fatal().failed() => {

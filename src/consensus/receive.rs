@@ -4,6 +4,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use narvana_proto::v1::{self, read_index_reply, snapshot_part};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::StreamAppendError;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -60,25 +61,28 @@ impl Receiver {
     ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
         let (report, malformed) = mpsc::channel(1);
         let (roll, fatal) = (self.0.roll.clone(), self.0.store.fatal().clone());
-        let requests = requests.inspect(move |_| roll.leader_is_there()).map(wire::append_entries).scan(
-            report,
-            move |report, request| {
-                std::future::ready(match request {
-                    Ok(request) => Some(request),
-                    Err(error) => {
-                        // The leader would send it again without end.
-                        if let Some(unsupported) = error.unsupported() {
-                            fatal.meets(unsupported);
-                        }
-                        // There is room for the only one.
-                        let _ = report.try_send(ReceiveError::from(error));
-                        None
+        let requests = requests.map(wire::append_entries).scan(report, move |report, request| {
+            std::future::ready(match request {
+                Ok(request) => Some(request),
+                Err(error) => {
+                    // The leader would send it again without end.
+                    if let Some(unsupported) = error.unsupported() {
+                        fatal.meets(unsupported);
                     }
-                })
-            },
-        );
-        let replies = self.0.raft.stream_append(requests).map(|result| match result {
-            Ok(result) => Ok(wire::append_reply(result)),
+                    // There is room for the only one.
+                    let _ = report.try_send(ReceiveError::from(error));
+                    None
+                }
+            })
+        });
+        let replies = self.0.raft.stream_append(requests).map(move |result| match result {
+            Ok(result) => {
+                // One that was deposed and does not know it is no sign of life of the leader.
+                if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                    roll.leader_is_there();
+                }
+                Ok(wire::append_reply(result))
+            }
             Err(fatal) => Err(ReceiveError::Stopped(fatal.to_string())),
         });
         let last =

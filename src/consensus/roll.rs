@@ -47,8 +47,9 @@ pub(super) struct Roll {
 
 struct Known {
     heard: BTreeMap<NodeId, Heard>,
-    /// When the leader sent something.
-    leader: Instant,
+    began: Instant,
+    /// When this node last heeded a leader.
+    leader: Option<Instant>,
 }
 
 /// What is known of one voter.
@@ -174,7 +175,7 @@ fn members(raft: &Raft) -> Vec<Peer> {
 
 impl Roll {
     pub(super) fn new(node: NodeId, doors: Vec<Peer>) -> Self {
-        let known = Known { heard: BTreeMap::new(), leader: Instant::now() };
+        let known = Known { heard: BTreeMap::new(), began: Instant::now(), leader: None };
         Self { node, doors: doors.into(), known: Arc::new(Mutex::new(known)) }
     }
 
@@ -189,13 +190,18 @@ impl Roll {
 
     /// The leader sent something.
     pub(super) fn leader_is_there(&self) {
-        self.known().leader = Instant::now();
+        self.known().leader = Some(Instant::now());
+    }
+
+    /// For how long the leader sent nothing; for ever when none did since this node started.
+    pub(super) fn leader_silent_for(&self) -> Duration {
+        self.known().leader.map_or(Duration::MAX, |leader| leader.elapsed())
     }
 
     /// Who leads as others say, while the leader is silent here: the newest that anybody knows of.
     pub(super) fn leader(&self, now: Instant) -> Option<Peer> {
         let known = self.known();
-        if now.duration_since(known.leader) <= SILENCE_MAX {
+        if now.duration_since(known.leader.unwrap_or(known.began)) <= SILENCE_MAX {
             return None;
         }
         let fresh = known.heard.values().filter(|heard| now.duration_since(heard.at) < MISSING_AFTER);
@@ -319,7 +325,7 @@ mod tests {
     #[test]
     fn others_are_believed_about_the_leader_while_it_is_silent_and_no_longer() {
         let roll = Roll::new(NodeId(1), Vec::new());
-        let begun = roll.known().leader;
+        let begun = roll.known().began;
         let after = |milliseconds: u64| begun + Duration::from_millis(milliseconds);
         let heard = |from: u64, term: u64, leader: u64, at: Instant| {
             let heard = Heard { at, ..Heard::now(true, Some((term, peer(leader)))) };
@@ -334,7 +340,7 @@ mod tests {
         heard(3, 9, 1, after(3_000));
         assert_eq!(roll.leader(after(3_500)), None, "this node itself knows better");
         heard(3, 9, 3, after(3_000));
-        roll.known().leader = after(3_100);
+        roll.known().leader = Some(after(3_100));
         assert_eq!(roll.leader(after(3_500)), None, "it is back");
     }
 
