@@ -20,6 +20,7 @@ mod guard;
 mod ledger;
 mod machine;
 mod network;
+mod recovery;
 mod trace;
 mod wait;
 mod workload;
