@@ -10,6 +10,8 @@
 #[path = "etcd/mod.rs"]
 #[expect(dead_code, reason = "for benchmarks of members that are killed")]
 mod etcd;
+#[path = "folder/mod.rs"]
+mod folder;
 #[path = "measure/mod.rs"]
 mod measure;
 #[path = "members/mod.rs"]
@@ -27,12 +29,7 @@ const TURNS: usize = 3;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // Cargo itself passes flags.
-    let base = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let folder = match &base {
-        Some(base) => tempfile::tempdir_in(base)?,
-        None => tempfile::tempdir()?,
-    };
+    let folder = folder::of_arguments()?;
     let etcd = Etcd::start(&folder.path().join("etcd"), 3).await?;
     let leader = etcd.leader().await?;
     let group = members::group(folder.path(), 3).await?;

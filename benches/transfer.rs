@@ -6,6 +6,11 @@
 //!
 //! Run with `cargo bench --bench transfer`; a first argument is the folder to use (default: the temporary folder).
 
+#[path = "folder/mod.rs"]
+mod folder;
+#[path = "measure/mod.rs"]
+#[expect(dead_code, reason = "for benchmarks of writers")]
+mod measure;
 #[path = "members/mod.rs"]
 mod members;
 #[path = "row/mod.rs"]
@@ -21,6 +26,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use measure::median;
 use members::Member;
 use narvana::artifact::{BlobSource, Digest, Fetcher, Images, RemoteBlob, Unavailable, Whom};
 use narvana::rpc::PeerBlobs;
@@ -40,12 +46,7 @@ const PIECE_BYTES: usize = 64 << 10;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // Cargo itself passes flags.
-    let base = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let folder = match &base {
-        Some(base) => tempfile::tempdir_in(base)?,
-        None => tempfile::tempdir()?,
-    };
+    let folder = folder::of_arguments()?;
     let group = members::group(folder.path(), 2).await?;
     let [first, second] = &group[..] else { anyhow::bail!("two") };
     let (mut ours, mut peers, mut ratios, mut moved_ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -188,9 +189,4 @@ fn noise() -> Vec<u8> {
 #[expect(clippy::cast_precision_loss, reason = "printed with few digits")]
 fn float(bytes: u64) -> f64 {
     bytes as f64
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::node::Node;
 use crate::harness::{BUSYBOX, Harness};
+use crate::measure::median;
 use crate::row::Row;
 use crate::three;
 
@@ -52,9 +53,9 @@ pub(crate) async fn row() -> anyhow::Result<()> {
     harness.engine().remove_network(&network).await?;
     Row {
         what: "from 1 to 30 replicas on three nodes",
-        ours: format!("{:.2} s", middle(ours)),
-        peer: format!("{:.2} s (29 create + start at once)", middle(peers)),
-        measured: middle(ratios),
+        ours: format!("{:.2} s", median(ours)),
+        peer: format!("{:.2} s (29 create + start at once)", median(peers)),
+        measured: median(ratios),
         wanted: 0.0..=1.15,
     }
     .print();
@@ -101,9 +102,4 @@ fn bare(harness: &Harness, network: &str, pair: usize, number: usize) -> Contain
     spec.ports = vec![PublishedPort { container_port: 8080, protocol: Protocol::Tcp }];
     spec.network = Some(NetworkAttachment { name: network.to_owned(), aliases: vec!["web".to_owned()] });
     spec
-}
-
-fn middle(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

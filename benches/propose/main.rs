@@ -11,6 +11,8 @@ mod disk;
 #[path = "../etcd/mod.rs"]
 #[expect(dead_code, reason = "for benchmarks of several members")]
 mod etcd;
+#[path = "../folder/mod.rs"]
+mod folder;
 #[path = "../measure/mod.rs"]
 mod measure;
 #[path = "../row/mod.rs"]
@@ -35,12 +37,7 @@ const TURNS: usize = 3;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // Cargo itself passes flags.
-    let base = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let folder = match &base {
-        Some(base) => tempfile::tempdir_in(base)?,
-        None => tempfile::tempdir()?,
-    };
+    let folder = folder::of_arguments()?;
     let folder = folder.path();
     let etcd = Etcd::start(&folder.join("etcd"), 1).await?;
     println!(
