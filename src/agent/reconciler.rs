@@ -57,8 +57,9 @@ impl RunnerHandle {
     }
 }
 
-/// What of the state concerns this node: a pass is due when it changes.
-type Slice = Vec<(InstanceId, bool, InstanceState)>;
+/// What of the state concerns this node: which instances are to be here, and whether they are to end. A pass is due when it
+/// changes. How far an instance is changes by what its runner says, after which nothing else is to be done.
+type Slice = Vec<(InstanceId, bool)>;
 
 impl Agent {
     /// An agent that has not run yet. It says through `engine_state` whether the engine answers.
@@ -143,7 +144,7 @@ impl Agent {
         state
             .live_instances()
             .filter(|instance| instance.placement.node == self.options.node)
-            .map(|instance| (instance.id, instance.stop_requested.is_some(), instance.status.state))
+            .map(|instance| (instance.id, instance.stop_requested.is_some()))
             .collect()
     }
 
