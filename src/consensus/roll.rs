@@ -198,14 +198,15 @@ impl Roll {
         self.known().leader.map_or(Duration::MAX, |leader| leader.elapsed())
     }
 
-    /// Who leads as others say, while the leader is silent here: the newest that anybody knows of.
+    /// Who leads as others say, while the leader is silent here: the newest that anybody knows of. In one term openraft lets a
+    /// node of a higher number follow one of a lower.
     pub(super) fn leader(&self, now: Instant) -> Option<Peer> {
         let known = self.known();
         if now.duration_since(known.leader.unwrap_or(known.began)) <= SILENCE_MAX {
             return None;
         }
         let fresh = known.heard.values().filter(|heard| now.duration_since(heard.at) < MISSING_AFTER);
-        let newest = fresh.filter_map(|heard| heard.leader.as_ref()).max_by_key(|(term, _)| *term);
+        let newest = fresh.filter_map(|heard| heard.leader.as_ref()).max_by_key(|(term, leader)| (*term, leader.node));
         newest.map(|(_, leader)| leader).filter(|leader| leader.node != self.node).cloned()
     }
 

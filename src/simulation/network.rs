@@ -63,10 +63,6 @@ struct Inner {
     places: BTreeMap<usize, Place>,
     /// From which machine nothing reaches which other one.
     cut: BTreeSet<(usize, usize)>,
-    /// Who led in which term, as told to others.
-    leaders: BTreeMap<u64, u64>,
-    /// What must not be, and was seen.
-    violation: Option<String>,
 }
 
 /// The name of a machine on the network, with the port.
@@ -80,14 +76,7 @@ fn machine_at(address: &str) -> Option<usize> {
 
 impl Net {
     pub(super) fn new(dice: Dice, weather: Weather, trace: Trace) -> Self {
-        let inner = Inner {
-            dice,
-            weather,
-            places: BTreeMap::new(),
-            cut: BTreeSet::new(),
-            leaders: BTreeMap::new(),
-            violation: None,
-        };
+        let inner = Inner { dice, weather, places: BTreeMap::new(), cut: BTreeSet::new() };
         Self(Arc::new(Shared { inner: Mutex::new(inner), changes: watch::Sender::new(0), trace }))
     }
 
@@ -123,11 +112,6 @@ impl Net {
         self.0.changes.send_modify(|count| *count += 1);
     }
 
-    /// What was seen that must not be.
-    pub(super) fn violation(&self) -> Option<String> {
-        self.inner().violation.clone()
-    }
-
     fn is_cut(&self, from: usize, to: usize) -> bool {
         self.inner().cut.contains(&(from, to))
     }
@@ -159,16 +143,6 @@ impl Net {
         }
         sleep_until(arrival).await;
         true
-    }
-
-    /// Notes who leads, and finds two in one term.
-    fn note_leader(&self, request: &v1::AppendRequest) {
-        let Some(ballot) = &request.ballot else { return };
-        let mut inner = self.inner();
-        let known = *inner.leaders.entry(ballot.term).or_insert(ballot.node);
-        if known != ballot.node && inner.violation.is_none() {
-            inner.violation = Some(format!("nodes {known} and {} both led in term {}", ballot.node, ballot.term));
-        }
     }
 }
 
@@ -265,8 +239,7 @@ impl Transport for Cable {
         async move {
             let (net, from) = (self.net.clone(), self.machine);
             let (to, place) = Self::reach(&net, from, self.node, peer).await?;
-            let watched = net.clone();
-            let inbox = self.send(to, requests.inspect(move |request| watched.note_leader(request)).boxed());
+            let inbox = self.send(to, requests);
             let (replied, mut replies) = mpsc::channel::<(Instant, _)>(UNDER_WAY);
             let (trace, stamp) = (net.clone(), net.clone());
             place.host.spawn(async move {

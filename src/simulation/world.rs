@@ -171,7 +171,7 @@ impl World {
     }
 
     fn violation(&self) -> Option<String> {
-        self.ledger.violation().or_else(|| self.net.violation())
+        self.ledger.violation()
     }
 
     fn seed(&mut self) -> u64 {
