@@ -93,7 +93,7 @@ impl Default for Options {
         Self {
             // Three are missed before anybody campaigns.
             heartbeat: Duration::from_millis(250),
-            election: (Duration::from_millis(350), Duration::from_millis(500)),
+            election: (Duration::from_millis(300), Duration::from_millis(450)),
             // So that whoever asks has the answer within five.
             patience: Duration::from_secs(4),
             snapshot_entries: 10_000,
