@@ -20,6 +20,7 @@ const SETTLED_MAX: Duration = Duration::from_secs(150);
 const SETTLED_FOR: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const SETTLED_EVERY: Duration = Duration::from_millis(250);
+
 impl World {
     /// Nothing is wrong any more: the cluster has to decide again, and to run what is wanted.
     pub(super) async fn recover(&mut self) {
