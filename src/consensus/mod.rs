@@ -312,8 +312,8 @@ fn votes_alone(metrics: &Metrics) -> bool {
     voters.next() == Some(metrics.id) && voters.next().is_none()
 }
 
-/// Notes where members are, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node that cannot write must not vote or lead. openraft that stops by
-/// itself stops the node: nothing else would.
+/// Notes where members are, and ends the node when consensus cannot go on. A store that fails stops openraft at once: a node
+/// that cannot write must not vote or lead. openraft that stops by itself stops the node: nothing else would.
 async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: CancellationToken) -> Result<(), Error> {
     let mut metrics = raft.server_metrics();
     let mut noted = None;
