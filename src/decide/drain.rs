@@ -90,13 +90,13 @@ pub(super) fn fate(
         return Fate::Stays("it is exclusive: it would have to end before it starts elsewhere".to_owned());
     }
     // Its own place does not count when its replicas are spread.
-    room.release(node, instance.service, spec.resources);
+    room.release(node, deployment.id, spec.resources);
     let placed = room.place(&Want::of(state, deployment));
-    room.reserve(node, instance.service, spec.resources);
+    room.reserve(node, deployment.id, spec.resources);
     match placed {
         Err(refusal) => Fate::Waits(refusal.to_string()),
         Ok(placement) if spec.exclusive => {
-            room.release(placement.node, instance.service, spec.resources);
+            room.release(placement.node, deployment.id, spec.resources);
             Fate::EndsFirst(placement)
         }
         Ok(placement) => Fate::Moves(placement),

@@ -291,7 +291,7 @@ mod tests {
                 "web version 1 is running and serves".to_owned(),
                 format!("replica 0 (instance {}) on node n1 runs and is healthy", instance.id.short()),
                 "  it is there because node n1 has 4 of 4 cores and 4Gi of 4Gi memory free; 0.5 cores and 256Mi are \
-                 asked; it runs no other replica of web"
+                 asked; it runs no other replica of this version of web"
                     .to_owned(),
             ]
         );

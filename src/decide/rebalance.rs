@@ -1,6 +1,6 @@
 //! Which instances to move so that what runs is spread better: few, and each for a reason that can be measured.
 //!
-//! Better is, in this order: on a node with the labels it asks for; fewer replicas of the same service on one node; fewer
+//! Better is, in this order: on a node with the labels it asks for; fewer replicas of the same deployment on one node; fewer
 //! in one zone; head-room that differs less between nodes. A move never makes worse what comes earlier in this list, so
 //! that moving ends. What runs alone, or is on its way already, is left where it is.
 
@@ -118,7 +118,7 @@ impl<'a> Balance<'a> {
             let Some(deployment) = state.deployment(instance.deployment) else { continue };
             if moving.contains(&instance.id) || instance.stop_requested.is_some() {
                 // It is about to end.
-                after.release(instance.placement.node, instance.service, deployment.spec.resources);
+                after.release(instance.placement.node, deployment.id, deployment.spec.resources);
                 continue;
             }
             let is_successor = instance
@@ -152,12 +152,12 @@ impl<'a> Balance<'a> {
     /// Where one had better be than where it would be, and how much better.
     fn improvement(&mut self, candidate: usize) -> Option<(Gain, NodeId)> {
         let Candidate { instance, want, at, .. } = &self.candidates[candidate];
-        let (at, service) = (*at, instance.service);
-        self.after.release(at, service, want.resources);
+        let (at, deployment) = (*at, want.deployment);
+        self.after.release(at, deployment, want.resources);
         let here = self.after.standing(at, want);
         let best = self.after.find(want).filter(|best| *best != at);
         let found = best.and_then(|best| Some((best, gain(&here?, &self.after.standing(best, want)?)?)));
-        self.after.reserve(at, service, want.resources);
+        self.after.reserve(at, deployment, want.resources);
         let (best, gain) = found?;
         // Going back to where it is takes no room.
         let has_room = best == instance.placement.node || self.held.fits(best, want);
@@ -171,16 +171,16 @@ impl<'a> Balance<'a> {
         if before.is_none() && moved >= budget {
             return false;
         }
-        let (service, home) = (instance.service, instance.placement.node);
-        self.after.release(*at, service, want.resources);
+        let (deployment, home) = (want.deployment, instance.placement.node);
+        self.after.release(*at, deployment, want.resources);
         let wrong = self.after.standing(*at, want).zip(self.after.standing(to, want));
         let reasons = self.after.reasons_for(to, want);
-        self.after.reserve(to, service, want.resources);
+        self.after.reserve(to, deployment, want.resources);
         if *at != home {
-            self.held.release(*at, service, want.resources);
+            self.held.release(*at, deployment, want.resources);
         }
         if to != home {
-            self.held.reserve(to, service, want.resources);
+            self.held.reserve(to, deployment, want.resources);
         }
         let reason = wrong.map(|(here, there)| why(self.situation, *at, want, &here, &there)).unwrap_or_default();
         *before = (to != home).then_some((Placement { node: to, reasons }, reason));

@@ -77,13 +77,13 @@ impl<'a> Losses<'a> {
                     .room
                     .place(&Want::of(state, deployment))
                     .map_err(|refusal| refusal.to_string())
-                    .inspect(|placement| taken.push((placement.node, instance.service, deployment.spec.resources))),
+                    .inspect(|placement| taken.push((placement.node, deployment.id, deployment.spec.resources))),
             };
             let goes_down = self.serving.get(&instance.service) == Some(&Some(node));
             moves.push(Move { instance: instance.id, to, goes_down });
         }
-        for (node, service, resources) in taken {
-            self.room.release(node, service, resources);
+        for (node, deployment, resources) in taken {
+            self.room.release(node, deployment, resources);
         }
         self.room.unblock(node, self.situation);
         moves

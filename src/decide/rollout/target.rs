@@ -131,19 +131,19 @@ impl Rollout<'_, '_> {
             .iter()
             .filter_map(|instance| {
                 let resources = state.deployment(instance.deployment)?.spec.resources;
-                Some((instance.placement.node, resources))
+                Some((instance.placement.node, instance.deployment, resources))
             })
             .collect();
         let room = self.room();
-        for (node, resources) in &held {
-            room.release(*node, target.service, *resources);
+        for (node, deployment, resources) in &held {
+            room.release(*node, *deployment, *resources);
         }
         let placed = room.place_all(&want, replicas);
         for placement in placed.iter().flatten() {
-            room.release(placement.node, target.service, want.resources);
+            room.release(placement.node, target.id, want.resources);
         }
-        for (node, resources) in &held {
-            room.reserve(*node, target.service, *resources);
+        for (node, deployment, resources) in &held {
+            room.reserve(*node, *deployment, *resources);
         }
         placed.map(|_| ()).map_err(|refusal| refusal.to_string())
     }

@@ -421,3 +421,18 @@ fn the_round_that_promotes_a_version_gives_the_one_before_nothing_more() {
     assert!(plan.commands.contains(&Command::Promote(second)));
     assert_eq!(world.live_instances(first), []);
 }
+
+#[test]
+fn each_version_is_spread_for_itself() {
+    let mut world = World::with_nodes(3);
+    world.absent(3);
+    world.service("web", |spec| spec.replicas = 3);
+    let first = world.deploy("web");
+    world.run_until_quiet();
+    assert_eq!(world.live_instances(first).len(), 3, "on two nodes");
+    world.returns(3);
+    let second = world.deploy("web");
+    world.run_until_quiet();
+    let nodes: BTreeSet<NodeId> = world.live_instances(second).iter().map(|i| i.placement.node).collect();
+    assert_eq!(nodes, BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]), "where those before were does not matter");
+}

@@ -2,7 +2,7 @@
 //!
 //! Filters: the node answers, is not cordoned, has a container engine, has the architecture (when it is known), has
 //! the labels asked for, holds the service's volumes, and has room by reservation. Scores: fewest replicas of the
-//! same service on the node, then in its zone (label `zone`), then the most head-room.
+//! same deployment on the node, then in its zone (label `zone`), then the most head-room.
 
 mod refusal;
 mod room;
@@ -14,15 +14,15 @@ pub use refusal::{Filter, Refusal};
 pub use room::Room;
 pub(super) use room::Standing;
 
-use crate::model::{Build, Deployment, NodeId, Resources, ServiceId};
+use crate::model::{Build, Deployment, DeploymentId, NodeId, Resources, ServiceId};
 use crate::state::State;
 
 /// What an instance asks of its node.
 #[derive(Clone, Copy, Debug)]
 pub struct Want<'a> {
-    /// The service it belongs to; its replicas are spread.
-    pub service: ServiceId,
-    /// That service's name, for reasons.
+    /// What it belongs to. Each deployment is spread for itself: the replicas of another version are about to go.
+    pub deployment: DeploymentId,
+    /// The service's name, for reasons.
     pub name: &'a str,
     /// What is reserved for it.
     pub resources: Resources,
@@ -41,7 +41,7 @@ impl<'a> Want<'a> {
         let home = volume_home(state, deployment.service)
             .filter(|home| !deployment.spec.volumes.is_empty() && state.node(*home).is_some());
         Self {
-            service: deployment.service,
+            deployment: deployment.id,
             name: &deployment.service_name,
             resources: deployment.spec.resources,
             arch: built_for(state, deployment),

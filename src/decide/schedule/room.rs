@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::{Cpu, Memory, Node, NodeId, Placement, Resources, ServiceId};
+use crate::model::{Cpu, DeploymentId, Memory, Node, NodeId, Placement, Resources};
 
 use super::Want;
 use super::refusal::{Filter, Refusal};
@@ -28,8 +28,8 @@ pub struct Room {
     zones: Vec<String>,
     /// Per zone: the nodes that take work, most head-room first.
     by_headroom: Vec<BTreeSet<(Reverse<u64>, usize)>>,
-    on_node: BTreeMap<(ServiceId, usize), u32>,
-    in_zone: BTreeMap<(ServiceId, usize), u32>,
+    on_node: BTreeMap<(DeploymentId, usize), u32>,
+    in_zone: BTreeMap<(DeploymentId, usize), u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ struct Host {
 pub(in crate::decide) struct Standing {
     /// Whether the node has the architecture and the labels that are asked for.
     pub(in crate::decide) suits: bool,
-    /// Replicas of the same service there.
+    /// Replicas of the same deployment there.
     pub(in crate::decide) replicas: u32,
     /// And in its zone.
     pub(in crate::decide) in_zone: u32,
@@ -82,7 +82,7 @@ impl Room {
         }
         for instance in situation.state.live_instances() {
             let Some(deployment) = situation.state.deployment(instance.deployment) else { continue };
-            room.count(instance.placement.node, instance.service, deployment.spec.resources);
+            room.count(instance.placement.node, deployment.id, deployment.spec.resources);
         }
         room.by_headroom = vec![BTreeSet::new(); room.zones.len()];
         for (index, host) in room.nodes.iter().enumerate().filter(|(_, host)| host.blocked.is_none()) {
@@ -117,7 +117,7 @@ impl Room {
         let Some(index) = self.best(want) else { return Err(self.refusal(want)) };
         let reasons = self.reasons(index, want);
         let node = self.nodes[index].node.id;
-        self.reserve(node, want.service, want.resources);
+        self.reserve(node, want.deployment, want.resources);
         Ok(Placement { node, reasons })
     }
 
@@ -138,8 +138,8 @@ impl Room {
         let arch_ok = want.arch.is_none_or(|arch| arch == host.node.arch);
         Some(Standing {
             suits: arch_ok && want.constraints.iter().all(|constraint| host.node.has_label(constraint)),
-            replicas: self.replicas_on(want.service, index),
-            in_zone: self.replicas_in_zone(want.service, host.zone),
+            replicas: self.replicas_on(want.deployment, index),
+            in_zone: self.replicas_in_zone(want.deployment, host.zone),
             headroom: host.headroom_with(want.resources),
         })
     }
@@ -157,7 +157,7 @@ impl Room {
                 Ok(placement) => placements.push(placement),
                 Err(refusal) => {
                     for placement in placements {
-                        self.release(placement.node, want.service, want.resources);
+                        self.release(placement.node, want.deployment, want.resources);
                     }
                     return Err(refusal);
                 }
@@ -167,33 +167,33 @@ impl Room {
     }
 
     /// Takes room on a node whether it is there or not.
-    pub fn reserve(&mut self, node: NodeId, service: ServiceId, resources: Resources) {
+    pub fn reserve(&mut self, node: NodeId, deployment: DeploymentId, resources: Resources) {
         let Some(&index) = self.by_id.get(&node) else { return };
-        self.reorder(index, |room| room.count(node, service, resources));
+        self.reorder(index, |room| room.count(node, deployment, resources));
     }
 
     /// Gives back what an instance had.
-    pub fn release(&mut self, node: NodeId, service: ServiceId, resources: Resources) {
+    pub fn release(&mut self, node: NodeId, deployment: DeploymentId, resources: Resources) {
         let Some(&index) = self.by_id.get(&node) else { return };
         self.reorder(index, |room| {
             let host = &mut room.nodes[index];
             host.used.cpu.millis = host.used.cpu.millis.saturating_sub(resources.cpu.millis);
             host.used.memory.bytes = host.used.memory.bytes.saturating_sub(resources.memory.bytes);
             let zone = host.zone;
-            let counts = [room.on_node.get_mut(&(service, index)), room.in_zone.get_mut(&(service, zone))];
+            let counts = [room.on_node.get_mut(&(deployment, index)), room.in_zone.get_mut(&(deployment, zone))];
             for count in counts.into_iter().flatten() {
                 *count = count.saturating_sub(1);
             }
         });
     }
 
-    fn count(&mut self, node: NodeId, service: ServiceId, resources: Resources) {
+    fn count(&mut self, node: NodeId, deployment: DeploymentId, resources: Resources) {
         let Some(&index) = self.by_id.get(&node) else { return };
         let host = &mut self.nodes[index];
         host.used.cpu.millis = host.used.cpu.millis.saturating_add(resources.cpu.millis);
         host.used.memory.bytes = host.used.memory.bytes.saturating_add(resources.memory.bytes);
-        *self.on_node.entry((service, index)).or_default() += 1;
-        *self.in_zone.entry((service, host.zone)).or_default() += 1;
+        *self.on_node.entry((deployment, index)).or_default() += 1;
+        *self.in_zone.entry((deployment, host.zone)).or_default() += 1;
     }
 
     fn reorder(&mut self, index: usize, change: impl FnOnce(&mut Self)) {
@@ -216,7 +216,7 @@ impl Room {
         let mut zones: Vec<(u32, Option<Reverse<u64>>, usize)> = (0..self.zones.len())
             .filter_map(|zone| {
                 let (most, _) = self.by_headroom[zone].first()?;
-                Some((self.replicas_in_zone(want.service, zone), Some(*most), zone))
+                Some((self.replicas_in_zone(want.deployment, zone), Some(*most), zone))
             })
             .collect();
         zones.sort_unstable();
@@ -228,7 +228,7 @@ impl Room {
                 if self.refuses(index, want).is_some() {
                     continue;
                 }
-                let on_node = self.replicas_on(want.service, index);
+                let on_node = self.replicas_on(want.deployment, index);
                 let score = (on_node, in_zone, headroom, index);
                 best = Some(best.map_or(score, |other| other.min(score)));
                 here += 1;
@@ -245,12 +245,12 @@ impl Room {
         best.map(|(.., index)| index)
     }
 
-    fn replicas_on(&self, service: ServiceId, index: usize) -> u32 {
-        self.on_node.get(&(service, index)).copied().unwrap_or(0)
+    fn replicas_on(&self, deployment: DeploymentId, index: usize) -> u32 {
+        self.on_node.get(&(deployment, index)).copied().unwrap_or(0)
     }
 
-    fn replicas_in_zone(&self, service: ServiceId, zone: usize) -> u32 {
-        self.in_zone.get(&(service, zone)).copied().unwrap_or(0)
+    fn replicas_in_zone(&self, deployment: DeploymentId, zone: usize) -> u32 {
+        self.in_zone.get(&(deployment, zone)).copied().unwrap_or(0)
     }
 
     /// The first filter that the node fails on.
@@ -329,15 +329,18 @@ impl Room {
             reasons.push(format!("it holds the volumes of {}", want.name));
             return reasons;
         }
-        reasons.push(match self.replicas_on(want.service, index) {
-            0 => format!("it runs no other replica of {}", want.name),
+        reasons.push(match self.replicas_on(want.deployment, index) {
+            0 => format!("it runs no other replica of this version of {}", want.name),
             count => {
-                format!("it runs {count} other replicas of {}; no node with room was found that runs fewer", want.name)
+                format!(
+                    "it runs {count} other replicas of this version of {}; no node with room was found that runs fewer",
+                    want.name
+                )
             }
         });
         if self.zones.len() > 1 && !self.zones[host.zone].is_empty() {
-            let count = self.replicas_in_zone(want.service, host.zone);
-            reasons.push(format!("its zone {} has {count} other replicas of {}", self.zones[host.zone], want.name));
+            let count = self.replicas_in_zone(want.deployment, host.zone);
+            reasons.push(format!("its zone {} has {count} of them", self.zones[host.zone]));
         }
         if !want.constraints.is_empty() {
             reasons.push(format!("it has the labels asked for: {}", want.constraints.join(", ")));

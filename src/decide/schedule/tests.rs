@@ -4,11 +4,11 @@ use proptest::prelude::*;
 
 use super::{Filter, Room, Want};
 use crate::decide::fixture::World;
-use crate::model::{Cpu, Memory, NodeId, Resources, ServiceId};
+use crate::model::{Cpu, DeploymentId, Memory, NodeId, Resources};
 
 fn want(name: &str) -> Want<'_> {
     Want {
-        service: ServiceId(uuid::Uuid::from_u128(u128::from(name.len() as u64))),
+        deployment: DeploymentId(uuid::Uuid::from_u128(u128::from(name.len() as u64))),
         name,
         resources: Resources { cpu: Cpu::from_millis(500), memory: Memory::from_mebibytes(512) },
         arch: None,
@@ -94,8 +94,8 @@ fn replicas_spread_over_nodes_then_zones_then_by_room() {
     assert_eq!(nodes[0], 1);
     assert_eq!(nodes[1], 4, "the zone without a replica");
     assert_eq!(nodes[2..4].iter().copied().collect::<std::collections::BTreeSet<_>>(), [2, 3].into());
-    assert_eq!(placed[1].reasons[1], "it runs no other replica of web");
-    assert_eq!(placed[1].reasons[2], "its zone b has 0 other replicas of web");
+    assert_eq!(placed[1].reasons[1], "it runs no other replica of this version of web");
+    assert_eq!(placed[1].reasons[2], "its zone b has 0 of them");
     assert!(placed[4].reasons[1].starts_with("it runs 1 other replica"), "{:?}", placed[4].reasons);
 }
 
