@@ -8,6 +8,7 @@
 //! Absent on purpose: the transport between members (`rpc`), who should vote (`control`),
 //! and what commands mean (`state`). The store is opened by whoever starts the node, and closed here.
 
+mod beats;
 mod error;
 mod group;
 mod mark;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use narvana_proto::v1;
 use narvana_proto::v1::snapshot_part::Part;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -20,6 +20,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tokio::time::timeout;
 
+use super::beats::Beats;
 use super::transport::{Peer, Transport, TransportError};
 use super::wire;
 use crate::model::NodeId;
@@ -62,6 +63,7 @@ pub(super) struct Connection {
     addresses: Addresses,
     fatal: Fatal,
     node: u64,
+    beats: Beats,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -70,7 +72,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
         self.addresses.note(std::iter::once((&target, node)));
         let (transport, fatal) = (Arc::clone(&self.transport), self.fatal.clone());
-        Connection { transport, addresses: self.addresses.clone(), fatal, node: target }
+        Connection { transport, addresses: self.addresses.clone(), fatal, node: target, beats: Beats::default() }
     }
 }
 
@@ -79,18 +81,40 @@ impl Connection {
         self.addresses.peer(self.node)
     }
 
-    /// The answer, or after this time a failure.
-    async fn within<A>(
+    async fn ask(
         &self,
-        patience: Duration,
-        asked: impl Future<Output = Result<A, TransportError>>,
-    ) -> Result<A, RPCError<TypeConfig>> {
-        match timeout(patience, asked).await {
-            Ok(answer) => answer.map_err(failure),
-            Err(_) => {
-                let reason = format!("no answer within {} ms", patience.as_millis());
-                Err(failure(TransportError::Refused { peer: self.peer(), reason }))
-            }
+        request: v1::VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let peer = self.peer();
+        let reply = within(option.soft_ttl(), &peer, self.transport.vote(&peer, request)).await?;
+        wire::vote_response(reply).map_err(|error| broken(&error))
+    }
+
+    /// Sends one request of those that come one at a time.
+    async fn beat(
+        &mut self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        let (peer, request) = (self.peer(), wire::append_request(request).map_err(|error| broken(&error))?);
+        let asked = self.beats.exchange(&*self.transport, peer.clone(), request);
+        let reply = within(option.soft_ttl(), &peer, asked).await?;
+        wire::append_result(reply).map_err(|error| broken(&error))
+    }
+}
+
+/// The answer, or after this time a failure.
+async fn within<A>(
+    patience: Duration,
+    peer: &Peer,
+    asked: impl Future<Output = Result<A, TransportError>>,
+) -> Result<A, RPCError<TypeConfig>> {
+    match timeout(patience, asked).await {
+        Ok(answer) => answer.map_err(failure),
+        Err(_) => {
+            let reason = format!("no answer within {} ms", patience.as_millis());
+            Err(failure(TransportError::Refused { peer: peer.clone(), reason }))
         }
     }
 }
@@ -114,17 +138,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let one = wire::append_request(&request).map_err(|error| broken(&error))?;
-        let peer = self.peer();
-        let exchange = async {
-            let mut replies = self.transport.append(&peer, stream::iter([one]).boxed()).await?;
-            replies.next().await.unwrap_or_else(|| {
-                let reason = "it ended the stream without a reply".to_owned();
-                Err(TransportError::Refused { peer: peer.clone(), reason })
-            })
-        };
-        let reply = self.within(option.soft_ttl(), exchange).await?;
-        Ok(wire::append_result(reply).map_err(|error| broken(&error))?.into())
+        Ok(self.beat(&request, option).await?.into())
     }
 
     fn stream_append<'s, S>(
@@ -142,13 +156,23 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // openraft's pause after a failure is in this stream. A transport that connects before it takes a request
             // from it would never wait, and ask a node that is gone as fast as it can.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let input = stream::once(std::future::ready(first)).chain(input);
+            let second = match input.next().now_or_never() {
+                // It is alone, as a heartbeat is.
+                Some(None) => {
+                    let result = self.beat(&first, option).await?;
+                    return Ok(stream::iter([Ok(result)]).boxed());
+                }
+                Some(second) => second,
+                None => None,
+            };
+            let input = stream::iter(std::iter::once(first).chain(second)).chain(input);
             // An entry that cannot be encoded was never in the log; the stream would end there.
             let requests = input.map(|request| wire::append_request(&request)).take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
             });
             let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
-            let replies = self.within(option.soft_ttl(), self.transport.append(&self.peer(), requests)).await?;
+            let peer = self.peer();
+            let replies = within(option.soft_ttl(), &peer, self.transport.append(&peer, requests)).await?;
             let results = replies.map(|reply| {
                 let reply = reply.map_err(failure)?;
                 wire::append_result(reply).map_err(|error| broken(&error))
@@ -203,19 +227,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let peer = self.peer();
         let asked = self.transport.transfer(&peer, wire::transfer_request(&request));
-        let reply = self.within(option.soft_ttl(), asked).await?;
+        let reply = within(option.soft_ttl(), &peer, asked).await?;
         wire::transfer_response(&request, reply).map_err(|error| broken(&error))
-    }
-}
-
-impl Connection {
-    async fn ask(
-        &self,
-        request: v1::VoteRequest,
-        option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let reply = self.within(option.soft_ttl(), self.transport.vote(&self.peer(), request)).await?;
-        wire::vote_response(reply).map_err(|error| broken(&error))
     }
 }
 

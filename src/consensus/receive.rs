@@ -175,8 +175,9 @@ impl Receiver {
         v1::ReadIndexReply { result: Some(result) }
     }
 
-    /// That this node is there, what it holds, and who leads as far as it knows.
-    pub fn roll_call(&self) -> v1::RollCallReply {
+    /// That this node is there, what it holds, and who leads as far as it knows. Whoever asks is there as well.
+    pub fn roll_call(&self, asking: NodeId) -> v1::RollCallReply {
+        self.0.roll.greeted_by(asking);
         // Let go of before the mark looks at them too: whoever reads them twice at once waits for ever when openraft wants to
         // write them between, and openraft waits for the reader.
         let leader = {

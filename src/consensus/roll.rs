@@ -2,7 +2,8 @@
 //!
 //! A leader hears its followers and a follower its leader, but followers do not hear each other; and it is when the leader
 //! is gone that people ask who is there. So every node greets every voter, whoever leads, and while none answers also those
-//! that let it in. What is heard stays in memory.
+//! that let it in. What is heard stays in memory. While the leader is heard, one greeting tells both who meet that the other one is
+//! there.
 //!
 //! It explains why there is no quorum, and it shows the way to a leader that does not find this node, because one of the
 //! two moved meanwhile, or the node was never reached yet: so a node that moved can say where it is. A removed node learns of
@@ -27,6 +28,8 @@ use crate::store::{LogStore, Member};
 
 /// How often voters are greeted.
 const EVERY: Duration = Duration::from_secs(1);
+/// Of two that greet each other one is enough: a voter that greeted this node within this time is not greeted.
+const LATELY: Duration = Duration::from_millis(750);
 /// Longest wait for their answers.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// The same when a process introduces itself, where a missing answer counts: a connection alone may take two seconds.
@@ -55,11 +58,13 @@ struct Known {
 /// What is known of one voter.
 #[derive(Clone)]
 struct Heard {
-    /// Its newest answer, or the first question.
+    /// Its newest answer or greeting, or the first question.
     at: Instant,
     /// The same by the clock on the wall.
     time: Timestamp,
     answered: bool,
+    /// It greeted this node, that is.
+    greeted: bool,
     /// Whom it took for the leader, and of which term.
     leader: Option<(u64, Peer)>,
     /// Why it was not reached since then, when that was last put into this node's log.
@@ -210,6 +215,22 @@ impl Roll {
         newest.map(|(_, leader)| leader).filter(|leader| leader.node != self.node).cloned()
     }
 
+    /// Another node greeted this one. What it thinks of the leader it did not say: while that is silent here, it has to be asked.
+    pub(super) fn greeted_by(&self, node: NodeId) {
+        let mut known = self.known();
+        let leader_is_heard = known.leader.is_some_and(|leader| leader.elapsed() < EVERY);
+        // One that was never reached is tried again: perhaps messages come through in one direction only.
+        if let Some(heard) = known.heard.get_mut(&node).filter(|heard| heard.answered && leader_is_heard) {
+            *heard = Heard { greeted: true, ..Heard::now(true, None) };
+        }
+    }
+
+    /// Whether it greeted this node a moment ago.
+    fn has_greeted(&self, node: NodeId, now: Instant) -> bool {
+        let known = self.known();
+        known.heard.get(&node).is_some_and(|heard| heard.greeted && now.duration_since(heard.at) < LATELY)
+    }
+
     /// Greets the voters until told to stop.
     pub(super) async fn call(
         self,
@@ -229,8 +250,9 @@ impl Roll {
                 }
             } else {
                 self.expect(&others);
-                let holds = Mark::now(&raft, &log);
-                let greeted = join_all(others.iter().map(|peer| self.greet(&*transport, peer, holds, ANSWER_MAX)));
+                let (holds, now) = (Mark::now(&raft, &log), Instant::now());
+                let silent = others.iter().filter(|peer| !self.has_greeted(peer.node, now));
+                let greeted = join_all(silent.map(|peer| self.greet(&*transport, peer, holds, ANSWER_MAX)));
                 if stop.run_until_cancelled(greeted).await.is_none() {
                     return Ok(());
                 }
@@ -306,7 +328,7 @@ impl Roll {
 
 impl Heard {
     fn now(answered: bool, leader: Option<(u64, Peer)>) -> Self {
-        Self { at: Instant::now(), time: clock::now(), answered, leader, unreached: None }
+        Self { at: Instant::now(), time: clock::now(), answered, greeted: false, leader, unreached: None }
     }
 }
 
@@ -343,6 +365,28 @@ mod tests {
         heard(3, 9, 3, after(3_000));
         roll.known().leader = Some(after(3_100));
         assert_eq!(roll.leader(after(3_500)), None, "it is back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_that_hear_the_leader_one_greets_the_other() {
+        let roll = Roll::new(NodeId(1), Vec::new());
+        roll.expect(&[peer(2)]);
+        let greets = |roll: &Roll| !roll.has_greeted(NodeId(2), Instant::now());
+        roll.leader_is_there();
+        roll.greeted_by(NodeId(2));
+        assert!(greets(&roll), "it was never reached");
+        roll.known().heard.insert(NodeId(2), Heard::now(true, Some((7, peer(3)))));
+        assert!(greets(&roll), "its answer is no greeting");
+        roll.greeted_by(NodeId(2));
+        assert!(!greets(&roll));
+        tokio::time::advance(LATELY).await;
+        assert!(greets(&roll), "it has not greeted for a while");
+        tokio::time::advance(EVERY).await;
+        roll.known().heard.insert(NodeId(2), Heard::now(true, Some((8, peer(3)))));
+        roll.greeted_by(NodeId(2));
+        assert!(greets(&roll), "the leader is silent, and what it says of that is wanted");
+        tokio::time::advance(EVERY).await;
+        assert_eq!(roll.leader(Instant::now()), Some(peer(3)));
     }
 
     #[test]

@@ -217,7 +217,7 @@ async fn roll_calls_are_answered_while_the_group_is_busy() {
             let (receiver, over) = (consensus.receiver(), Arc::clone(&over));
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    receiver.roll_call();
+                    receiver.roll_call(NodeId(2));
                 }
             })
         })

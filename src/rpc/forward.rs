@@ -63,6 +63,6 @@ impl Forward for ForwardService {
             self.witness.note(node, run, holds.into(), Instant::now());
         }
         let run = self.witness.own().run.0.as_bytes().to_vec().into();
-        Ok(Response::new(v1::RollCallReply { run, ..self.receiver.roll_call() }))
+        Ok(Response::new(v1::RollCallReply { run, ..self.receiver.roll_call(node) }))
     }
 }

@@ -21,8 +21,8 @@ use super::{Admit, Refusal};
 use crate::consensus::Mark;
 use crate::model::{Incarnation, NodeId};
 
-/// A process that was silent for this long is taken for gone, and another one may speak for its node. Every node greets once a
-/// second.
+/// A process that was silent for this long is taken for gone, and another one may speak for its node. Every node greets
+/// the voters, or is greeted by them, once a second.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// What was heard of a process within this time after another one came may have waited here since before it ended.

@@ -314,6 +314,7 @@ impl Transport for Cable {
     }
 
     fn greet<'a>(&'a self, peer: &'a Peer, _: Mark) -> Asked<'a, v1::RollCallReply> {
-        self.ask("greet", peer, |receiver| async move { Ok(receiver.roll_call()) }.boxed())
+        let asking = self.node;
+        self.ask("greet", peer, move |receiver| async move { Ok(receiver.roll_call(asking)) }.boxed())
     }
 }
