@@ -20,6 +20,7 @@ mod engine_state;
 mod engine_watch;
 mod exec;
 mod exit;
+mod ground;
 mod guard;
 mod image;
 mod leftovers;

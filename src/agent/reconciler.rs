@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::consensus::ProposeError;
+use crate::decide::alone::runs_alone;
 use crate::decide::reconcile::{self, Action, Container, Task, reconcile};
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
-use crate::model::{Exit, Health, Instance, InstanceId, InstanceState};
+use crate::model::{DeploymentId, Exit, Health, Instance, InstanceId, InstanceState};
 use crate::state::{Actor, Command, LogEntry, State};
 use crate::task::OnError;
 
 use super::contact::{Contact, is_only_member};
 use super::container::{self, GENERATION_LABEL, INSTANCE_LABEL};
 use super::engine_watch::keep_asking;
+use super::ground::Ground;
 use super::leftovers::keep_clear;
 use super::runner::{Order, Orders, Runner};
 use super::{EngineState, Options, Parts};
@@ -35,6 +37,7 @@ pub struct Agent {
     parts: Parts,
     engine_state: EngineState,
     runners: BTreeMap<InstanceId, RunnerHandle>,
+    ground: BTreeMap<DeploymentId, Arc<Ground>>,
     removing: Arc<Mutex<BTreeSet<String>>>,
     /// Wakes the loop: an engine event, or the end of a runner.
     wake: Arc<Notify>,
@@ -69,6 +72,7 @@ impl Agent {
             parts,
             engine_state,
             runners: BTreeMap::new(),
+            ground: BTreeMap::new(),
             removing: Arc::default(),
             wake: Arc::new(Notify::new()),
             contact: Contact::new(),
@@ -148,6 +152,11 @@ impl Agent {
             .collect()
     }
 
+    fn has_what_runs_alone(&self, state: &State) -> bool {
+        let node = self.options.node;
+        state.live_instances().any(|instance| instance.placement.node == node && runs_alone(state, instance))
+    }
+
     /// For how long it has known of what it is to start.
     fn known(&mut self, state: &State) -> BTreeMap<InstanceId, Duration> {
         let now = Instant::now();
@@ -162,6 +171,7 @@ impl Agent {
     /// One comparison. Returns after which time the next one is due at the latest.
     async fn pass(&mut self, engine: &Arc<dyn Engine>) -> Option<Duration> {
         self.runners.retain(|_, runner| !runner.is_done());
+        self.ground.retain(|_, ground| Arc::strong_count(ground) > 1);
         let labels = container::node_labels(self.options.cluster, self.options.node);
         let containers = match engine.list(&labels).await {
             Ok(containers) => containers,
@@ -177,6 +187,7 @@ impl Agent {
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
+        self.contact.set_needed(self.has_what_runs_alone(&state));
         let isolated = self.contact.is_isolated(&state);
         let known = self.known(&state);
         let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, &known);
@@ -286,7 +297,9 @@ impl Agent {
         let look = Arc::new(Notify::new());
         let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let orders = Orders { stop: stop_orders, look: Arc::clone(&look), quit: self.parts.supervisor.stopping() };
-        let runner = Runner::new((self.options.clone(), self.parts.clone()), Arc::clone(engine), orders, found);
+        let ground = Arc::clone(self.ground.entry(found.1.id).or_default());
+        let parts = (self.options.clone(), self.parts.clone());
+        let runner = Runner::new(parts, Arc::clone(engine), orders, found, ground);
         let end = RunnerEnd { done: Arc::clone(&done), wake: Arc::clone(&self.wake) };
         self.parts.supervisor.spawn("instance", OnError::Log, async move {
             let _end = end;

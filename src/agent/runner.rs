@@ -21,6 +21,7 @@ use crate::state::{Actor, Command, LogEntry};
 use crate::task::OnError;
 
 use super::contact::is_only_member;
+use super::ground::Ground;
 use super::guard::keep_standing;
 use super::log_pump::pump;
 use super::{Options, Parts, container, exit, image, probe};
@@ -63,6 +64,7 @@ pub(super) struct Runner {
     instance: Arc<Instance>,
     deployment: Arc<Deployment>,
     app: String,
+    ground: Arc<Ground>,
     status: InstanceStatus,
 }
 
@@ -86,9 +88,10 @@ impl Runner {
         engine: Arc<dyn Engine>,
         orders: Orders,
         (app, deployment, instance): (String, Arc<Deployment>, Arc<Instance>),
+        ground: Arc<Ground>,
     ) -> Self {
         let status = instance.status.clone();
-        Self { options, parts, engine, orders, instance, deployment, app, status }
+        Self { options, parts, engine, orders, instance, deployment, app, ground, status }
     }
 
     /// Runs the instance to its end. `container` is the one that exists already, if one does.
@@ -96,7 +99,10 @@ impl Runner {
         // The log is read on until the very end: what a program says last usually tells why.
         let (halt, log) = match self.start(container).await {
             Ok(running) => (self.watch(&running).await, Some(running.log)),
-            Err(halt) => (halt, None),
+            Err(halt) => {
+                self.ground.look_again().await;
+                (halt, None)
+            }
         };
         match halt {
             Halt::Quit => {}
@@ -159,7 +165,7 @@ impl Runner {
         self.report().await?;
         let network = container::network_name(self.instance.app);
         let labels = container::node_labels(self.options.cluster, self.options.node);
-        self.insist(|| self.engine.ensure_network(&network, &labels)).await?;
+        self.ground.network(self.insist(|| self.engine.ensure_network(&network, &labels))).await?;
         for volume in self.deployment.spec.volumes.clone() {
             let name = container::volume_name(self.instance.service, &volume.name);
             let words = (self.app.as_str(), self.deployment.service_name.as_str(), volume.name.as_str());
@@ -186,9 +192,9 @@ impl Runner {
             return Err(Halt::Fail("its deployment has no artifact".to_owned()));
         };
         let reference = artifact.image_id.clone().unwrap_or_else(|| artifact.image.clone());
-        let present = self.insist(|| self.engine.image(&reference)).await?;
-        if let Some(image) = present {
-            return Ok(image.id);
+        let look = async { Ok(self.insist(|| self.engine.image(&reference)).await?.map(|image| image.id)) };
+        if let Some(id) = self.ground.image(look).await? {
+            return Ok(id);
         }
         if self.deployment.spec.source.needs_build() {
             let built = artifact.image.parse().map_err(|_| {

@@ -4,7 +4,7 @@ use crate::model::{Instance, NodeId, ServiceId};
 use crate::state::State;
 
 /// Whether an instance is of a deployment that runs alone.
-pub(super) fn runs_alone(state: &State, instance: &Instance) -> bool {
+pub(crate) fn runs_alone(state: &State, instance: &Instance) -> bool {
     state.deployment(instance.deployment).is_some_and(|deployment| deployment.spec.runs_alone())
 }
 

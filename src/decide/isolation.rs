@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// A node that was assured of nothing by a leader with a quorum for this long stops its instances that run alone (exclusive services and those with volumes).
 pub const ISOLATED_AFTER: Duration = Duration::from_secs(10);
-/// How often a node asks for that assurance.
+/// How often a node asks for that assurance while something runs alone on it.
 pub const ASSURED_EVERY: Duration = Duration::from_secs(2);
+/// How often it does otherwise: what is to run alone there finds it in touch.
+pub const ASSURED_IDLY_EVERY: Duration = Duration::from_secs(6);
 /// A leader assures only nodes that answered it within this time: what it says must not reach farther than what it hears.
 pub const ASSURED_IF_HEARD_WITHIN: Duration = Duration::from_secs(3);
 /// Longest time that a cut-off node takes from seeing that it is to the end of its processes: noticing it, asking them to

@@ -5,7 +5,7 @@
 //! functions serve the leader, the questions "why is it pending" and the tests. Deliberately absent: doing anything.
 
 pub mod address;
-mod alone;
+pub(crate) mod alone;
 mod builds;
 mod cluster_version;
 pub mod dockerfile;
