@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a group of one is: nothing can happen to it but what changes the state.
 const LOOK_ALONE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a step that failed.
-const FAILED_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// A member that lacks no more entries than this has caught up: it gets them while the change is agreed on.
 const BEHIND_MAX: u64 = 1_000;
 
@@ -37,7 +37,7 @@ pub(super) async fn keep(consensus: &Consensus, term: u64) {
     }
 }
 
-async fn take(consensus: &Consensus, term: u64, step: &Step, views: &mut watch::Receiver<View>) {
+pub(super) async fn take(consensus: &Consensus, term: u64, step: &Step, views: &mut watch::Receiver<View>) {
     tracing::info!(?step, "changing the members of the Raft group");
     let taken = match step {
         Step::Fence(node) => return fence(consensus, term, *node, views).await,

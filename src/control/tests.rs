@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::*;
-use crate::consensus::NoTransport;
+use crate::consensus::{MemberError, NoTransport};
+use crate::decide::members::Step;
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, DeploymentId, DeploymentStatus, EnvVars, Health,
     InstanceState, InstanceStatus, Memory, NodeResources, OrgId, PasswordHash, Resources, ServiceId, ServiceSpec,
@@ -23,22 +24,27 @@ struct Node {
     app: crate::model::AppId,
 }
 
+/// A member that knows of no group yet.
+async fn member(fatal: &CancellationToken) -> (TempDir, Consensus) {
+    let folder = tempfile::tempdir().expect("folder");
+    let store = Store::open(store::Options {
+        folder: folder.path().to_owned(),
+        cluster: random::id(),
+        node: NodeId::FOUNDER,
+        key: SealKey::create(&folder.path().join(KEY_FILE)).expect("key"),
+        fatal: fatal.clone(),
+    })
+    .expect("opens");
+    let options = crate::consensus::Options::default();
+    let group = Supervisor::new("consensus", fatal.clone());
+    let consensus = Consensus::start(NodeId::FOUNDER, options, store, Arc::new(NoTransport), group).await;
+    (folder, consensus.expect("starts"))
+}
+
 impl Node {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("folder");
         let fatal = CancellationToken::new();
-        let store = Store::open(store::Options {
-            folder: folder.path().to_owned(),
-            cluster: random::id(),
-            node: NodeId::FOUNDER,
-            key: SealKey::create(&folder.path().join(KEY_FILE)).expect("key"),
-            fatal: fatal.clone(),
-        })
-        .expect("opens");
-        let options = crate::consensus::Options::default();
-        let group = Supervisor::new("consensus", fatal.clone());
-        let consensus =
-            Consensus::start(NodeId::FOUNDER, options, store, Arc::new(NoTransport), group).await.expect("starts");
+        let (folder, consensus) = member(&fatal).await;
         let supervisor = Supervisor::new("control", fatal);
         let control = Control::new(Options::default(), consensus.clone());
         supervisor.spawn("control", OnError::StopNode, control.run(supervisor.stopping()));
@@ -186,6 +192,19 @@ async fn the_loop_brings_deployments_up_in_order_and_then_rests() {
     .await;
     node.supervisor.stop(Duration::from_secs(5)).await;
     node.consensus.shutdown().await.expect("stops");
+}
+
+/// A leader that hands over counts as one for a moment, and refuses everything at once. Asked again without a pause it takes a
+/// core; `simulation` found that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_was_refused_is_not_tried_again_at_once() {
+    let (_folder, consensus) = member(&CancellationToken::new()).await;
+    let refused = consensus.hand_over(NodeId(2)).await.expect_err("it does not lead");
+    assert!(matches!(refused, MemberError::NoLeader { .. }), "{refused:?}");
+    let began = std::time::Instant::now();
+    members::take(&consensus, 1, &Step::HandOver(NodeId(2)), &mut consensus.watch()).await;
+    assert!(began.elapsed() >= members::FAILED_PAUSE, "{:?}", began.elapsed());
+    consensus.shutdown().await.expect("stops");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,9 @@ use redb::StorageBackend;
 use crate::store::crash_disk::{Contents, Dice, Event, FILES, Fate, Platter};
 use crate::store::disk::Disk;
 
+/// How often a byte that was written is looked for.
+const AIMS: usize = 32;
+
 /// The files of a store that are databases. Clones share them. Other files are in the file system.
 #[derive(Clone)]
 pub(super) struct SimDisk(Arc<Mutex<Inner>>);
@@ -55,12 +58,15 @@ impl SimDisk {
         self.inner().left == Some(0)
     }
 
-    /// Changes one bit, as a bad disk does.
+    /// Changes one bit, as a bad disk does: one that was written, if that is found soon, since most of a file is empty and nobody
+    /// reads it.
     pub(super) fn flip(&self, file: usize, dice: &mut Dice) {
         let mut inner = self.inner();
-        let at = dice.roll(inner.now[file].len().max(1));
-        if let Some(byte) = inner.now[file].get_mut(at) {
-            *byte ^= 1 << dice.roll(8);
+        let bytes = &mut inner.now[file];
+        let written =
+            (0..AIMS).map(|_| dice.roll(bytes.len().max(1))).find(|at| bytes.get(*at).is_some_and(|byte| *byte != 0));
+        if let Some(at) = written {
+            bytes[at] ^= 1 << dice.roll(8);
         }
         inner.platter = Platter::new(inner.now.clone());
     }

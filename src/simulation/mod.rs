@@ -89,13 +89,6 @@ fn planted_bugs_are_found() {
     }
 }
 
-/// This seed showed that the leader asked for a change of the members again and again without a pause while leadership was handed
-/// over: simulated time stood still, and a real node took a core. The dice fall otherwise since, so that it may not any more.
-#[test]
-fn a_hand_over_does_not_keep_the_leader_busy_with_the_members() {
-    check(1156, &run(1156, &Wish::default()));
-}
-
 /// In so many seeds everything happens that is to happen.
 const ENOUGH: u64 = 8;
 
