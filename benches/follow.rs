@@ -19,21 +19,25 @@ use api_support::{Api, options};
 use narvana::api::{Options, Server};
 use narvana::clock;
 use narvana::logs::{LogKey, LogLine, LogStream, LogWriter};
+use narvana::model::{Lease, NodeId};
+use narvana::state::Command;
 use narvana::task::Supervisor;
 use row::Row;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const LINES: u64 = 100_000;
 const TURNS: usize = 3;
+const TURN_MAX: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut turns = Vec::new();
     for _ in 0..TURNS {
-        turns.push(follow().await?);
+        turns.push(timeout(TURN_MAX, follow()).await.context("a line did not arrive")??);
     }
     turns.sort_unstable();
     let median = turns[TURNS / 2];
@@ -61,6 +65,9 @@ async fn follow() -> anyhow::Result<Duration> {
     api.post("/v1/apps/shop/services", &json!({"name": "web", "git_repo": "github.com/o/r"})).await.expect(201);
     let deployment = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await.expect(202);
     let build = deployment["build_id"].as_str().context("a build")?.parse()?;
+    // Who follows finds the log on the node that has the lease.
+    let lease = Lease { node: NodeId::FOUNDER, incarnation: api.register_node().await };
+    api.apply(Command::LeaseBuild { build, lease }).await;
     let writer = api.logs.writer(LogKey::Build(build)).await?;
 
     let mut stream = TcpStream::connect(address).await?;
