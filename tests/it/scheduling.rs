@@ -16,6 +16,8 @@ use uuid::Uuid;
 const NOW: Timestamp = Timestamp(1_750_000_000_000);
 const INSTANCES_EACH: u128 = 50;
 const PLACEMENTS: u32 = 4_000;
+/// What runs on the cluster, some of which gets more replicas.
+const DEPLOYMENTS: u128 = 500;
 
 /// A cluster whose nodes are half full.
 fn cluster(nodes: u64, instances: u128) -> State {
@@ -34,7 +36,11 @@ fn cluster(nodes: u64, instances: u128) -> State {
     let (node, instance) = (node.expect("a sample"), instance.expect("a sample"));
     let mut deployment = deployment.expect("a sample");
     deployment.spec.resources = small();
-    records.push(deployment.into());
+    let of = |number: u128| (DeploymentId(Uuid::from_u128(number)), ServiceId(Uuid::from_u128(number)));
+    records.extend((0..DEPLOYMENTS).map(|number| {
+        let (id, service) = of(number);
+        Deployment { id, service, ..deployment.clone() }.into()
+    }));
     let each = u64::try_from(instances).expect("fits") / nodes;
     for number in 1..=nodes {
         let name = format!("n{number}");
@@ -48,10 +54,12 @@ fn cluster(nodes: u64, instances: u128) -> State {
         let node = NodeId(u64::try_from(number).expect("fits") % nodes + 1);
         let mut status = InstanceStatus::assigned();
         status.state = InstanceState::Running;
+        let (deployment, service) = of(number % DEPLOYMENTS);
         records.push(
             Instance {
                 id: InstanceId(Uuid::from_u128(1_000 + number)),
-                service: ServiceId(Uuid::from_u128(number % 500)),
+                deployment,
+                service,
                 placement: Placement { node, reasons: Vec::new() },
                 status,
                 stop_requested: None,
@@ -80,7 +88,7 @@ fn measure(state: &State) -> Duration {
     let begun = Instant::now();
     for number in 0..PLACEMENTS {
         let want = Want {
-            service: ServiceId(Uuid::from_u128(u128::from(number % 200))),
+            deployment: DeploymentId(Uuid::from_u128(u128::from(number % 200))),
             name: "web",
             resources: small(),
             arch: Some("amd64"),
