@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Guard;
@@ -18,14 +18,14 @@ use crate::state::State;
 #[derive(Clone)]
 pub(super) struct Contact {
     assured: watch::Sender<Instant>,
-    /// Something runs alone here, or is about to.
+    /// Something runs alone here, or is about to; as long as nobody has looked, it may.
     needed: watch::Sender<bool>,
 }
 
 impl Contact {
     /// To be told of a first answer before anything depends on it.
     pub(super) fn new() -> Self {
-        Self { assured: watch::Sender::new(Instant::now()), needed: watch::Sender::new(false) }
+        Self { assured: watch::Sender::new(Instant::now()), needed: watch::Sender::new(true) }
     }
 
     /// Says whether something runs alone here, or is about to: only then does anything depend on being in touch.
@@ -82,10 +82,13 @@ async fn ask(
             Ok(view) => {
                 assured.send_replace(asked);
                 guard.assured(since_boot, is_only_member(&view.state)).await;
+                rest(asked, needed).await;
             }
-            Err(error) => tracing::debug!(%error, "the cluster does not answer"),
+            Err(error) => {
+                tracing::debug!(%error, "the cluster does not answer");
+                sleep_until(asked + ASSURED_EVERY).await;
+            }
         }
-        rest(asked, needed).await;
     }
 }
 
@@ -152,6 +155,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_asks_more_often_while_something_there_depends_on_it() {
         let contact = Contact::new();
+        contact.set_needed(false);
         let mut needed = contact.needed.subscribe();
         let began = Instant::now();
         rest(began, &mut needed).await;

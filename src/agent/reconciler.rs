@@ -172,6 +172,7 @@ impl Agent {
     async fn pass(&mut self, engine: &Arc<dyn Engine>) -> Option<Duration> {
         self.runners.retain(|_, runner| !runner.is_done());
         self.ground.retain(|_, ground| Arc::strong_count(ground) > 1);
+        self.contact.set_needed(self.has_what_runs_alone(&self.parts.consensus.latest().state));
         let labels = container::node_labels(self.options.cluster, self.options.node);
         let containers = match engine.list(&labels).await {
             Ok(containers) => containers,
@@ -187,7 +188,6 @@ impl Agent {
         // Read after the containers: an instance assigned meanwhile has no container yet, which is the truth.
         let state = self.parts.consensus.latest().state;
         self.end_forgotten(&state);
-        self.contact.set_needed(self.has_what_runs_alone(&state));
         let isolated = self.contact.is_isolated(&state);
         let known = self.known(&state);
         let plan = reconcile(&state, self.options.node, &observed, &self.tasks(&state), isolated, &known);
@@ -298,12 +298,11 @@ impl Agent {
         let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let orders = Orders { stop: stop_orders, look: Arc::clone(&look), quit: self.parts.supervisor.stopping() };
         let ground = Arc::clone(self.ground.entry(found.1.id).or_default());
-        let parts = (self.options.clone(), self.parts.clone());
-        let runner = Runner::new(parts, Arc::clone(engine), orders, found, ground);
+        let runner = Runner::new((self.options.clone(), self.parts.clone()), Arc::clone(engine), orders, found);
         let end = RunnerEnd { done: Arc::clone(&done), wake: Arc::clone(&self.wake) };
         self.parts.supervisor.spawn("instance", OnError::Log, async move {
             let _end = end;
-            runner.run(container).await;
+            runner.run(container, ground).await;
             Ok::<(), std::convert::Infallible>(())
         });
         self.runners.insert(id, RunnerHandle { stop, look, done });

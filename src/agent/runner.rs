@@ -64,7 +64,6 @@ pub(super) struct Runner {
     instance: Arc<Instance>,
     deployment: Arc<Deployment>,
     app: String,
-    ground: Arc<Ground>,
     status: InstanceStatus,
 }
 
@@ -88,21 +87,23 @@ impl Runner {
         engine: Arc<dyn Engine>,
         orders: Orders,
         (app, deployment, instance): (String, Arc<Deployment>, Arc<Instance>),
-        ground: Arc<Ground>,
     ) -> Self {
         let status = instance.status.clone();
-        Self { options, parts, engine, orders, instance, deployment, app, ground, status }
+        Self { options, parts, engine, orders, instance, deployment, app, status }
     }
 
     /// Runs the instance to its end. `container` is the one that exists already, if one does.
-    pub(super) async fn run(mut self, container: Option<String>) {
+    pub(super) async fn run(mut self, container: Option<String>, ground: Arc<Ground>) {
+        let started = self.start(container, &ground).await;
+        if matches!(started, Err(Halt::Fail(_))) {
+            ground.look_again();
+        }
+        // What was found says nothing to those that start much later.
+        drop(ground);
         // The log is read on until the very end: what a program says last usually tells why.
-        let (halt, log) = match self.start(container).await {
+        let (halt, log) = match started {
             Ok(running) => (self.watch(&running).await, Some(running.log)),
-            Err(halt) => {
-                self.ground.look_again().await;
-                (halt, None)
-            }
+            Err(halt) => (halt, None),
         };
         match halt {
             Halt::Quit => {}
@@ -112,14 +113,14 @@ impl Runner {
     }
 
     /// From whatever there is to a running container.
-    async fn start(&mut self, existing: Option<String>) -> Step<Running> {
+    async fn start(&mut self, existing: Option<String>, ground: &Ground) -> Step<Running> {
         let (id, found) = match existing {
             Some(id) => {
                 let seen = self.insist(|| self.engine.inspect(&id)).await?;
                 (id, Some(seen).filter(|seen| seen.state != ContainerState::Created))
             }
             // What was just created need not be asked about: each call to an engine takes about 10 ms.
-            None => (self.create().await?, None),
+            None => (self.create(ground).await?, None),
         };
         self.status.container = Some(id.clone());
         let seen = match found {
@@ -159,13 +160,13 @@ impl Runner {
         }
     }
 
-    async fn create(&mut self) -> Step<String> {
-        let image = self.image().await?;
+    async fn create(&mut self, ground: &Ground) -> Step<String> {
+        let image = self.image(ground).await?;
         self.status.state = self.status.state.max(InstanceState::Starting);
         self.report().await?;
         let network = container::network_name(self.instance.app);
         let labels = container::node_labels(self.options.cluster, self.options.node);
-        self.ground.network(self.insist(|| self.engine.ensure_network(&network, &labels))).await?;
+        ground.network(self.insist(|| self.engine.ensure_network(&network, &labels))).await?;
         for volume in self.deployment.spec.volumes.clone() {
             let name = container::volume_name(self.instance.service, &volume.name);
             let words = (self.app.as_str(), self.deployment.service_name.as_str(), volume.name.as_str());
@@ -187,13 +188,13 @@ impl Runner {
     }
 
     /// The id of the image on this node, fetched when it is not there.
-    async fn image(&mut self) -> Step<String> {
+    async fn image(&mut self, ground: &Ground) -> Step<String> {
         let Some(artifact) = self.deployment.artifact.clone() else {
             return Err(Halt::Fail("its deployment has no artifact".to_owned()));
         };
         let reference = artifact.image_id.clone().unwrap_or_else(|| artifact.image.clone());
         let look = async { Ok(self.insist(|| self.engine.image(&reference)).await?.map(|image| image.id)) };
-        if let Some(id) = self.ground.image(look).await? {
+        if let Some(id) = ground.image(look).await? {
             return Ok(id);
         }
         if self.deployment.spec.source.needs_build() {

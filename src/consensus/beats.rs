@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures::{FutureExt, StreamExt};
 use narvana_proto::v1;
+use narvana_proto::v1::append_reply::Result as Said;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -40,7 +41,10 @@ impl Beats {
             let reason = "it ended the stream without a reply".to_owned();
             Err(TransportError::Refused { peer: open.peer.clone(), reason })
         })?;
-        *self.open() = Some(open);
+        // After any other reply openraft takes nothing more from the stream.
+        if matches!(reply.result, Some(Said::Matching(_))) {
+            *self.open() = Some(open);
+        }
         Ok(reply)
     }
 
@@ -70,15 +74,15 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    use futures::stream::BoxStream;
-    use narvana_proto::v1::append_reply::Result as Said;
+    use futures::stream::{self, BoxStream};
     use tokio::time::timeout;
 
     use super::*;
     use crate::consensus::{Asked, Mark};
     use crate::model::NodeId;
 
-    /// A follower that answers each request with its position, and hangs up after so many.
+    /// A follower that has the log up to the position in each request, and hangs up after so many. It does not have position 9,
+    /// and answers nothing after that, as openraft does.
     struct Follower {
         streams: AtomicU64,
         answers: usize,
@@ -91,10 +95,16 @@ mod tests {
             let answered = requests.then(|request| async move {
                 match request.previous {
                     Some(v1::LogId { index: 0, .. }) => std::future::pending().await,
-                    previous => Ok(v1::AppendReply { result: previous.map(Said::Conflict) }),
+                    Some(missing @ v1::LogId { index: 9, .. }) => Said::Conflict(missing),
+                    last => Said::Matching(v1::Matching { last }),
                 }
             });
-            Box::pin(std::future::ready(Ok(answered.take(self.answers).boxed())))
+            let mut ends = false;
+            let answered = answered.take(self.answers).flat_map(move |result| {
+                let ended = std::mem::replace(&mut ends, matches!(result, Said::Conflict(_)));
+                stream::iter((!ended).then_some(Ok(v1::AppendReply { result: Some(result) })))
+            });
+            Box::pin(std::future::ready(Ok(answered.boxed())))
         }
 
         fn vote<'a>(&'a self, _: &'a Peer, _: v1::VoteRequest) -> Asked<'a, v1::VoteReply> {
@@ -143,7 +153,7 @@ mod tests {
             let request = v1::AppendRequest { previous, ..v1::AppendRequest::default() };
             let asked = self.beats.exchange(&self.follower, peer, request);
             match timeout(Duration::from_secs(1), asked).await.ok()?.expect("answers").result {
-                Some(Said::Conflict(position)) => Some(position.index),
+                Some(Said::Matching(v1::Matching { last: Some(last) }) | Said::Conflict(last)) => Some(last.index),
                 other => panic!("{other:?}"),
             }
         }
@@ -161,11 +171,13 @@ mod tests {
         }
         assert_eq!((leader.beat("a", 4).await, leader.streams()), (Some(4), 2), "it hung up");
         assert_eq!((leader.beat("b", 5).await, leader.streams()), (Some(5), 3), "it moved");
+        assert_eq!((leader.beat("b", 9).await, leader.streams()), (Some(9), 3), "it lacks something");
+        assert_eq!((leader.beat("b", 6).await, leader.streams()), (Some(6), 4), "the stream was of no use any more");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_reply_is_never_taken_for_that_to_the_next_request() {
-        let mut leader = Leader::of(9);
+        let mut leader = Leader::of(5);
         assert_eq!(leader.beat("a", 1).await, Some(1));
         assert_eq!(leader.beat("a", 0).await, None);
         assert_eq!((leader.beat("a", 2).await, leader.streams()), (Some(2), 2));

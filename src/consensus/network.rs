@@ -91,7 +91,7 @@ impl Connection {
         wire::vote_response(reply).map_err(|error| broken(&error))
     }
 
-    /// Sends one request of those that come one at a time.
+    /// Sends one of the requests that come one at a time.
     async fn beat(
         &mut self,
         request: &AppendEntriesRequest<TypeConfig>,
@@ -99,7 +99,8 @@ impl Connection {
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         let (peer, request) = (self.peer(), wire::append_request(request).map_err(|error| broken(&error))?);
         let asked = self.beats.exchange(&*self.transport, peer.clone(), request);
-        let reply = within(option.soft_ttl(), &peer, asked).await?;
+        // openraft waits no longer than that itself; the disk of the follower may need it.
+        let reply = within(option.hard_ttl(), &peer, asked).await?;
         wire::append_result(reply).map_err(|error| broken(&error))
     }
 }
@@ -143,7 +144,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -153,19 +154,17 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            let mut input = input.fuse();
             // openraft's pause after a failure is in this stream. A transport that connects before it takes a request
             // from it would never wait, and ask a node that is gone as fast as it can.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let second = match input.next().now_or_never() {
-                // It is alone, as a heartbeat is.
-                Some(None) => {
-                    let result = self.beat(&first, option).await?;
-                    return Ok(stream::iter([Ok(result)]).boxed());
-                }
-                Some(second) => second,
-                None => None,
-            };
-            let input = stream::iter(std::iter::once(first).chain(second)).chain(input);
+            let second = input.next().now_or_never();
+            // It is a heartbeat. What has entries may take longer than that may.
+            if first.entries.is_empty() && matches!(second, Some(None)) {
+                let result = self.beat(&first, option).await?;
+                return Ok(stream::iter([Ok(result)]).boxed());
+            }
+            let input = stream::iter(std::iter::once(first).chain(second.flatten())).chain(input);
             // An entry that cannot be encoded was never in the log; the stream would end there.
             let requests = input.map(|request| wire::append_request(&request)).take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
