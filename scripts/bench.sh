@@ -2,8 +2,8 @@
 # Measures a node as its users meet it, each figure next to its peer's of the same run, and prints one table.
 #
 #   scripts/bench.sh [ROW…]     rows: ready idle deploy-podman deploy-docker ingress reads rollout, and the benchmarks of
-#                               benches/: propose state follow schedule for one node, replicate transfer cluster for three;
-#                               all of them without arguments
+#                               benches/: propose state follow schedule for one node, replicate transfer cluster for three,
+#                               thousand for as many; all of them without arguments
 #
 # Needs root, the machine set up by `scripts/setup.sh --tests`, and Debian's nginx, wrk and etcd-server. NARVANA_BIN names a program to
 # measure instead of building one (release). Ratios on a machine that does something else at the same time mean little.
@@ -390,6 +390,7 @@ row_schedule() { bench schedule; }
 row_replicate() { bench replicate; }
 row_transfer() { bench transfer; }
 row_cluster() { bench cluster; }
+row_thousand() { bench thousand; }
 
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -407,7 +408,7 @@ if [ -z "$narvana" ]; then
     cargo build --release --bin narvana
     narvana=${CARGO_TARGET_DIR:-target}/release/narvana
 fi
-[ $# -gt 0 ] || set -- propose state follow schedule ready idle deploy-podman deploy-docker ingress reads rollout replicate transfer cluster
+[ $# -gt 0 ] || set -- propose state follow schedule ready idle deploy-podman deploy-docker ingress reads rollout replicate transfer cluster thousand
 for name in "$@"; do
     declare -F "row_$name" >/dev/null || die "there is no row $name: see the top of scripts/bench.sh"
 done
