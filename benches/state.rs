@@ -9,6 +9,8 @@
 //!
 //! Run with `cargo bench --bench state`; a first argument is how many apps.
 
+#[path = "fill/mod.rs"]
+mod fill;
 mod row;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +29,10 @@ use futures::{FutureExt, StreamExt};
 use narvana::consensus::{Asked, Consensus, Mark, NoTransport, Options, Peer, Replies, Transport};
 use narvana::decide::{self, Situation};
 use narvana::model::{
-    BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, ClusterId, Cpu, EnvVars, Health, InstanceState, Memory,
-    NodeId, NodeResources, PasswordHash, Port, Protocol, Resources, ServiceSpec, Session, SettingKey, Source,
+    Cause, ClusterId, Cpu, EnvVars, InstanceState, Memory, NodeId, NodeResources, Port, Protocol, Resources,
+    ServiceSpec, SettingKey,
 };
-use narvana::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts};
+use narvana::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewService, NodeFacts};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::Supervisor;
 use narvana::{clock, config, random};
@@ -43,9 +45,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const APPS: usize = 10_000;
-
-/// Commands that are proposed at the same time while the state is made.
-const AT_ONCE: usize = 256;
 
 /// Writers during the snapshot.
 const WRITERS: usize = 16;
@@ -238,14 +237,7 @@ async fn make(folder: &Path, cluster: ClusterId, apps: usize) -> anyhow::Result<
     let (consensus, _) = start(folder, cluster, Arc::new(NoTransport)).await?;
     consensus.initialize("127.0.0.1:9090").await?;
     let (user, org) = (random::id(), random::id());
-    let (created_at, expires_at) = (clock::now(), clock::now().plus(Duration::from_secs(86_400)));
-    let founding = Command::RegisterFirstUser {
-        user: NewUser { id: user, email: "ada@example.org".to_owned(), password: PasswordHash(String::new()) },
-        org,
-        org_name: "Ada".to_owned(),
-        session: Session { id: random::id(), user, created_at, expires_at },
-    };
-    propose_all(&consensus, vec![founding, Command::RegisterNode(node())]).await?;
+    propose_all(&consensus, vec![fill::first_user(user, org), Command::RegisterNode(node())]).await?;
     let app = |number| {
         let service = NewService { id: random::id(), name: "web".to_owned(), spec: spec() };
         Command::CreateApp(NewApp {
@@ -287,33 +279,11 @@ fn decisions(consensus: &Consensus) -> Vec<Command> {
 fn reports(consensus: &Consensus) -> Vec<Command> {
     let view = consensus.latest();
     let waiting = view.state.live_instances().filter(|instance| instance.status.state < InstanceState::Running);
-    waiting
-        .map(|instance| {
-            let mut status = instance.status.clone();
-            status.state = InstanceState::Running;
-            status.health = Health::Healthy;
-            status.container = Some("c".repeat(64));
-            (status.started_at, status.healthy_at) = (Some(clock::now()), Some(clock::now()));
-            Command::ReportInstance { instance: instance.id, node: instance.placement.node, status }
-        })
-        .collect()
+    waiting.map(|instance| fill::runs(instance)).collect()
 }
 
 async fn propose_all(consensus: &Consensus, commands: Vec<Command>) -> anyhow::Result<()> {
-    let mut commands = commands.into_iter();
-    let mut proposals = JoinSet::new();
-    loop {
-        while proposals.len() < AT_ONCE
-            && let Some(command) = commands.next()
-        {
-            let consensus = consensus.clone();
-            proposals.spawn(async move { consensus.propose(entry(command)).await });
-        }
-        match proposals.join_next().await {
-            None => return Ok(()),
-            Some(proposed) => drop(proposed??),
-        }
-    }
+    fill::propose_all(consensus, commands.into_iter().map(entry)).await
 }
 
 #[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
@@ -446,24 +416,12 @@ fn node() -> NodeFacts {
 }
 
 fn spec() -> ServiceSpec {
+    let resources = Resources { cpu: Cpu::from_millis(500), memory: Memory::from_mebibytes(256) };
     ServiceSpec {
-        source: Source::Image { image: "registry.example.org/team/web:1".to_owned() },
-        build: BuildSpec {
-            strategy: BuildStrategy::Dockerfile,
-            build_type: BuildType::Oci,
-            config: BuildConfig::default(),
-        },
-        resources: Resources { cpu: Cpu::from_millis(500), memory: Memory::from_mebibytes(256) },
-        replicas: 1,
         ports: vec![Port { container_port: 8080, protocol: Protocol::Tcp }],
-        health_check: None,
         env: (0..10)
             .map(|number| (format!("SETTING_{number}"), "a value of usual length".to_owned()))
             .collect::<EnvVars>(),
-        depends_on: BTreeSet::new(),
-        volumes: Vec::new(),
-        constraints: Vec::new(),
-        command: Vec::new(),
-        exclusive: false,
+        ..fill::service(resources)
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! Run with `cargo bench --bench thousand`; a first argument is how many members.
 
+#[path = "fill/mod.rs"]
+mod fill;
 mod row;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +25,10 @@ use narvana::consensus::{
 };
 use narvana::control::{self, Control};
 use narvana::model::{
-    BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, ClusterId, Cpu, EnvVars, Health, InstanceId,
-    InstanceState, JoinToken, Memory, NodeId, NodeResources, NodeRole, PasswordHash, Resources, ServiceSpec, Session,
-    SettingKey, Source,
+    Cause, ClusterId, Cpu, InstanceId, InstanceState, JoinToken, Memory, NodeId, NodeResources, NodeRole, Resources,
+    ServiceSpec, SettingKey,
 };
-use narvana::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts, Outcome};
+use narvana::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewService, NodeFacts, Outcome};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::{OnError, Supervisor};
 use narvana::{clock, config, random};
@@ -37,7 +38,6 @@ use openraft::storage::RaftStateMachine;
 use row::Row;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -52,8 +52,6 @@ const CALM: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(10);
 /// How often a node on which nothing runs alone asks whether it is in touch, in seconds.
 const IN_TOUCH_EVERY: usize = 6;
-/// Commands that are proposed at the same time.
-const AT_ONCE: usize = 256;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 fn main() -> anyhow::Result<()> {
@@ -268,24 +266,6 @@ async fn command(consensus: &Consensus, command: Command) -> anyhow::Result<Outc
     Ok(consensus.propose(entry(Actor::System, command)).await?.outcome)
 }
 
-/// Many at the same time.
-async fn all(consensus: &Consensus, entries: Vec<LogEntry>) -> anyhow::Result<()> {
-    let mut entries = entries.into_iter();
-    let mut proposals = JoinSet::new();
-    loop {
-        while proposals.len() < AT_ONCE
-            && let Some(entry) = entries.next()
-        {
-            let consensus = consensus.clone();
-            proposals.spawn(async move { consensus.propose(entry).await });
-        }
-        match proposals.join_next().await {
-            None => return Ok(()),
-            Some(proposed) => drop(proposed??),
-        }
-    }
-}
-
 async fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<Duration> {
     let began = Instant::now();
     while !holds() {
@@ -379,50 +359,20 @@ async fn run_what_is_assigned(consensus: &Consensus, wanted: usize) -> anyhow::R
         ensure!(began.elapsed() < DEADLINE, "{runs} of {wanted} run");
         let new = state.live_instances().filter(|instance| instance.status.state < InstanceState::Running);
         let new: Vec<_> = new.filter(|instance| said.insert(instance.id)).collect();
-        let reports = new.into_iter().map(|instance| {
-            let mut status = instance.status.clone();
-            (status.state, status.health) = (InstanceState::Running, Health::Healthy);
-            status.container = Some("c".repeat(64));
-            (status.started_at, status.healthy_at) = (Some(clock::now()), Some(clock::now()));
-            let node = instance.placement.node;
-            entry(Actor::Node(node), Command::ReportInstance { instance: instance.id, node, status })
-        });
-        all(consensus, reports.collect()).await?;
+        let reports = new.into_iter().map(|instance| entry(Actor::Node(instance.placement.node), fill::runs(instance)));
+        fill::propose_all(consensus, reports).await?;
         sleep(TICK).await;
     }
 }
 
 fn spec() -> ServiceSpec {
-    ServiceSpec {
-        source: Source::Image { image: "registry.example.org/team/web:1".to_owned() },
-        build: BuildSpec {
-            strategy: BuildStrategy::Dockerfile,
-            build_type: BuildType::Oci,
-            config: BuildConfig::default(),
-        },
-        resources: Resources { cpu: Cpu::from_millis(100), memory: Memory::from_mebibytes(64) },
-        replicas: REPLICAS,
-        ports: Vec::new(),
-        health_check: None,
-        env: EnvVars::new(),
-        depends_on: BTreeSet::new(),
-        volumes: Vec::new(),
-        constraints: Vec::new(),
-        command: Vec::new(),
-        exclusive: false,
-    }
+    let resources = Resources { cpu: Cpu::from_millis(100), memory: Memory::from_mebibytes(64) };
+    ServiceSpec { replicas: REPLICAS, ..fill::service(resources) }
 }
 
 async fn deploy(consensus: &Consensus, services: u64) -> anyhow::Result<()> {
     let (user, org, app) = (random::id(), random::id(), random::id());
-    let (created_at, expires_at) = (clock::now(), clock::now().plus(Duration::from_secs(86_400)));
-    let first = Command::RegisterFirstUser {
-        user: NewUser { id: user, email: "ada@example.org".to_owned(), password: PasswordHash(String::new()) },
-        org,
-        org_name: "Ada".to_owned(),
-        session: Session { id: random::id(), user, created_at, expires_at },
-    };
-    command(consensus, first).await?;
+    command(consensus, fill::first_user(user, org)).await?;
     let shop = NewApp {
         id: app,
         org,
