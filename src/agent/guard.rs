@@ -1,9 +1,9 @@
 //! What ends the instances that run alone when the program of their node cannot, because it was killed, stopped or hangs.
 //!
 //! A guard is a small process of its own on the same machine. It reads the node's newest assurance (`assurance`), and when that is over, and as
-//! long as it is, it ends the containers that are labelled for it. It decides nothing else and remembers nothing: whoever is
-//! there, and what was assured, is looked up each time. Here are its work ([`stand_guard`]) and what the agent needs of it
-//! ([`Guard`]); `node` starts it.
+//! long as it is, it ends the containers that are labelled for it. It decides nothing else: what was assured is looked up each time, and so is
+//! who is there, as long as the engine answers. When that hangs, those that it saw last are ended by the kernel. Here are its work
+//! ([`stand_guard`]) and what the agent needs of it ([`Guard`]); `node` starts it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,17 +11,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::Options;
 use super::assurance::Standing;
 use super::contact::is_only_member;
 use super::container::{ALONE_LABEL, node_labels};
 use crate::consensus::Consensus;
-use crate::engine::{ContainerState, Engine};
+use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 
 /// How often a guard looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it sees who is there while there is nothing to end.
+const SEE_EVERY: Duration = Duration::from_secs(5);
+/// An engine that takes longer hangs: what runs alone has to end within [`STOPPED_WITHIN`](crate::decide::isolation::STOPPED_WITHIN).
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How often it is looked whether one stands.
 const STANDS_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,28 +59,38 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, standing: impl 
     labels.insert(ALONE_LABEL.to_owned(), "true".to_owned());
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut seen, mut seen_at) = (Vec::new(), None::<Instant>);
     loop {
         every.tick().await;
-        match standing() {
-            Standing::Assured => continue,
+        let assured = match standing() {
+            Standing::Assured => true,
             Standing::OnlyMember => return,
-            Standing::Over => {}
+            Standing::Over => false,
+        };
+        if assured && seen_at.is_some_and(|at| at.elapsed() < SEE_EVERY) {
+            continue;
         }
-        let running = match engine.list(&labels).await {
-            Ok(found) => found.into_iter().filter(|container| container.state == ContainerState::Running),
-            Err(error) => {
-                tracing::warn!(%error, "the guard cannot see what runs alone here");
-                continue;
+        let found = within(ANSWER_MAX, engine.list(&labels)).await;
+        let trouble = match found {
+            Ok(found) => {
+                seen = found;
+                seen.retain(|container| container.state == ContainerState::Running);
+                None
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "the guard cannot see what runs alone here");
+                Some(reason)
             }
         };
-        let ended = join_all(running.map(async |container| {
+        seen_at = Some(Instant::now());
+        if assured {
+            continue;
+        }
+        let ended = join_all(seen.iter().map(async |container| {
             // The program may be back by now.
             if standing() == Standing::Over {
-                let name = container.name;
-                tracing::warn!(%name, "the cluster was not heard of: ending what must not run twice");
-                if let Err(error) = engine.stop(&container.id, options.stop_grace).await {
-                    tracing::error!(%name, %error, "it could not be ended; trying again");
-                }
+                tracing::warn!(name = container.name, "the cluster was not heard of: ending what must not run twice");
+                end(engine, container, options.stop_grace, trouble.clone()).await;
             }
         }));
         if ended.await.is_empty() && standing() == Standing::Over {
@@ -85,28 +99,69 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, standing: impl 
     }
 }
 
+/// Ends a container, by the kernel when its engine does not: `trouble` is why it is not asked.
+async fn end(engine: &dyn Engine, container: &ContainerStatus, grace: Duration, trouble: Option<String>) {
+    let reason = match trouble {
+        Some(reason) => reason,
+        None => match within(grace + ANSWER_MAX, engine.stop(&container.id, grace)).await {
+            Ok(()) => return,
+            Err(reason) => reason,
+        },
+    };
+    match engine.kill_without_engine(&container.id).await {
+        Ok(0) => {}
+        Ok(count) => {
+            tracing::warn!(
+                name = container.name,
+                reason,
+                count,
+                "its engine did not end it: its processes were killed"
+            );
+        }
+        Err(error) => tracing::error!(name = container.name, reason, %error, "it could not be ended; trying again"),
+    }
+}
+
+/// What the engine answers within this time, or why it does not.
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, engine::Error>>) -> Result<T, String> {
+    match timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the engine did not answer within {} s", limit.as_secs())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;
 
+    use futures::future::join;
+
     use super::*;
-    use crate::engine::fake::FakeEngine;
+    use crate::decide::isolation::STOPPED_WITHIN;
+    use crate::engine::fake::{FakeEngine, Fault};
     use crate::engine::{ContainerSpec, Image};
     use crate::model::NodeId;
     use crate::random;
 
-    #[tokio::test]
-    async fn a_guard_ends_what_runs_alone_when_nobody_assures_its_node_and_nothing_else() {
-        let newest = Mutex::new(Standing::Assured);
-        let standing = || *newest.lock().expect("not poisoned");
-        let options =
-            Options { cluster: random::id(), node: NodeId(7), stop_grace: Duration::ZERO, drain_max: Duration::ZERO };
+    fn options() -> Options {
+        Options { cluster: random::id(), node: NodeId(7), stop_grace: Duration::ZERO, drain_max: Duration::ZERO }
+    }
+
+    fn engine_with_web() -> FakeEngine {
         let engine = FakeEngine::new();
         engine.add_image(
             "web",
             Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new(), architecture: None },
         );
+        engine
+    }
+
+    #[tokio::test]
+    async fn a_guard_ends_what_runs_alone_when_nobody_assures_its_node_and_nothing_else() {
+        let newest = Mutex::new(Standing::Assured);
+        let standing = || *newest.lock().expect("not poisoned");
+        let (options, engine) = (options(), engine_with_web());
         let own = node_labels(options.cluster, options.node);
         let others = node_labels(options.cluster, NodeId(8));
         let alone = BTreeMap::from([(ALONE_LABEL.to_owned(), "true".to_owned())]);
@@ -132,5 +187,29 @@ mod tests {
         guarding.await.expect("it goes when there is nothing left");
         let running = engine.containers().into_iter().filter(|it| it.state == ContainerState::Running);
         assert_eq!(running.map(|it| it.name).collect::<Vec<_>>(), ["replica", "elsewhere"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_engine_that_hangs_does_not_end_the_kernel_does() {
+        let newest = Mutex::new(Standing::Assured);
+        let standing = || *newest.lock().expect("not poisoned");
+        let (options, engine) = (options(), engine_with_web());
+        let mut labels = node_labels(options.cluster, options.node);
+        labels.insert(ALONE_LABEL.to_owned(), "true".to_owned());
+        let spec = ContainerSpec { labels, ..ContainerSpec::new("alone".to_owned(), "web") };
+        let id = engine.create(&spec).await.expect("made");
+        engine.start(&id).await.expect("started");
+        let guarding = stand_guard(&options, &engine, standing);
+        let hangs = async {
+            sleep(SEE_EVERY).await;
+            engine.set_fault(Fault::Hung);
+            sleep(Duration::from_secs(30)).await;
+            assert_eq!(engine.running(), 1, "an engine that hangs is no reason");
+            *newest.lock().expect("not poisoned") = Standing::Over;
+            sleep(STOPPED_WITHIN).await;
+            assert_eq!(engine.running(), 0);
+            engine.set_fault(Fault::None);
+        };
+        timeout(Duration::from_secs(120), join(guarding, hangs)).await.expect("it goes when there is nothing left");
     }
 }

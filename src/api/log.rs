@@ -88,6 +88,14 @@ pub(super) struct Target {
     service_name: String,
 }
 
+#[cfg(test)]
+impl Target {
+    /// A log of this node.
+    pub(super) fn of_nobody(key: LogKey) -> Self {
+        Self { key, node: NodeId::FOUNDER, deployment: DeploymentId(uuid::Uuid::nil()), service_name: String::new() }
+    }
+}
+
 impl LineView {
     pub(super) fn new(target: &Target, entry: &Entry) -> Self {
         let (source, build_id, instance_id) = match target.key {

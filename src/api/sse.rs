@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::future::ready;
 
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use futures::stream::{BoxStream, SelectAll, Stream};
+use futures::stream::{self, BoxStream, SelectAll, Stream};
 use http::{HeaderValue, header};
 use serde::Serialize;
 
@@ -17,11 +18,12 @@ use super::bookmark::{Bookmark, Place};
 use super::gate::Gate;
 use super::log::{LineView, MissingView, Target};
 
-/// Logs that one stream follows at most; the newest are chosen. Bounds the open files of a stream and the length of its
-/// event ids.
+/// Logs that one stream follows at most at a time; the newest are chosen. Bounds the open files of a stream and the length of
+/// its event ids.
 pub(super) const LOGS_MAX: usize = 64;
 
-type Lines = BoxStream<'static, (LogKey, Result<Followed, ReadError>)>;
+/// What a log has; nothing after its end.
+type Lines = BoxStream<'static, (LogKey, Option<Result<Followed, ReadError>>)>;
 
 /// Where logs begin that a reader was not in yet.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,8 @@ pub(super) struct Follower {
     /// Nodes that did not give their lines when they were asked last.
     missing: BTreeSet<NodeId>,
     targets: BTreeMap<LogKey, Target>,
+    /// Those that were read to their end.
+    ended: BTreeSet<LogKey>,
     /// How far the reader is.
     pub(super) bookmark: Bookmark,
     /// Logs that the reader may have been told lines of by somebody else before.
@@ -50,13 +54,19 @@ impl Follower {
     pub(super) fn new(logs: Library, left: Option<Bookmark>) -> Self {
         let mut bookmark = left.unwrap_or_default();
         let resumed = std::mem::take(&mut bookmark.logs);
-        let (missing, targets) = (BTreeSet::new(), BTreeMap::new());
-        Self { logs, missing, targets, bookmark, resumed, lines: SelectAll::new() }
+        let (missing, targets, ended) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { logs, missing, targets, ended, bookmark, resumed, lines: SelectAll::new() }
     }
 
     /// Follows these logs too; those that are followed already are left alone. One in which the reader was goes on there; of
-    /// another one all lines come, or the last ones when there is a `limit`.
+    /// another one all lines come, or the last ones when there is a `limit`. What was read to its end and is not wanted any more is
+    /// forgotten.
     pub(super) async fn add(&mut self, targets: Vec<Target>, limit: Limit) -> Result<(), logs::Error> {
+        let wanted: BTreeSet<LogKey> = targets.iter().map(|target| target.key).collect();
+        for key in self.ended.extract_if(.., |key| !wanted.contains(key)) {
+            self.targets.remove(&key);
+            self.bookmark.logs.remove(&key);
+        }
         for target in targets {
             let key = target.key;
             if self.targets.contains_key(&key) || self.targets.len() >= LOGS_MAX {
@@ -69,7 +79,8 @@ impl Follower {
                 (None, Limit { new: true, .. }) => (Place::At(0), Start::At(0)),
             };
             let lines = self.logs.follow(target.node, key, start).await?;
-            self.lines.push(lines.map(move |line| (key, line)).boxed());
+            let end = stream::once(ready((key, None)));
+            self.lines.push(lines.map(move |line| (key, Some(line))).chain(end).boxed());
             self.targets.insert(key, target);
             self.bookmark.logs.insert(key, place);
         }
@@ -81,6 +92,10 @@ impl Follower {
     pub(super) async fn next(&mut self) -> Option<Event> {
         loop {
             let (key, followed) = self.lines.next().await?;
+            let Some(followed) = followed else {
+                self.ended.insert(key);
+                continue;
+            };
             let Some(target) = self.targets.get(&key) else { continue };
             match followed {
                 Ok(Followed::Entry(entry)) => {
@@ -135,4 +150,48 @@ pub(super) fn answer(gate: &Gate, events: impl Stream<Item = Event> + Send + 'st
     // Proxies in front must pass events on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::logs::{LogLine, LogStore, LogTime, Options};
+    use crate::model::InstanceId;
+    use crate::task::Supervisor;
+
+    fn log(number: usize) -> LogKey {
+        LogKey::Instance(InstanceId(Uuid::from_u128(number as u128)))
+    }
+
+    /// Of a service whose instances come and go for weeks.
+    #[tokio::test]
+    async fn a_stream_follows_any_number_of_logs_one_after_the_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let supervisor = Supervisor::new("logs", CancellationToken::new());
+        let store = LogStore::open(folder.path().join("logs"), Options::default(), supervisor).await.expect("opens");
+        let mut follower = Follower::new(Library::of_one(store.clone()), None);
+        let whole = Limit { last: usize::MAX, new: true };
+        for number in 0..LOGS_MAX + 10 {
+            let writer = store.writer(log(number)).await.expect("a log");
+            let line = LogLine::new(LogTime(0), crate::logs::LogStream::Stdout, format!("line of {number}"));
+            writer.append(line).await.expect("writes");
+            writer.finish().await.expect("closes");
+            // The one before is still among those that are wanted.
+            for _ in 0..2 {
+                let wanted = (number.saturating_sub(1)..=number).map(|number| Target::of_nobody(log(number)));
+                follower.add(wanted.collect(), whole).await.expect("follows");
+            }
+            let line = timeout(Duration::from_secs(10), follower.next()).await.expect("in time").expect("a line");
+            assert!(format!("{line:?}").contains(&format!("line of {number}")), "{line:?}");
+            let more = timeout(Duration::from_secs(10), follower.next()).await.expect("all are closed");
+            assert!(more.is_none(), "nothing comes twice: {more:?}");
+            assert!(follower.bookmark.logs.len() <= 2, "{:?}", follower.bookmark);
+        }
+    }
 }

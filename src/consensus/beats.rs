@@ -71,6 +71,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
@@ -78,72 +79,43 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::consensus::{Asked, Mark};
+    use crate::consensus::made_up::MadeUp;
     use crate::model::NodeId;
 
-    /// A follower that has the log up to the position in each request, and hangs up after so many. It does not have position 9,
+    /// Of a follower that has the log up to the position in each request, and hangs up after so many. It does not have position 9,
     /// and answers nothing after that, as openraft does.
-    struct Follower {
-        streams: AtomicU64,
-        answers: usize,
-    }
-
-    impl Transport for Follower {
-        fn append<'a>(&'a self, _: &'a Peer, requests: BoxStream<'static, v1::AppendRequest>) -> Asked<'a, Replies> {
-            self.streams.fetch_add(1, Ordering::Relaxed);
-            // A request to position 0 is not answered.
-            let answered = requests.then(|request| async move {
-                match request.previous {
-                    Some(v1::LogId { index: 0, .. }) => std::future::pending().await,
-                    Some(missing @ v1::LogId { index: 9, .. }) => Said::Conflict(missing),
-                    last => Said::Matching(v1::Matching { last }),
-                }
-            });
-            let mut ends = false;
-            let answered = answered.take(self.answers).flat_map(move |result| {
-                let ended = std::mem::replace(&mut ends, matches!(result, Said::Conflict(_)));
-                stream::iter((!ended).then_some(Ok(v1::AppendReply { result: Some(result) })))
-            });
-            Box::pin(std::future::ready(Ok(answered.boxed())))
-        }
-
-        fn vote<'a>(&'a self, _: &'a Peer, _: v1::VoteRequest) -> Asked<'a, v1::VoteReply> {
-            unreachable!("nobody asks")
-        }
-
-        fn snapshot<'a>(
-            &'a self,
-            _: &'a Peer,
-            _: BoxStream<'static, v1::SnapshotPart>,
-        ) -> Asked<'a, v1::SnapshotReply> {
-            unreachable!("nobody asks")
-        }
-
-        fn transfer<'a>(&'a self, _: &'a Peer, _: v1::TransferRequest) -> Asked<'a, v1::TransferReply> {
-            unreachable!("nobody asks")
-        }
-
-        fn propose<'a>(&'a self, _: &'a Peer, _: v1::ProposeRequest) -> Asked<'a, v1::ProposeReply> {
-            unreachable!("nobody asks")
-        }
-
-        fn read_index<'a>(&'a self, _: &'a Peer) -> Asked<'a, v1::ReadIndexReply> {
-            unreachable!("nobody asks")
-        }
-
-        fn greet<'a>(&'a self, _: &'a Peer, _: Mark) -> Asked<'a, v1::RollCallReply> {
-            unreachable!("nobody asks")
-        }
+    fn answers(requests: BoxStream<'static, v1::AppendRequest>, most: usize) -> Replies {
+        // A request to position 0 is not answered.
+        let answered = requests.then(|request| async move {
+            match request.previous {
+                Some(v1::LogId { index: 0, .. }) => std::future::pending().await,
+                Some(missing @ v1::LogId { index: 9, .. }) => Said::Conflict(missing),
+                last => Said::Matching(v1::Matching { last }),
+            }
+        });
+        let mut ends = false;
+        let answered = answered.take(most).flat_map(move |result| {
+            let ended = std::mem::replace(&mut ends, matches!(result, Said::Conflict(_)));
+            stream::iter((!ended).then_some(Ok(v1::AppendReply { result: Some(result) })))
+        });
+        answered.boxed()
     }
 
     struct Leader {
         beats: Beats,
-        follower: Follower,
+        follower: Box<dyn Transport>,
+        streams: Arc<AtomicU64>,
     }
 
     impl Leader {
-        fn of(answers: usize) -> Self {
-            Self { beats: Beats::default(), follower: Follower { streams: AtomicU64::new(0), answers } }
+        fn of(most: usize) -> Self {
+            let streams = Arc::new(AtomicU64::new(0));
+            let opened = Arc::clone(&streams);
+            let follower = MadeUp(move |requests| {
+                opened.fetch_add(1, Ordering::Relaxed);
+                answers(requests, most)
+            });
+            Self { beats: Beats::default(), follower: Box::new(follower), streams }
         }
 
         /// The position in the answer to a request with this one, if it comes within a second.
@@ -151,7 +123,7 @@ mod tests {
             let peer = Peer { node: NodeId(2), address: at.to_owned() };
             let previous = Some(v1::LogId { term: 1, leader: 1, index });
             let request = v1::AppendRequest { previous, ..v1::AppendRequest::default() };
-            let asked = self.beats.exchange(&self.follower, peer, request);
+            let asked = self.beats.exchange(&*self.follower, peer, request);
             match timeout(Duration::from_secs(1), asked).await.ok()?.expect("answers").result {
                 Some(Said::Matching(v1::Matching { last: Some(last) }) | Said::Conflict(last)) => Some(last.index),
                 other => panic!("{other:?}"),
@@ -159,7 +131,7 @@ mod tests {
         }
 
         fn streams(&self) -> u64 {
-            self.follower.streams.load(Ordering::Relaxed)
+            self.streams.load(Ordering::Relaxed)
         }
     }
 

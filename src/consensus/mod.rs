@@ -19,11 +19,14 @@ mod pulse;
 mod reads;
 mod receive;
 mod roll;
+mod sent;
 mod status;
 mod transport;
 mod upkeep;
 mod wire;
 
+#[cfg(test)]
+mod made_up;
 #[cfg(test)]
 mod tests;
 
@@ -298,6 +301,22 @@ fn config(options: &Options) -> Result<Config, Error> {
 /// Who leads and where, from openraft's refusal.
 fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> (Option<NodeId>, Option<String>) {
     (forward.leader_id.map(NodeId), forward.leader_node.as_ref().map(|member| member.address.clone()))
+}
+
+/// Returns when this node knows a leader that it did not know when this was called, and that is not the one it asks: one that is gone
+/// may let a call wait for as long as its connection seems to live.
+async fn another_leads(raft: &Raft, asked: NodeId) {
+    let mut metrics = raft.server_metrics();
+    let known = metrics.borrow_watched().current_leader;
+    loop {
+        let leader = metrics.borrow_watched().current_leader;
+        if leader.is_some() && leader != known && leader != Some(asked.0) {
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 fn stopped(store: &Store, fatal: &openraft::errors::Fatal<TypeConfig>) -> Error {

@@ -21,6 +21,7 @@ use openraft::{OptionalSend, RaftNetworkFactory};
 use tokio::time::timeout;
 
 use super::beats::Beats;
+use super::sent::Sent;
 use super::transport::{Peer, Transport, TransportError};
 use super::wire;
 use crate::model::NodeId;
@@ -64,6 +65,7 @@ pub(super) struct Connection {
     fatal: Fatal,
     node: u64,
     beats: Beats,
+    sent: Arc<Sent>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -72,7 +74,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
         self.addresses.note(std::iter::once((&target, node)));
         let (transport, fatal) = (Arc::clone(&self.transport), self.fatal.clone());
-        Connection { transport, addresses: self.addresses.clone(), fatal, node: target, beats: Beats::default() }
+        let (addresses, beats, sent) = (self.addresses.clone(), Beats::default(), Arc::default());
+        Connection { transport, addresses, fatal, node: target, beats, sent }
     }
 }
 
@@ -86,9 +89,9 @@ impl Connection {
         request: v1::VoteRequest,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let peer = self.peer();
+        let (peer, term) = (self.peer(), request.ballot.unwrap_or_default().term);
         let reply = within(option.soft_ttl(), &peer, self.transport.vote(&peer, request)).await?;
-        wire::vote_response(reply).map_err(|error| broken(&error))
+        wire::vote_response(reply, term).map_err(|error| broken(&error))
     }
 
     /// Sends one of the requests that come one at a time.
@@ -97,11 +100,18 @@ impl Connection {
         request: &AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        self.sent.note(request);
         let (peer, request) = (self.peer(), wire::append_request(request).map_err(|error| broken(&error))?);
         let asked = self.beats.exchange(&*self.transport, peer.clone(), request);
         // openraft waits no longer than that itself; the disk of the follower may need it.
         let reply = within(option.hard_ttl(), &peer, asked).await?;
-        wire::append_result(reply).map_err(|error| broken(&error))
+        self.heard(reply)
+    }
+
+    fn heard(&self, reply: v1::AppendReply) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        wire::append_result(reply, self.sent.term())
+            .and_then(|said| self.sent.heard(said))
+            .map_err(|error| broken(&error))
     }
 }
 
@@ -166,17 +176,18 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             }
             let input = stream::iter(std::iter::once(first).chain(second.flatten())).chain(input);
             // An entry that cannot be encoded was never in the log; the stream would end there.
-            let requests = input.map(|request| wire::append_request(&request)).take_while(|encoded| {
+            let sent = Arc::clone(&self.sent);
+            let requests = input.map(move |request| {
+                sent.note(&request);
+                wire::append_request(&request)
+            });
+            let requests = requests.take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
             });
             let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
             let peer = self.peer();
             let replies = within(option.soft_ttl(), &peer, self.transport.append(&peer, requests)).await?;
-            let results = replies.map(|reply| {
-                let reply = reply.map_err(failure)?;
-                wire::append_result(reply).map_err(|error| broken(&error))
-            });
-            Ok(results.boxed())
+            Ok(replies.map(|reply| self.heard(reply.map_err(failure)?)).boxed())
         })
     }
 
@@ -203,6 +214,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let term = vote.leader_id.term;
         let parts = parts(vote, snapshot, self.fatal.clone()).boxed();
         let peer = self.peer();
         tokio::select! {
@@ -213,7 +225,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                     TransportError::Unreachable { .. } => StreamingError::Unreachable(Unreachable::new(&error)),
                     TransportError::Refused { .. } => StreamingError::Network(NetworkError::new(&error)),
                 })?;
-                let vote = wire::vote(reply.ballot);
+                let vote = wire::vote(reply.ballot, term);
                 Ok(SnapshotResponse::new(vote.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?))
             }
         }

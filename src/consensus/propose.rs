@@ -8,7 +8,7 @@ use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::impls::ProgressResponder;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, leader_of};
+use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, another_leads, leader_of};
 use crate::model::NodeId;
 use crate::space::{Full, Use};
 use crate::state::{Actor, LogEntry, Outcome};
@@ -47,7 +47,12 @@ impl Consensus {
             };
             let told = self.roll.leader(Instant::now());
             if let Some(peer) = told.or_else(|| self.elsewhere(leader, address.as_ref())) {
-                match self.propose_there(&peer, &proposal, deadline).await {
+                // What cannot be repeated waits for its answer: it may be on its way.
+                let answered = tokio::select! {
+                    answered = self.propose_there(&peer, &proposal, deadline) => answered,
+                    () = another_leads(&self.raft, peer.node), if repeatable => Err(ProposeError::OutcomeUnknown),
+                };
+                match answered {
                     Err(ProposeError::NoLeader { .. }) => {}
                     // Its repetition gets the same answer, so asking again is safe.
                     Err(ProposeError::OutcomeUnknown) if repeatable => doubtful = true,

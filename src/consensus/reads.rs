@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::roll::Roll;
-use super::{Peer, Raft, ReadError, Transport, leader_of};
+use super::{Peer, Raft, ReadError, Transport, another_leads, leader_of};
 use crate::store::TypeConfig;
 
 /// Reads that wait for the next round. Beyond that, callers wait to be let in, which bounds the memory.
@@ -95,8 +95,11 @@ async fn ask(raft: &Raft, transport: &dyn Transport, roll: &Roll) -> Answer {
         }
         _ => return Err(refusal),
     };
-    let reply = transport.read_index(&leader).await.map(|reply| reply.result);
-    match reply {
+    let reply = tokio::select! {
+        reply = transport.read_index(&leader) => reply,
+        () = another_leads(raft, leader.node) => return Err(ReadError::NoLeader { leader: None, address: None }),
+    };
+    match reply.map(|reply| reply.result) {
         Ok(Some(read_index_reply::Result::Index(index))) => Ok(index),
         Ok(Some(read_index_reply::Result::Unknown(_))) => Err(ReadError::TimedOut),
         Ok(Some(read_index_reply::Result::NotLeading(_)) | None) => {

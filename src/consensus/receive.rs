@@ -54,6 +54,11 @@ impl Consensus {
 }
 
 impl Receiver {
+    /// The newest term that this node knows.
+    fn term(&self) -> u64 {
+        self.0.raft.metrics().borrow_watched().current_term
+    }
+
     /// Takes entries and heartbeats, and answers each in order. Ends at the first that makes no sense.
     pub fn append(
         &self,
@@ -61,20 +66,22 @@ impl Receiver {
     ) -> BoxStream<'static, Result<v1::AppendReply, ReceiveError>> {
         let (report, malformed) = mpsc::channel(1);
         let (roll, fatal) = (self.0.roll.clone(), self.0.store.fatal().clone());
-        let requests = requests.map(wire::append_entries).scan(report, move |report, request| {
-            std::future::ready(match request {
-                Ok(request) => Some(request),
-                Err(error) => {
-                    // The leader would send it again without end.
-                    if let Some(unsupported) = error.unsupported() {
-                        fatal.meets(unsupported);
+        let known = self.term();
+        let requests =
+            requests.map(move |request| wire::append_entries(request, known)).scan(report, move |report, request| {
+                std::future::ready(match request {
+                    Ok(request) => Some(request),
+                    Err(error) => {
+                        // The leader would send it again without end.
+                        if let Some(unsupported) = error.unsupported() {
+                            fatal.meets(unsupported);
+                        }
+                        // There is room for the only one.
+                        let _ = report.try_send(ReceiveError::from(error));
+                        None
                     }
-                    // There is room for the only one.
-                    let _ = report.try_send(ReceiveError::from(error));
-                    None
-                }
-            })
-        });
+                })
+            });
         let replies = self.0.raft.stream_append(requests).map(move |result| match result {
             Ok(result) => {
                 // One that was deposed and does not know it is no sign of life of the leader.
@@ -92,7 +99,7 @@ impl Receiver {
 
     /// Votes, or says whether it would.
     pub async fn vote(&self, request: v1::VoteRequest) -> Result<v1::VoteReply, ReceiveError> {
-        let asked = wire::request_for_vote(&request)?;
+        let asked = wire::request_for_vote(&request, self.term())?;
         let answer = if request.pre_vote { self.0.raft.pre_vote(asked).await } else { self.0.raft.vote(asked).await };
         Ok(wire::vote_reply(&answer.map_err(|error| ReceiveError::Stopped(error.to_string()))?))
     }
@@ -106,7 +113,7 @@ impl Receiver {
             Some(snapshot_part::Part::Head(head)) => head,
             _ => return Err(Malformed::Missing("head").into()),
         };
-        let vote = wire::vote(head.ballot)?;
+        let vote = wire::vote(head.ballot, self.term())?;
         let meta = store::decode_meta(&head.meta).map_err(Malformed::from)?;
         // openraft takes this for granted and ends the node otherwise.
         if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
@@ -195,7 +202,7 @@ impl Receiver {
 
     /// Hears that another member shall lead.
     pub async fn transfer(&self, request: v1::TransferRequest) -> Result<v1::TransferReply, ReceiveError> {
-        let asked = wire::request_to_lead(request)?;
+        let asked = wire::request_to_lead(request, self.term())?;
         let answer = self.0.raft.handle_transfer_leader(asked).await;
         Ok(wire::transfer_reply(answer.map_err(|fatal| ReceiveError::Stopped(fatal.to_string()))?))
     }

@@ -1,12 +1,16 @@
 //! A group of one, on a real store.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use narvana_proto::v1::{self, append_reply};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::made_up::MadeUp;
 use super::*;
 use crate::model::{ClusterId, SettingKey};
 use crate::state::{Actor, Command, LogEntry};
@@ -28,6 +32,10 @@ impl Founder {
     }
 
     async fn start(&self, options: Options) -> Consensus {
+        self.start_among(options, Arc::new(NoTransport)).await
+    }
+
+    async fn start_among(&self, options: Options, others: Arc<dyn Transport>) -> Consensus {
         let store = Store::open(store::Options {
             folder: self.folder.path().to_owned(),
             cluster: self.cluster,
@@ -37,7 +45,7 @@ impl Founder {
         })
         .expect("opens");
         let supervisor = Supervisor::new("consensus", self.fatal.clone());
-        Consensus::start(NodeId::FOUNDER, options, store, Arc::new(NoTransport), supervisor).await.expect("starts")
+        Consensus::start(NodeId::FOUNDER, options, store, others, supervisor).await.expect("starts")
     }
 }
 
@@ -230,4 +238,58 @@ async fn roll_calls_are_answered_while_the_group_is_busy() {
         caller.join().expect("ends");
     }
     consensus.shutdown().await.expect("stops");
+}
+
+/// Answers of a member before it lies.
+const TRUTHS: usize = 5;
+
+/// openraft takes the word of a follower for anything, and looks for what it is told in its own log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_says_what_cannot_be_harms_nobody_else() {
+    let at = |index| v1::LogId { term: 1, leader: 1, index };
+    let lies = [
+        append_reply::Result::Matching(v1::Matching { last: Some(at(1 << 40)) }),
+        append_reply::Result::Matching(v1::Matching { last: Some(at(u64::MAX)) }),
+        append_reply::Result::Conflict(at(1 << 40)),
+        append_reply::Result::Conflict(at(0)),
+        append_reply::Result::Higher(v1::Ballot { term: u64::MAX, node: 2, committed: true }),
+    ];
+    for lie in lies {
+        let founder = Founder::new();
+        // It says the truth for a while, so that there is something to be taken back.
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let liar = MadeUp(move |requests: BoxStream<'static, v1::AppendRequest>| {
+            let count = Arc::clone(&count);
+            let replies = requests.map(move |request| {
+                let truth = count.fetch_add(1, Ordering::Relaxed) < TRUTHS;
+                Ok(if truth { acknowledged(&request) } else { v1::AppendReply { result: Some(lie) } })
+            });
+            replies.boxed()
+        });
+        let consensus = founder.start_among(Options::default(), Arc::new(liar)).await;
+        consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+        let learner = Peer { node: NodeId(2), address: "127.0.0.1:1".to_owned() };
+        consensus.add_learner(&learner).await.expect("a learner");
+        for number in 0..20 {
+            consensus.propose(domain(&format!("d{number}.test"))).await.expect("accepted");
+        }
+        until("it has lied", || asked.load(Ordering::Relaxed) > TRUTHS + 3).await;
+        consensus.propose(domain("last.test")).await.expect("accepted");
+        assert!(consensus.status().failure.is_none(), "{lie:?}: {:?}", consensus.status().failure);
+        consensus.linearizable().await.expect("reads");
+        consensus.shutdown().await.expect("stops");
+    }
+}
+
+/// As a follower answers that has it all.
+fn acknowledged(request: &v1::AppendRequest) -> v1::AppendReply {
+    let last = match request.entries.last() {
+        None => request.previous,
+        Some(bytes) => store::decode_entry(bytes).ok().map(|entry| {
+            let id = entry.log_id;
+            v1::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+        }),
+    };
+    v1::AppendReply { result: Some(append_reply::Result::Matching(v1::Matching { last })) }
 }

@@ -9,6 +9,10 @@ use openraft::raft::{
 use crate::model::Unsupported;
 use crate::store::{self, LeaderId, LogId, Proposal, TypeConfig, Unreadable, Vote};
 
+/// Elections that others may have had without this node: one in each second for a hundred years. A term that is far ahead is made up,
+/// and would end the group: when all terms are used up nobody can be elected any more.
+const TERMS_AHEAD_MAX: u64 = 1 << 32;
+
 /// A message that makes no sense. Whoever sent it is newer than this program, or not one of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
@@ -26,6 +30,30 @@ pub enum Malformed {
     /// A payload cannot be read.
     #[error("the message has a payload that cannot be read: {0}")]
     Unreadable(#[from] Unreadable),
+    /// No group has had so many elections.
+    #[error("the message is of term {term}, and {known} is known here: no group has so many elections")]
+    Term {
+        /// Of which.
+        term: u64,
+        /// The newest here.
+        known: u64,
+    },
+    /// The caller speaks of an entry that it was not sent.
+    #[error("it speaks of entry {index} of the log, and was sent none from {until} on")]
+    Ahead {
+        /// Of which.
+        index: u64,
+        /// The index after the last one.
+        until: u64,
+    },
+    /// The caller takes back what it has acknowledged.
+    #[error("it lacks entry {index} of the log, and had acknowledged all up to {agreed}: its store has lost some")]
+    Reverted {
+        /// Which.
+        index: u64,
+        /// The last one.
+        agreed: u64,
+    },
 }
 
 impl Malformed {
@@ -42,8 +70,12 @@ pub(super) fn ballot(vote: &Vote) -> v1::Ballot {
     v1::Ballot { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
 }
 
-pub(super) fn vote(ballot: Option<v1::Ballot>) -> Result<Vote, Malformed> {
+/// A ballot that somebody says, where this term is known.
+pub(super) fn vote(ballot: Option<v1::Ballot>, known: u64) -> Result<Vote, Malformed> {
     let ballot = ballot.ok_or(Malformed::Missing("ballot"))?;
+    if ballot.term.saturating_sub(known) > TERMS_AHEAD_MAX {
+        return Err(Malformed::Term { term: ballot.term, known });
+    }
     let leader_id = LeaderId { term: ballot.term, node_id: ballot.node };
     Ok(Vote { leader_id, committed: ballot.committed })
 }
@@ -65,9 +97,12 @@ pub(super) fn append_request(request: &AppendEntriesRequest<TypeConfig>) -> Resu
     })
 }
 
-pub(super) fn append_entries(request: v1::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+pub(super) fn append_entries(
+    request: v1::AppendRequest,
+    known: u64,
+) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     Ok(AppendEntriesRequest {
-        vote: vote(request.ballot)?,
+        vote: vote(request.ballot, known)?,
         prev_log_id: request.previous.map(log_id),
         leader_commit: request.committed.map(log_id),
         entries: request.entries.iter().map(|entry| store::decode_entry(entry)).collect::<Result<_, _>>()?,
@@ -91,11 +126,11 @@ pub(super) fn append_reply(result: StreamAppendResult<TypeConfig>) -> v1::Append
     v1::AppendReply { result: Some(result) }
 }
 
-pub(super) fn append_result(reply: v1::AppendReply) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
+pub(super) fn append_result(reply: v1::AppendReply, known: u64) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
     Ok(match reply.result.ok_or(Malformed::Missing("result"))? {
         append_reply::Result::Matching(matching) => Ok(matching.last.map(log_id)),
         append_reply::Result::Conflict(at) => Err(StreamAppendError::Conflict(log_id(at))),
-        append_reply::Result::Higher(higher) => Err(StreamAppendError::HigherVote(vote(Some(higher))?)),
+        append_reply::Result::Higher(higher) => Err(StreamAppendError::HigherVote(vote(Some(higher), known)?)),
     })
 }
 
@@ -108,9 +143,9 @@ pub(super) fn vote_request(request: &VoteRequest<TypeConfig>, pre_vote: bool) ->
     }
 }
 
-pub(super) fn request_for_vote(request: &v1::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+pub(super) fn request_for_vote(request: &v1::VoteRequest, known: u64) -> Result<VoteRequest<TypeConfig>, Malformed> {
     Ok(VoteRequest {
-        vote: vote(request.ballot)?,
+        vote: vote(request.ballot, known)?,
         last_log_id: request.last.map(log_id),
         leadership_transfer: request.transfer,
     })
@@ -124,8 +159,12 @@ pub(super) fn vote_reply(response: &VoteResponse<TypeConfig>) -> v1::VoteReply {
     }
 }
 
-pub(super) fn vote_response(reply: v1::VoteReply) -> Result<VoteResponse<TypeConfig>, Malformed> {
-    Ok(VoteResponse { vote: vote(reply.ballot)?, vote_granted: reply.granted, last_log_id: reply.last.map(log_id) })
+pub(super) fn vote_response(reply: v1::VoteReply, known: u64) -> Result<VoteResponse<TypeConfig>, Malformed> {
+    Ok(VoteResponse {
+        vote: vote(reply.ballot, known)?,
+        vote_granted: reply.granted,
+        last_log_id: reply.last.map(log_id),
+    })
 }
 
 pub(super) fn transfer_request(request: &TransferLeaderRequest<TypeConfig>) -> v1::TransferRequest {
@@ -136,8 +175,11 @@ pub(super) fn transfer_request(request: &TransferLeaderRequest<TypeConfig>) -> v
     }
 }
 
-pub(super) fn request_to_lead(request: v1::TransferRequest) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
-    Ok(TransferLeaderRequest::new(vote(request.ballot)?, request.to, request.last.map(log_id)))
+pub(super) fn request_to_lead(
+    request: v1::TransferRequest,
+    known: u64,
+) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
+    Ok(TransferLeaderRequest::new(vote(request.ballot, known)?, request.to, request.last.map(log_id)))
 }
 
 pub(super) fn transfer_reply(response: TransferLeaderResponse<TypeConfig>) -> v1::TransferReply {
@@ -160,7 +202,7 @@ pub(super) fn transfer_response(
         transfer_reply::Result::Accepted(v1::TransferAccepted {}) => Ok(()),
         transfer_reply::Result::Ballot(other) => {
             let expected = *request.from_leader();
-            Err(TransferLeaderError::VoteChanged { expected, actual: vote(Some(other))? })
+            Err(TransferLeaderError::VoteChanged { expected, actual: vote(Some(other), expected.leader_id.term)? })
         }
         transfer_reply::Result::Log(log) => {
             let expected = request.last_log_id().copied();

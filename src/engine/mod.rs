@@ -18,10 +18,12 @@ mod kernel_log;
 mod log_line;
 mod login;
 mod podman_service;
+mod processes;
 mod spec;
 mod status;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -117,6 +119,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Kills the container's process. No effect on one that does not run.
     async fn kill(&self, id: &str) -> Result<(), Error>;
+
+    /// Kills the container's processes without asking the engine, which hangs, and says how many there were. `id` is the whole one.
+    /// An error when it is not of this machine, or nobody may do it.
+    async fn kill_without_engine(&self, id: &str) -> io::Result<usize>;
 
     /// Kills and removes a container with its anonymous volumes, if it is there. Named volumes stay.
     async fn remove(&self, id: &str) -> Result<(), Error>;

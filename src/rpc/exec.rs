@@ -25,6 +25,8 @@ use crate::model::{InstanceId, NodeId};
 
 /// Longest wait for the part that says what to run.
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a node to say that a command runs. Its engine has a few seconds for it.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Runs commands of other members in the instances of this node.
 pub(super) struct ExecService {
@@ -128,7 +130,9 @@ impl ExecElsewhere for FarExec {
             takes_input: spec.takes_input,
             index,
         };
-        let answer = ExecClient::new(channel).run(parts(start, inputs)).await;
+        let answer = timeout(ANSWER_MAX, ExecClient::new(channel).run(parts(start, inputs))).await;
+        let answer =
+            answer.map_err(|_| away(format!("no answer within {} s, the command may run", ANSWER_MAX.as_secs())))?;
         let answer = answer.map_err(|status| failed(node, &status, "does not run the command"))?;
         Ok(outputs(node, answer.into_inner()))
     }

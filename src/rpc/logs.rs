@@ -189,6 +189,10 @@ impl Elsewhere for FarLogs {
                 if let Followed::Entry(entry) = item? {
                     entries.push(entry);
                 }
+                // It was asked for no more, whatever it sends.
+                if entries.len() == READ_LINES_MAX {
+                    break;
+                }
             }
             Ok(entries)
         }

@@ -7,16 +7,20 @@ mod members;
 mod tunnels;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures::StreamExt;
 use narvana_proto::v1;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::*;
 use crate::consensus::{self, Mark, Peer, RaftRole, Transport, TransportError};
-use crate::store;
+use crate::{state, store};
 use group::{Cluster, Member, domain, everybody, leader, until, witness};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +53,117 @@ async fn three_members_agree_and_go_on_without_the_one_that_led() {
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     assert_eq!(second.domain(), "three.test", "what it knows can be read");
     second.end().await;
+}
+
+/// A cable that is pulled out, a machine that loses its power: nobody says that the connection is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_open_and_dead_is_given_up_and_holds_up_no_other() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, consensus::Options::default(), everybody()).await;
+    let lives = cluster.member(2, consensus::Options::default(), everybody()).await;
+    let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
+    let peer = Peer { node: NodeId(1), address: relay.local_addr().expect("an address").to_string() };
+    let target = dead.peer.address.clone();
+    let (carries, cut) = tokio::sync::oneshot::channel::<()>();
+    let mut relayed = JoinSet::new();
+    relayed.spawn(async move {
+        let (mut near, _) = relay.accept().await.expect("a connection");
+        let mut far = TcpStream::connect(target).await.expect("connects");
+        tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far) => {}
+            _ = cut => {}
+        }
+        // Both stay open, and nobody carries anything between them.
+        std::future::pending::<()>().await;
+    });
+    let peers = Peers::new(cluster.tls(NodeId(3)), witness(Mark::default()));
+    peers.greet(&peer, Mark::default()).await.expect("it answers");
+    peers.greet(&lives.peer, Mark::default()).await.expect("it answers");
+
+    drop(carries);
+    let asked = Instant::now();
+    let (lost, heard) = tokio::join!(peers.greet(&peer, Mark::default()), async {
+        let heard = peers.greet(&lives.peer, Mark::default()).await;
+        (heard, asked.elapsed())
+    });
+    assert!(matches!(lost, Err(TransportError::Unreachable { sent: true, .. })), "{lost:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    heard.0.expect("it answers all the same");
+    assert!(heard.1 < Duration::from_secs(2), "{:?}", heard.1);
+    relayed.shutdown().await;
+    dead.end().await;
+    lives.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_open_streams_of_others_at_once_and_as_cut_off() {
+    let cluster = Cluster::new();
+    let first = cluster.member(1, consensus::Options::default(), everybody()).await;
+    first.consensus.initialize(&first.peer.address).await.expect("initialises");
+    let stops = cluster.member(2, consensus::Options::default(), everybody()).await;
+    // Its leader has one open that never ends by itself.
+    first.consensus.add_learner(&stops.peer).await.expect("a learner");
+    first.consensus.propose(domain("one.test")).await.expect("accepted");
+    until("it has that", || stops.domain() == "one.test").await;
+    let channel = Peers::new(first.tls.clone(), first.witness.clone()).channel(&stops.peer).expect("a connection");
+    let request = v1::LogRequest {
+        log: Some(v1::log_request::Log::Build(vec![7; 16].into())),
+        start: Some(v1::log_request::Start::At(0)),
+    };
+    let followed = v1::logs_client::LogsClient::new(channel).follow(request).await.expect("follows");
+    let mut following = JoinSet::new();
+    following.spawn(followed.into_inner().collect::<Vec<_>>());
+
+    let (asked, grace) = (Instant::now(), Duration::from_secs(20));
+    stops.stop_serving(grace).await;
+    assert!(asked.elapsed() < grace / 2, "{:?}", asked.elapsed());
+    let ended = tokio::time::timeout(grace, following.join_next()).await.expect("it ends");
+    let lines = ended.expect("one").expect("does not panic");
+    let last = lines.last().expect("it says why").as_ref().expect_err("it is not complete");
+    assert_eq!(last.message(), "this node stops");
+    first.end().await;
+    stops.end().await;
+}
+
+/// A leader that hangs while its connections live: a call to it would wait for as long as the caller has patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_leader_that_is_gone_is_given_up_when_another_one_is_known() {
+    let cluster = Cluster::new();
+    let options = consensus::Options { patience: Duration::from_secs(60), ..consensus::Options::default() };
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+    let hangs = cluster.member_on(threads.handle(), 1, options.clone()).await;
+    hangs.consensus.initialize(&hangs.peer.address).await.expect("initialises");
+    let mut others = Vec::new();
+    for number in 2..=3 {
+        let member = cluster.member(number, options.clone(), everybody()).await;
+        hangs.consensus.add_learner(&member.peer).await.expect("a learner");
+        others.push(member);
+    }
+    hangs.consensus.set_voters(&(1..=3).map(NodeId).collect()).await.expect("three voters");
+    until("both follow it", || others.iter().all(|other| other.consensus.status().leader == Some(NodeId(1)))).await;
+    let (goes_on, hung) = std::sync::mpsc::channel::<()>();
+    threads.spawn(async move {
+        let _over = hung.recv();
+    });
+
+    let asked = Instant::now();
+    let repeatable = || state::LogEntry {
+        request: Some(state::Request { id: crate::random::id(), fingerprint: [0; 32] }),
+        ..domain("next.test")
+    };
+    let calls = others.iter().map(async |other| {
+        let read = other.consensus.linearizable().await.map(drop).map_err(|error| error.to_string());
+        let written = other.consensus.propose(repeatable()).await.map(drop).map_err(|error| error.to_string());
+        (read, written)
+    });
+    let answers = futures::future::join_all(calls).await;
+    assert!(answers.iter().all(|answer| *answer == (Ok(()), Ok(()))), "{answers:?}");
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    drop(goes_on);
+    for member in others.iter().chain([&hangs]) {
+        member.end().await;
+    }
+    threads.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]

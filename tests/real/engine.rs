@@ -58,6 +58,7 @@ on_both_engines! {
     attach::what_cannot_run_says_so
     trouble::a_hung_engine_is_unreachable
     trouble::a_killed_engine_ends_streams
+    trouble::what_runs_on_a_hung_engine_is_ended_without_it
     trouble::a_new_connection_finds_what_runs
 }
 

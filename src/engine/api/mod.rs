@@ -15,6 +15,7 @@ mod streams;
 mod terminal;
 mod transfer;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,13 @@ use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc};
 
 use self::call::Call;
+use super::processes;
 use super::{
     Attached, BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, ExecSpec,
     Image, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork, TerminalSize,
 };
 use crate::model::Timestamp;
-use crate::task::Supervisor;
+use crate::task::{Supervisor, blocking};
 
 /// How long an engine may take to say that it is there.
 pub(super) const PING_TIME: Duration = Duration::from_secs(5);
@@ -85,9 +87,14 @@ fn api_version(text: &str) -> Option<ClientVersion> {
     Some(ClientVersion { major_version: major.parse().ok()?, minor_version: minor.parse().ok()? })
 }
 
+/// Whether it is a socket of this machine.
+fn is_path(address: &str) -> bool {
+    address.starts_with('/') || address.starts_with("unix://")
+}
+
 fn open(address: &str, version: &ClientVersion) -> Result<Docker, bollard::errors::Error> {
     let seconds = CALL_TIME.as_secs();
-    if address.starts_with('/') || address.starts_with("unix://") {
+    if is_path(address) {
         Docker::connect_with_unix(address, seconds, version)
     } else if address.starts_with("tcp://") || address.starts_with("http://") {
         Docker::connect_with_http(address, seconds, version)
@@ -180,6 +187,15 @@ impl Engine for ApiEngine {
 
     async fn kill(&self, id: &str) -> Result<(), Error> {
         self.kill_container(id).await
+    }
+
+    async fn kill_without_engine(&self, id: &str) -> io::Result<usize> {
+        let address = &self.description.address;
+        if !is_path(address) {
+            return Err(io::Error::other(format!("the engine at {address} may be on another machine")));
+        }
+        let id = id.to_owned();
+        blocking(move || processes::kill(&id)).await
     }
 
     async fn remove(&self, id: &str) -> Result<(), Error> {

@@ -312,6 +312,10 @@ impl Engine for FakeEngine {
         self.call("kill container", |state| end_if_running(state, id, KILLED)).await
     }
 
+    async fn kill_without_engine(&self, id: &str) -> io::Result<usize> {
+        Ok(usize::from(self.end(id, KILLED)))
+    }
+
     async fn remove(&self, id: &str) -> Result<(), Error> {
         self.call("remove container", |state| {
             if let Some(index) = state.find(id) {

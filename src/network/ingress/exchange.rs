@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::body::RequestBody;
 use super::counters::add;
@@ -27,6 +27,12 @@ const INSTANCES_TRIED_MAX: usize = 5;
 /// How long a request waits for routes that do not name an instance any more which its node has refused as gone. They
 /// come with the next entries of the log.
 const ROUTES_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a request waits for a node that cannot be reached, when nothing else has an instance: one that starts again is
+/// back in less.
+const NODE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Pause before such a node is asked again.
+const NODE_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer whose body still moves on its connection.
 pub(super) struct Exchange {
@@ -92,6 +98,7 @@ impl Proxy {
 
     /// A fresh connection, to the instance that was picked or to the next one that can be reached.
     async fn open(&self, host: &str, mut lease: Lease, tried: &mut Vec<Place>) -> Result<(Link, Lease), Failure> {
+        let deadline = Instant::now() + NODE_WAIT_MAX;
         loop {
             let upstream = Arc::clone(&lease.upstream);
             let error = match self.connect(&upstream).await {
@@ -112,7 +119,15 @@ impl Proxy {
                 }
                 _ => Failure::Unreachable,
             };
-            lease = self.another(host, &lease, tried, failure)?;
+            lease = match self.another(host, &lease, tried, failure) {
+                Err(Failure::NodeUnreachable) if Instant::now() + NODE_PAUSE < deadline => {
+                    drop(lease);
+                    sleep(NODE_PAUSE).await;
+                    tried.clear();
+                    self.upstreams.pick(host, tried).map_err(Failure::NoPick)?
+                }
+                next => next?,
+            };
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -69,8 +70,19 @@ impl Cluster {
         member
     }
 
+    /// One whose part in the group runs elsewhere: its port answers whatever happens there.
+    pub(super) async fn member_on(&self, threads: &Handle, number: u64, options: consensus::Options) -> Member {
+        let member = self.starting_on(threads, number, options, everybody()).await;
+        member.witness.take_part();
+        member
+    }
+
     /// One that has not introduced itself yet.
     pub(super) async fn starting(&self, number: u64, options: consensus::Options, admit: Admit) -> Member {
+        self.starting_on(&Handle::current(), number, options, admit).await
+    }
+
+    async fn starting_on(&self, threads: &Handle, number: u64, options: consensus::Options, admit: Admit) -> Member {
         let node = NodeId(number);
         let folder = tempfile::tempdir().expect("folder");
         let fatal = CancellationToken::new();
@@ -86,7 +98,8 @@ impl Cluster {
         let supervisor = Supervisor::new("consensus", fatal.clone());
         let witness = stranger(Mark::found(&store.log()));
         let peers = Peers::new(tls.clone(), witness.clone());
-        let consensus = Consensus::start(node, options, store, Arc::new(peers), supervisor).await.expect("starts");
+        let consensus = threads.spawn(Consensus::start(node, options, store, Arc::new(peers), supervisor)).await;
+        let consensus = consensus.expect("does not panic").expect("starts");
         let server = Supervisor::new("node port", fatal.clone());
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens");
         let writers = Supervisor::new("logs", fatal.clone());
@@ -162,6 +175,11 @@ impl Member {
         };
         let address = serve(parts, &self.server).await;
         self.peer.address = address.to_string();
+    }
+
+    /// Stops to answer, as a node does that ends: at the latest after this time.
+    pub(super) async fn stop_serving(&self, grace: Duration) {
+        self.server.stop(grace).await;
     }
 
     /// Is not reached any more; itself it reaches the others.

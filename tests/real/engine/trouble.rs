@@ -36,6 +36,28 @@ pub(super) async fn a_killed_engine_ends_streams(mut harness: Harness) {
     harness.engine().remove(&id).await.expect("removed");
 }
 
+pub(super) async fn what_runs_on_a_hung_engine_is_ended_without_it(mut harness: Harness) {
+    let id = harness.run(&harness.spec("alone", &["sh", "-c", "sleep 1000 & sleep 1000"])).await;
+    let other = harness.run(&harness.spec("other", &contract::SLEEP)).await;
+    harness.daemon().hang();
+    let killed = harness.engine().kill_without_engine(&id).await.expect("the kernel does it");
+    assert!(killed >= 2, "{killed}");
+    until("they have ended", || async {
+        (harness.engine().kill_without_engine(&id).await.expect("nothing is left") == 0).then_some(())
+    })
+    .await;
+    harness.daemon().resume();
+    until("its engine knows", || async {
+        let seen = harness.engine().inspect(&id).await.ok()?;
+        (seen.state == ContainerState::Exited && seen.exit_code == Some(137)).then_some(())
+    })
+    .await;
+    assert_eq!(harness.engine().inspect(&other).await.expect("it runs").state, ContainerState::Running);
+    for id in [id, other] {
+        harness.engine().remove(&id).await.expect("removed");
+    }
+}
+
 pub(super) async fn a_new_connection_finds_what_runs(harness: Harness) {
     let id = harness.run(&harness.spec("adopted", &contract::SLEEP)).await;
     let before = harness.engine().inspect(&id).await.expect("it runs");

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::TcpStream;
 
 use super::pass::{UPGRADE, echo_tunnel};
 use super::site::{Nodes, Site, mirror, nobody, on, status, table, until};
 use crate::decide::route_table::{Backend, Place};
-use crate::model::NodeId;
-use crate::network::{Limits, ReachError};
+use crate::model::{InstanceId, NodeId};
+use crate::network::{Limits, Reach, ReachError, Wire};
 
 fn address(backend: &Backend) -> std::net::SocketAddr {
     match backend.place {
@@ -59,6 +63,36 @@ async fn what_cannot_be_reached_is_told_apart_and_passed_over() {
     assert!(mixed.handle.drained(lost.instance, deadline).await);
     let answer = mixed.get("/").await;
     assert!(status(&answer) == "502" && answer.contains("Its logs say why"), "{answer}");
+}
+
+/// A node whose program starts again: it refuses so often, then it leads to one address.
+struct Returns {
+    refuses: AtomicUsize,
+    then: std::net::SocketAddr,
+}
+
+#[async_trait]
+impl Reach for Returns {
+    async fn reach(&self, _: NodeId, _: InstanceId, _: u16) -> Result<Box<dyn Wire>, ReachError> {
+        let refuses = self.refuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if refuses.is_ok() {
+            return Err(ReachError::Node("this node is about to stop".to_owned()));
+        }
+        let stream = TcpStream::connect(self.then).await;
+        Ok(Box::new(stream.map_err(|error| ReachError::Instance(error.to_string()))?))
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_only_node_that_can_answer_it_while_that_starts_again() {
+    let (backend, _running) = mirror().await;
+    let reach = Arc::new(Returns { refuses: AtomicUsize::new(5), then: address(&backend) });
+    let restarts = Site::start_at(Limits::default(), reach, &[on(2, backend)]).await;
+    let answer =
+        restarts.ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").await;
+    assert!(answer.contains("body: hello"), "{answer}");
+    let counted = restarts.handle.in_flight(backend.instance);
+    assert_eq!(counted, 0, "each attempt was given back");
 }
 
 #[tokio::test]
