@@ -27,8 +27,9 @@ enum Format {
 impl LogArgs {
     /// Starts logging for the rest of the process.
     pub(super) fn start(&self) -> anyhow::Result<()> {
-        // openraft reports each of its steps at `info`; what concerns an operator is said by narvana itself.
-        let filter = format!("openraft=warn,{}", self.log);
+        // openraft reports each of its steps at `info`, and warns of each heartbeat that was not answered or is left out; what concerns
+        // an operator is said by narvana itself.
+        let filter = format!("openraft=warn,openraft::core::heartbeat=error,{}", self.log);
         let filter =
             EnvFilter::try_new(&filter).with_context(|| format!("--log {:?} cannot be understood", self.log))?;
         let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

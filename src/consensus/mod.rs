@@ -69,6 +69,8 @@ type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
 /// Pause before a leader is looked for again. An election takes some hundred milliseconds.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
+/// How rarely a member that does not vote hears its leader, which it believes to be there for two seconds (`roll`).
+const LEARNER_HEARTBEAT_MAX: Duration = Duration::from_millis(750);
 /// Longest wait for the tasks of this module at shutdown; they only wait on channels.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// How often the leader says that it is there.
     pub heartbeat: Duration,
+    /// How often it says so to a member that does not vote, which never campaigns; no less than [`heartbeat`](Self::heartbeat). In a large
+    /// group nearly all are of that kind.
+    pub learner_heartbeat: Duration,
     /// A follower campaigns when it heard nothing for the longer of these two, which is the lease of a leader, and then for a
     /// random time between them.
     pub election: (Duration, Duration),
@@ -92,11 +97,21 @@ pub struct Options {
     pub doors: Vec<Peer>,
 }
 
+impl Options {
+    /// For a group in which a node counts as away when it was silent for this long. One that is there must be heard several times as
+    /// often (`decide::liveness`).
+    pub fn of_threshold(health_threshold: Duration) -> Self {
+        let learner_heartbeat = (health_threshold / 8).min(LEARNER_HEARTBEAT_MAX);
+        Self { learner_heartbeat, ..Self::default() }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             // Three are missed before anybody campaigns.
             heartbeat: Duration::from_millis(250),
+            learner_heartbeat: LEARNER_HEARTBEAT_MAX,
             election: (Duration::from_millis(300), Duration::from_millis(450)),
             // So that whoever asks has the answer within five.
             patience: Duration::from_secs(4),
@@ -137,7 +152,9 @@ impl Consensus {
         let config = config(&options)?;
         let addresses = Addresses::default();
         let fatal = store.fatal().clone();
-        let network = Network { transport: Arc::clone(&transport), addresses: addresses.clone(), fatal };
+        let learner_heartbeat = options.learner_heartbeat;
+        let network =
+            Network { transport: Arc::clone(&transport), addresses: addresses.clone(), learner_heartbeat, fatal };
         let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
             .await
             .map_err(|fatal| stopped(&store, &fatal))?;
@@ -340,7 +357,7 @@ async fn watch_over(raft: Raft, store: Store, addresses: Addresses, stop: Cancel
     loop {
         let membership = Arc::clone(&metrics.borrow_watched().membership_config);
         if Some(membership.log_id()) != noted.as_ref() {
-            addresses.note(membership.membership().nodes());
+            addresses.note(membership.membership());
             noted = Some(*membership.log_id());
         }
         tokio::select! {

@@ -1,6 +1,6 @@
 //! openraft's way to other members, over a [`Transport`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::beats::Beats;
 use super::sent::Sent;
 use super::transport::{Peer, Transport, TransportError};
 use super::wire;
 use crate::model::NodeId;
-use crate::store::{self, Chunks, Fatal, LeaderId, Member, SnapshotFile, TypeConfig, Vote};
+use crate::store::{self, Chunks, Fatal, LeaderId, LogId, Member, Membership, SnapshotFile, TypeConfig, Vote};
 use crate::task::blocking;
 
 type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
@@ -34,27 +34,40 @@ type Snapshot = openraft::Snapshot<LeaderId, u64, Member, SnapshotFile>;
 pub(super) struct Network {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) addresses: Addresses,
+    /// See [`Options::learner_heartbeat`](super::Options::learner_heartbeat).
+    pub(super) learner_heartbeat: Duration,
     /// For a snapshot of this node's that cannot be read.
     pub(super) fatal: Fatal,
 }
 
-/// Where members are reached. openraft keeps the connection to a member for as long as it leads, also when the member
-/// moves; so every call looks here.
+/// Where members are reached, and who votes. openraft keeps the connection to a member for as long as it leads, also when the
+/// member moves; so every call looks here.
 #[derive(Clone, Default)]
-pub(super) struct Addresses(Arc<Mutex<BTreeMap<u64, String>>>);
+pub(super) struct Addresses(Arc<Mutex<BTreeMap<u64, Known>>>);
+
+#[derive(Clone, Default)]
+struct Known {
+    address: String,
+    learns: bool,
+}
 
 impl Addresses {
     /// Notes where everybody is now.
-    pub(super) fn note<'a>(&self, members: impl Iterator<Item = (&'a u64, &'a Member)>) {
-        let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (node, member) in members {
-            addresses.insert(*node, member.address.clone());
+    pub(super) fn note(&self, membership: &Membership) {
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (node, member) in membership.nodes() {
+            known.insert(*node, Known { address: member.address.clone(), learns: !voters.contains(node) });
         }
     }
 
-    fn peer(&self, node: u64) -> Peer {
-        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Peer { node: NodeId(node), address: addresses.get(&node).cloned().unwrap_or_default() }
+    fn note_one(&self, node: u64, member: &Member) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(node).or_default().address = member.address.clone();
+    }
+
+    fn find(&self, node: u64) -> Known {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned().unwrap_or_default()
     }
 }
 
@@ -65,6 +78,9 @@ pub(super) struct Connection {
     fatal: Fatal,
     node: u64,
     beats: Beats,
+    /// When the last heartbeat went out, and up to where the log was agreed on then.
+    beat: Option<(Instant, Option<LogId>)>,
+    learner_heartbeat: Duration,
     sent: Arc<Sent>,
 }
 
@@ -72,16 +88,24 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
-        self.addresses.note(std::iter::once((&target, node)));
+        self.addresses.note_one(target, node);
         let (transport, fatal) = (Arc::clone(&self.transport), self.fatal.clone());
         let (addresses, beats, sent) = (self.addresses.clone(), Beats::default(), Arc::default());
-        Connection { transport, addresses, fatal, node: target, beats, sent }
+        let learner_heartbeat = self.learner_heartbeat;
+        Connection { transport, addresses, fatal, node: target, beats, beat: None, learner_heartbeat, sent }
     }
 }
 
 impl Connection {
     fn peer(&self) -> Peer {
-        self.addresses.peer(self.node)
+        Peer { node: NodeId(self.node), address: self.addresses.find(self.node).address }
+    }
+
+    /// Whether this heartbeat may be left out: it says nothing new to one that does not campaign.
+    fn is_early(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        self.beat
+            .is_some_and(|(at, committed)| at.elapsed() < self.learner_heartbeat && committed == request.leader_commit)
+            && self.addresses.find(self.node).learns
     }
 
     async fn ask(
@@ -171,6 +195,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let second = input.next().now_or_never();
             // It is a heartbeat. What has entries may take longer than that may.
             if first.entries.is_empty() && matches!(second, Some(None)) {
+                if self.is_early(&first) {
+                    return Ok(stream::empty().boxed());
+                }
+                self.beat = Some((Instant::now(), first.leader_commit));
                 let result = self.beat(&first, option).await?;
                 return Ok(stream::iter([Ok(result)]).boxed());
             }

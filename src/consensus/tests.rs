@@ -1,7 +1,7 @@
 //! A group of one, on a real store.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -292,4 +292,40 @@ fn acknowledged(request: &v1::AppendRequest) -> v1::AppendReply {
         }),
     };
     v1::AppendReply { result: Some(append_reply::Result::Matching(v1::Matching { last })) }
+}
+
+/// In a group of a thousand nearly all are learners.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_vote_hears_its_leader_less_often_and_every_entry_at_once() {
+    let founder = Founder::new();
+    let (beats, committed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+    let (beat, commit) = (Arc::clone(&beats), Arc::clone(&committed));
+    let learner = MadeUp(move |requests: BoxStream<'static, v1::AppendRequest>| {
+        let (beat, commit) = (Arc::clone(&beat), Arc::clone(&commit));
+        let replies = requests.map(move |request| {
+            if request.entries.is_empty() {
+                beat.fetch_add(1, Ordering::Relaxed);
+            }
+            commit.fetch_max(request.committed.map_or(0, |id| id.index), Ordering::Relaxed);
+            Ok(acknowledged(&request))
+        });
+        replies.boxed()
+    });
+    let options = Options { learner_heartbeat: Duration::from_secs(2), ..Options::default() };
+    let consensus = founder.start_among(options, Arc::new(learner)).await;
+    consensus.initialize("127.0.0.1:9090").await.expect("initialises");
+    let peer = Peer { node: NodeId(2), address: "127.0.0.1:1".to_owned() };
+    consensus.add_learner(&peer).await.expect("a learner");
+    until("it has everything", || committed.load(Ordering::Relaxed) > 0).await;
+    let (heard, began) = (beats.load(Ordering::Relaxed), Instant::now());
+    until("it hears its leader", || beats.load(Ordering::Relaxed) >= heard + 3).await;
+    // All of them would have come within a second.
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    let written = consensus.propose(domain("one.test")).await.expect("accepted").index;
+    let answered = Instant::now();
+    until("it knows that the next entry is agreed on", || committed.load(Ordering::Relaxed) >= written).await;
+    assert!(answered.elapsed() < Duration::from_secs(1), "{:?}", answered.elapsed());
+    let silent_for = consensus.group().expect("it leads").members[&NodeId(2)].silent_for;
+    assert!(silent_for.is_some_and(|silent| silent < Duration::from_secs(10)), "{silent_for:?}");
+    consensus.shutdown().await.expect("stops");
 }

@@ -20,8 +20,8 @@ use super::machine;
 /// What is on record of a node's engine until it has looked for one.
 pub(super) const LOOKING: &str = "this node has just started and is looking for its container engine";
 
-pub(super) fn consensus_options() -> consensus::Options {
-    let mut options = consensus::Options::default();
+pub(super) fn consensus_options(config: &NodeConfig) -> consensus::Options {
+    let mut options = consensus::Options::of_threshold(config.health_threshold);
     // Tests of crashes while a snapshot is made do not write ten thousand entries first.
     if let Some(entries) = test_setting("NARVANA_SNAPSHOT_ENTRIES").and_then(|text| text.parse().ok()) {
         options.snapshot_entries = entries;

@@ -75,7 +75,7 @@ impl Running {
         room::tend(&Space::of(dir.path()));
         let fatal = CancellationToken::new();
         let incarnation: Incarnation = random::id();
-        let (consensus, tls, peers, witness) = start_consensus(&dir, identity, incarnation, &fatal).await?;
+        let (consensus, tls, peers, witness) = start_consensus(&config, &dir, identity, incarnation, &fatal).await?;
         let membership = Membership::new(Arc::clone(&dir), identity, consensus.clone(), witness.refused())?;
         let space = consensus.space().clone();
         let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
@@ -315,6 +315,7 @@ impl Running {
 }
 
 async fn start_consensus(
+    config: &NodeConfig,
     dir: &DataDir,
     identity: Identity,
     run: Incarnation,
@@ -333,7 +334,7 @@ async fn start_consensus(
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let witness = Witness::new(Hello { run, began: Mark::found(&store.log()) }, memory::read(dir)?);
     let peers = Peers::new(tls.subscribe(), witness.clone());
-    let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options() };
+    let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options(config) };
     let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;
     witness.heed(peer_port::admit(consensus.watch()));
     Ok((consensus, tls, peers, witness))

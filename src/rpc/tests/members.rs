@@ -47,9 +47,11 @@ impl Group {
     }
 
     async fn start(&mut self, number: u64) {
-        let member = self.cluster.member(number, consensus::Options::default(), everybody()).await;
+        let health_threshold = Duration::from_secs(2);
+        let options = consensus::Options::of_threshold(health_threshold);
+        let member = self.cluster.member(number, options, everybody()).await;
         let supervisor = Supervisor::new("control", CancellationToken::new());
-        let options = control::Options { health_threshold: Duration::from_secs(2), ..control::Options::default() };
+        let options = control::Options { health_threshold, ..control::Options::default() };
         let control = Control::new(options, member.consensus.clone());
         supervisor.spawn("control", OnError::Log, control.run(supervisor.stopping()));
         self.members.push(member);
