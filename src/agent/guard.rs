@@ -24,8 +24,9 @@ use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it sees who is there while there is nothing to end.
 const SEE_EVERY: Duration = Duration::from_secs(5);
-/// An engine that takes longer hangs: what runs alone has to end within [`STOPPED_WITHIN`](crate::decide::isolation::STOPPED_WITHIN).
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// An engine that takes longer hangs. A look that is under way, one more, and a stop with its grace have to end within
+/// [`STOPPED_WITHIN`](crate::decide::isolation::STOPPED_WITHIN).
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// How often it is looked whether one stands.
 const STANDS_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,7 +60,7 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, standing: impl 
     labels.insert(ALONE_LABEL.to_owned(), "true".to_owned());
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut seen_at) = (Vec::new(), None::<Instant>);
+    let (mut seen, mut seen_at, mut answered) = (Vec::new(), None::<Instant>, true);
     loop {
         every.tick().await;
         let assured = match standing() {
@@ -70,56 +71,60 @@ pub async fn stand_guard(options: &Options, engine: &dyn Engine, standing: impl 
         if assured && seen_at.is_some_and(|at| at.elapsed() < SEE_EVERY) {
             continue;
         }
-        let found = within(ANSWER_MAX, engine.list(&labels)).await;
-        let trouble = match found {
+        let trouble = match within(ANSWER_MAX, engine.list(&labels)).await {
             Ok(found) => {
                 seen = found;
                 seen.retain(|container| container.state == ContainerState::Running);
                 None
             }
             Err(reason) => {
-                tracing::warn!(reason, "the guard cannot see what runs alone here");
+                if answered || !assured {
+                    tracing::warn!(reason, "the guard cannot see what runs alone here");
+                }
                 Some(reason)
             }
         };
-        seen_at = Some(Instant::now());
+        (seen_at, answered) = (Some(Instant::now()), trouble.is_none());
         if assured {
             continue;
         }
         let ended = join_all(seen.iter().map(async |container| {
             // The program may be back by now.
-            if standing() == Standing::Over {
-                tracing::warn!(name = container.name, "the cluster was not heard of: ending what must not run twice");
-                end(engine, container, options.stop_grace, trouble.clone()).await;
+            if standing() == Standing::Assured {
+                return false;
             }
+            tracing::warn!(name = container.name, "the cluster was not heard of: ending what must not run twice");
+            end(engine, container, options.stop_grace, trouble.clone()).await
         }));
-        if ended.await.is_empty() && standing() == Standing::Over {
+        let mut ended = ended.await.into_iter();
+        if seen.is_empty() && answered && standing() == Standing::Over {
             return;
         }
+        // Whether the kernel has left nothing of it is seen when the engine answers again.
+        seen.retain(|_| !ended.next().unwrap_or_default());
     }
 }
 
-/// Ends a container, by the kernel when its engine does not: `trouble` is why it is not asked.
-async fn end(engine: &dyn Engine, container: &ContainerStatus, grace: Duration, trouble: Option<String>) {
+/// Ends a container, by the kernel when its engine does not: `trouble` is why it is not asked. Says whether there is nothing more to be
+/// done.
+async fn end(engine: &dyn Engine, container: &ContainerStatus, grace: Duration, trouble: Option<String>) -> bool {
     let reason = match trouble {
         Some(reason) => reason,
         None => match within(grace + ANSWER_MAX, engine.stop(&container.id, grace)).await {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(reason) => reason,
         },
     };
+    let name = &container.name;
     match engine.kill_without_engine(&container.id).await {
-        Ok(0) => {}
-        Ok(count) => {
-            tracing::warn!(
-                name = container.name,
-                reason,
-                count,
-                "its engine did not end it: its processes were killed"
-            );
+        Ok(0) => tracing::error!(name, reason, "its engine did not end it, and none of its processes is to be seen"),
+        Ok(count) => tracing::warn!(name, reason, count, "its engine did not end it: its processes were killed"),
+        Err(error) => {
+            tracing::error!(name, reason, %error, "it could not be ended; trying again");
+            return false;
         }
-        Err(error) => tracing::error!(name = container.name, reason, %error, "it could not be ended; trying again"),
     }
+    true
 }
 
 /// What the engine answers within this time, or why it does not.
@@ -187,6 +192,26 @@ mod tests {
         guarding.await.expect("it goes when there is nothing left");
         let running = engine.containers().into_iter().filter(|it| it.state == ContainerState::Running);
         assert_eq!(running.map(|it| it.name).collect::<Vec<_>>(), ["replica", "elsewhere"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_that_has_seen_nothing_yet_stands_until_its_engine_answers() {
+        let (options, engine) = (options(), engine_with_web());
+        engine.set_fault(Fault::Hung);
+        let guarding = stand_guard(&options, &engine, || Standing::Over);
+        let hangs = async {
+            sleep(Duration::from_secs(60)).await;
+            engine.set_fault(Fault::None);
+            false
+        };
+        let goes = async {
+            guarding.await;
+            true
+        };
+        assert_eq!(timeout(Duration::from_secs(120), join(goes, hangs)).await, Ok((true, false)));
+        let early = stand_guard(&options, &engine, || Standing::Over);
+        engine.set_fault(Fault::Hung);
+        timeout(Duration::from_secs(60), early).await.expect_err("it cannot know whether something is there");
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,7 @@ pub(super) struct Follower {
     /// Nodes that did not give their lines when they were asked last.
     missing: BTreeSet<NodeId>,
     targets: BTreeMap<LogKey, Target>,
-    /// Those that were read to their end.
+    /// Those that were read to their end, since this stream began.
     ended: BTreeSet<LogKey>,
     /// How far the reader is.
     pub(super) bookmark: Bookmark,
@@ -63,13 +63,14 @@ impl Follower {
     /// forgotten.
     pub(super) async fn add(&mut self, targets: Vec<Target>, limit: Limit) -> Result<(), logs::Error> {
         let wanted: BTreeSet<LogKey> = targets.iter().map(|target| target.key).collect();
-        for key in self.ended.extract_if(.., |key| !wanted.contains(key)) {
-            self.targets.remove(&key);
-            self.bookmark.logs.remove(&key);
+        for key in self.ended.difference(&wanted) {
+            self.targets.remove(key);
+            self.bookmark.logs.remove(key);
         }
         for target in targets {
             let key = target.key;
-            if self.targets.contains_key(&key) || self.targets.len() >= LOGS_MAX {
+            // One that is wanted again was read to its end all the same.
+            if self.targets.contains_key(&key) || self.ended.contains(&key) || self.targets.len() >= LOGS_MAX {
                 continue;
             }
             let (place, start) = match (self.resumed.remove(&key), limit) {

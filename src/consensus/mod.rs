@@ -19,7 +19,7 @@ mod pulse;
 mod reads;
 mod receive;
 mod roll;
-mod sent;
+mod said;
 mod status;
 mod transport;
 mod upkeep;
@@ -152,7 +152,8 @@ impl Consensus {
         let config = config(&options)?;
         let addresses = Addresses::default();
         let fatal = store.fatal().clone();
-        let learner_heartbeat = options.learner_heartbeat;
+        // It is one of the heartbeats, which do not come to the millisecond.
+        let learner_heartbeat = options.learner_heartbeat.saturating_sub(options.heartbeat / 2);
         let network =
             Network { transport: Arc::clone(&transport), addresses: addresses.clone(), learner_heartbeat, fatal };
         let raft = Raft::new(node.0, Arc::new(config), network, store.log(), store.machine())
@@ -320,14 +321,20 @@ fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> (Option<NodeId>, Option<S
     (forward.leader_id.map(NodeId), forward.leader_node.as_ref().map(|member| member.address.clone()))
 }
 
-/// Returns when this node knows a leader that it did not know when this was called, and that is not the one it asks: one that is gone
-/// may let a call wait for as long as its connection seems to live.
-async fn another_leads(raft: &Raft, asked: NodeId) {
+/// The leader of which term this node knows.
+fn known_leader(raft: &Raft) -> (u64, Option<u64>) {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    (metrics.vote.leader_id.term, metrics.current_leader)
+}
+
+/// Returns when this node knows another leader than it did, and than the one that it asks: one that is gone may let a call wait for as
+/// long as its connection seems to live.
+async fn another_leads(raft: &Raft, known: (u64, Option<u64>), asked: NodeId) {
     let mut metrics = raft.server_metrics();
-    let known = metrics.borrow_watched().current_leader;
     loop {
-        let leader = metrics.borrow_watched().current_leader;
-        if leader.is_some() && leader != known && leader != Some(asked.0) {
+        let now = known_leader(raft);
+        if now != known && now.1.is_some_and(|leader| leader != asked.0) {
             return;
         }
         if metrics.changed().await.is_err() {

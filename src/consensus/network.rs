@@ -18,12 +18,13 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::beats::Beats;
-use super::sent::Sent;
+use super::said::{Agreed, Said};
 use super::transport::{Peer, Transport, TransportError};
-use super::wire;
+use super::wire::{self, Malformed};
 use crate::model::NodeId;
 use crate::store::{self, Chunks, Fatal, LeaderId, LogId, Member, Membership, SnapshotFile, TypeConfig, Vote};
 use crate::task::blocking;
@@ -78,10 +79,10 @@ pub(super) struct Connection {
     fatal: Fatal,
     node: u64,
     beats: Beats,
-    /// When the last heartbeat went out, and up to where the log was agreed on then.
+    /// When the last heartbeat went out that was answered, and up to where the log was agreed on then.
     beat: Option<(Instant, Option<LogId>)>,
     learner_heartbeat: Duration,
-    sent: Arc<Sent>,
+    agreed: Agreed,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -90,9 +91,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
         self.addresses.note_one(target, node);
         let (transport, fatal) = (Arc::clone(&self.transport), self.fatal.clone());
-        let (addresses, beats, sent) = (self.addresses.clone(), Beats::default(), Arc::default());
+        let (addresses, beats, agreed) = (self.addresses.clone(), Beats::default(), Agreed::default());
         let learner_heartbeat = self.learner_heartbeat;
-        Connection { transport, addresses, fatal, node: target, beats, beat: None, learner_heartbeat, sent }
+        Connection { transport, addresses, fatal, node: target, beats, beat: None, learner_heartbeat, agreed }
     }
 }
 
@@ -124,18 +125,14 @@ impl Connection {
         request: &AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-        self.sent.note(request);
+        let said = Said::to(request);
+        // openraft sends no such request but from where the follower has said to be.
+        self.agreed.note(request.prev_log_id);
         let (peer, request) = (self.peer(), wire::append_request(request).map_err(|error| broken(&error))?);
         let asked = self.beats.exchange(&*self.transport, peer.clone(), request);
         // openraft waits no longer than that itself; the disk of the follower may need it.
         let reply = within(option.hard_ttl(), &peer, asked).await?;
-        self.heard(reply)
-    }
-
-    fn heard(&self, reply: v1::AppendReply) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-        wire::append_result(reply, self.sent.term())
-            .and_then(|said| self.sent.heard(said))
-            .map_err(|error| broken(&error))
+        said.heard(reply, &self.agreed).map_err(|error| broken(&error))
     }
 }
 
@@ -198,15 +195,17 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 if self.is_early(&first) {
                     return Ok(stream::empty().boxed());
                 }
-                self.beat = Some((Instant::now(), first.leader_commit));
+                let sent = (Instant::now(), first.leader_commit);
                 let result = self.beat(&first, option).await?;
+                self.beat = Some(sent);
                 return Ok(stream::iter([Ok(result)]).boxed());
             }
             let input = stream::iter(std::iter::once(first).chain(second.flatten())).chain(input);
             // An entry that cannot be encoded was never in the log; the stream would end there.
-            let sent = Arc::clone(&self.sent);
+            let (asked, mut questions) = mpsc::unbounded_channel();
             let requests = input.map(move |request| {
-                sent.note(&request);
+                // Nobody waits for it any more when the stream of replies is gone.
+                let _asked = asked.send(Said::to(&request));
                 wire::append_request(&request)
             });
             let requests = requests.take_while(|encoded| {
@@ -215,7 +214,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
             let peer = self.peer();
             let replies = within(option.soft_ttl(), &peer, self.transport.append(&peer, requests)).await?;
-            Ok(replies.map(|reply| self.heard(reply.map_err(failure)?)).boxed())
+            let agreed = &self.agreed;
+            let results = replies.map(move |reply| {
+                let said = questions.try_recv().map_err(|_| broken(&Malformed::Unasked))?;
+                said.heard(reply.map_err(failure)?, agreed).map_err(|error| broken(&error))
+            });
+            Ok(results.boxed())
         })
     }
 

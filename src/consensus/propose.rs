@@ -8,7 +8,7 @@ use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::impls::ProgressResponder;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, another_leads, leader_of};
+use super::{Consensus, LEADER_PAUSE, Peer, ProposeError, TransportError, another_leads, known_leader, leader_of};
 use crate::model::NodeId;
 use crate::space::{Full, Use};
 use crate::state::{Actor, LogEntry, Outcome};
@@ -41,6 +41,7 @@ impl Consensus {
         let deadline = Instant::now() + self.patience;
         let mut doubtful = false;
         loop {
+            let known = known_leader(&self.raft);
             let (leader, address) = match self.propose_here(proposal.clone(), None, deadline).await {
                 Err(ProposeError::NoLeader { leader, address }) => (leader, address),
                 answered => return sure(answered, doubtful),
@@ -50,7 +51,7 @@ impl Consensus {
                 // What cannot be repeated waits for its answer: it may be on its way.
                 let answered = tokio::select! {
                     answered = self.propose_there(&peer, &proposal, deadline) => answered,
-                    () = another_leads(&self.raft, peer.node), if repeatable => Err(ProposeError::OutcomeUnknown),
+                    () = another_leads(&self.raft, known, peer.node), if repeatable => Err(ProposeError::OutcomeUnknown),
                 };
                 match answered {
                     Err(ProposeError::NoLeader { .. }) => {}

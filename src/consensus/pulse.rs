@@ -1,5 +1,5 @@
 //! When openraft looks at its clock. Left to itself it does so twenty times a second on every member, to find that nothing is to
-//! be done. Here a leader is told when its followers wait for a sign of life, and the clock of the others runs only while
+//! be done. Here a leader is told when its followers wait for a sign of life, and the clock of the other voters runs only while
 //! the leader is silent: an idle member is woken by what the leader sends, and by little else.
 
 use std::convert::Infallible;
@@ -43,12 +43,17 @@ enum Part {
     LeadsAlone,
     Leads,
     Follows,
+    /// Never campaigns, and hears its leader less often.
+    Learns,
 }
 
 impl Part {
     fn of(metrics: &ServerMetrics) -> Self {
         let mut members = metrics.membership_config.membership().nodes();
+        // One that was a voter until now may campaign until that is agreed on.
+        let mut voters = metrics.committed_membership_config.membership().voter_ids();
         match metrics.state {
+            ServerState::Learner if voters.all(|voter| voter != metrics.id) => Self::Learns,
             ServerState::Leader if members.all(|(member, _)| *member == metrics.id) => Self::LeadsAlone,
             ServerState::Leader => Self::Leads,
             _ => Self::Follows,
@@ -82,7 +87,7 @@ impl Pulse {
 impl Rhythm {
     fn due(&self, part: Part, leader_silent_for: Duration) -> Due {
         match part {
-            Part::LeadsAlone => Due { clock: false, heartbeat: false, pause: Duration::MAX },
+            Part::LeadsAlone | Part::Learns => Due { clock: false, heartbeat: false, pause: Duration::MAX },
             Part::Leads => Due { clock: false, heartbeat: true, pause: self.heartbeat },
             Part::Follows => {
                 let left = self.patience.saturating_sub(leader_silent_for);
@@ -114,5 +119,6 @@ mod tests {
         assert_eq!(rhythm.due(Part::Leads, Duration::MAX), leads);
         let alone = Due { clock: false, heartbeat: false, pause: Duration::MAX };
         assert_eq!(rhythm.due(Part::LeadsAlone, Duration::MAX), alone);
+        assert_eq!(rhythm.due(Part::Learns, Duration::MAX), alone, "it waits for what it is told");
     }
 }

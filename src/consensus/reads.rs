@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::roll::Roll;
-use super::{Peer, Raft, ReadError, Transport, another_leads, leader_of};
+use super::{Peer, Raft, ReadError, Transport, another_leads, known_leader, leader_of};
 use crate::store::TypeConfig;
 
 /// Reads that wait for the next round. Beyond that, callers wait to be let in, which bounds the memory.
@@ -84,6 +84,7 @@ impl Rounds {
 
 /// Here when this node leads, else of the node that does.
 async fn ask(raft: &Raft, transport: &dyn Transport, roll: &Roll) -> Answer {
+    let known = known_leader(raft);
     let refusal = match index_here(raft).await {
         Err(refusal @ ReadError::NoLeader { .. }) => refusal,
         answered => return answered,
@@ -97,7 +98,7 @@ async fn ask(raft: &Raft, transport: &dyn Transport, roll: &Roll) -> Answer {
     };
     let reply = tokio::select! {
         reply = transport.read_index(&leader) => reply,
-        () = another_leads(raft, leader.node) => return Err(ReadError::NoLeader { leader: None, address: None }),
+        () = another_leads(raft, known, leader.node) => return Err(ReadError::NoLeader { leader: None, address: None }),
     };
     match reply.map(|reply| reply.result) {
         Ok(Some(read_index_reply::Result::Index(index))) => Ok(index),

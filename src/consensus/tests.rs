@@ -246,24 +246,42 @@ const TRUTHS: usize = 5;
 /// openraft takes the word of a follower for anything, and looks for what it is told in its own log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_says_what_cannot_be_harms_nobody_else() {
+    use append_reply::Result as Said;
     let at = |index| v1::LogId { term: 1, leader: 1, index };
-    let lies = [
-        append_reply::Result::Matching(v1::Matching { last: Some(at(1 << 40)) }),
-        append_reply::Result::Matching(v1::Matching { last: Some(at(u64::MAX)) }),
-        append_reply::Result::Conflict(at(1 << 40)),
-        append_reply::Result::Conflict(at(0)),
-        append_reply::Result::Higher(v1::Ballot { term: u64::MAX, node: 2, committed: true }),
+    let matches = |last| Said::Matching(v1::Matching { last });
+    type Lie = Box<dyn Fn(&v1::AppendRequest) -> Said + Send + Sync>;
+    let lies: [(&str, Lie); 8] = [
+        ("it has much more", Box::new(move |_| matches(Some(at(1 << 40))))),
+        ("it has all there can be", Box::new(move |_| matches(Some(at(u64::MAX))))),
+        (
+            "it has it from another leader",
+            Box::new(move |asked| {
+                matches(asked.previous.map(|previous| v1::LogId { term: previous.term + 7, ..previous }))
+            }),
+        ),
+        ("it has nothing", Box::new(move |_| matches(None))),
+        ("it lacks what is far ahead", Box::new(move |_| Said::Conflict(at(1 << 40)))),
+        ("it lacks everything", Box::new(move |_| Said::Conflict(at(0)))),
+        (
+            "it lacks what it has said to have",
+            Box::new(move |asked| Said::Conflict(asked.previous.unwrap_or_else(|| at(0)))),
+        ),
+        (
+            "it knows of the last term",
+            Box::new(|_| Said::Higher(v1::Ballot { term: u64::MAX, node: 2, committed: true })),
+        ),
     ];
-    for lie in lies {
+    for (what, lie) in lies {
+        let lie = Arc::new(lie);
         let founder = Founder::new();
         // It says the truth for a while, so that there is something to be taken back.
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let liar = MadeUp(move |requests: BoxStream<'static, v1::AppendRequest>| {
-            let count = Arc::clone(&count);
+            let (count, lie) = (Arc::clone(&count), Arc::clone(&lie));
             let replies = requests.map(move |request| {
                 let truth = count.fetch_add(1, Ordering::Relaxed) < TRUTHS;
-                Ok(if truth { acknowledged(&request) } else { v1::AppendReply { result: Some(lie) } })
+                Ok(if truth { acknowledged(&request) } else { v1::AppendReply { result: Some(lie(&request)) } })
             });
             replies.boxed()
         });
@@ -276,7 +294,7 @@ async fn a_member_that_says_what_cannot_be_harms_nobody_else() {
         }
         until("it has lied", || asked.load(Ordering::Relaxed) > TRUTHS + 3).await;
         consensus.propose(domain("last.test")).await.expect("accepted");
-        assert!(consensus.status().failure.is_none(), "{lie:?}: {:?}", consensus.status().failure);
+        assert!(consensus.status().failure.is_none(), "{what}: {:?}", consensus.status().failure);
         consensus.linearizable().await.expect("reads");
         consensus.shutdown().await.expect("stops");
     }

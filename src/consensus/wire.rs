@@ -38,14 +38,9 @@ pub enum Malformed {
         /// The newest here.
         known: u64,
     },
-    /// The caller speaks of an entry that it was not sent.
-    #[error("it speaks of entry {index} of the log, and was sent none from {until} on")]
-    Ahead {
-        /// Of which.
-        index: u64,
-        /// The index after the last one.
-        until: u64,
-    },
+    /// A reply to something else than what was sent.
+    #[error("the reply speaks of entries of the log that it was not asked about")]
+    Unasked,
     /// The caller takes back what it has acknowledged.
     #[error("it lacks entry {index} of the log, and had acknowledged all up to {agreed}: its store has lost some")]
     Reverted {

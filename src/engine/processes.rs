@@ -13,7 +13,7 @@ pub(super) fn kill(id: &str) -> io::Result<usize> {
     if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no id of a container"));
     }
-    let mut killed = HashSet::new();
+    let (mut killed, mut refused) = (HashSet::new(), None);
     loop {
         let before = killed.len();
         for entry in fs::read_dir("/proc")? {
@@ -26,13 +26,17 @@ pub(super) fn kill(id: &str) -> io::Result<usize> {
                 match pidfd_send_signal(&process, Signal::KILL) {
                     Ok(()) => killed.insert(pid),
                     Err(rustix::io::Errno::SRCH) => continue,
-                    Err(error) => return Err(error.into()),
+                    // The others all the same.
+                    Err(error) => {
+                        refused = Some(error.into());
+                        continue;
+                    }
                 };
             }
         }
         // One of them may have made another one meanwhile.
         if killed.len() == before {
-            return Ok(killed.len());
+            return refused.map_or(Ok(killed.len()), Err);
         }
     }
 }

@@ -152,9 +152,8 @@ async fn a_call_to_a_leader_that_is_gone_is_given_up_when_another_one_is_known()
         ..domain("next.test")
     };
     let calls = others.iter().map(async |other| {
-        let read = other.consensus.linearizable().await.map(drop).map_err(|error| error.to_string());
-        let written = other.consensus.propose(repeatable()).await.map(drop).map_err(|error| error.to_string());
-        (read, written)
+        let (read, written) = tokio::join!(other.consensus.linearizable(), other.consensus.propose(repeatable()));
+        (read.map(drop).map_err(|error| error.to_string()), written.map(drop).map_err(|error| error.to_string()))
     });
     let answers = futures::future::join_all(calls).await;
     assert!(answers.iter().all(|answer| *answer == (Ok(()), Ok(()))), "{answers:?}");

@@ -28,8 +28,8 @@ const INSTANCES_TRIED_MAX: usize = 5;
 /// come with the next entries of the log.
 const ROUTES_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// How long a request waits for a node that cannot be reached, when nothing else has an instance: one that starts again is
-/// back in less.
+/// How long requests wait for a node that cannot be reached, from when that was seen, when nothing else has an instance: one that
+/// starts again is back in less.
 const NODE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Pause before such a node is asked again.
 const NODE_PAUSE: Duration = Duration::from_millis(100);
@@ -98,15 +98,19 @@ impl Proxy {
 
     /// A fresh connection, to the instance that was picked or to the next one that can be reached.
     async fn open(&self, host: &str, mut lease: Lease, tried: &mut Vec<Place>) -> Result<(Link, Lease), Failure> {
-        let deadline = Instant::now() + NODE_WAIT_MAX;
         loop {
             let upstream = Arc::clone(&lease.upstream);
             let error = match self.connect(&upstream).await {
-                Ok(link) => return Ok((link, lease)),
+                Ok(link) => {
+                    self.upstreams.reached(upstream.place);
+                    return Ok((link, lease));
+                }
                 Err(error) => error,
             };
-            tracing::info!(instance = %upstream.instance, place = ?upstream.place, %error,
-                "an instance cannot be reached");
+            if !tried.contains(&upstream.place) {
+                tracing::info!(instance = %upstream.instance, place = ?upstream.place, %error,
+                    "an instance cannot be reached");
+            }
             let failure = match (&error, upstream.place) {
                 (ReachError::Gone(_), _) => {
                     drop(lease);
@@ -119,15 +123,14 @@ impl Proxy {
                 }
                 _ => Failure::Unreachable,
             };
-            lease = match self.another(host, &lease, tried, failure) {
-                Err(Failure::NodeUnreachable) if Instant::now() + NODE_PAUSE < deadline => {
-                    drop(lease);
+            match self.another(host, &lease, tried, failure) {
+                Ok(next) => lease = next,
+                // Nothing of the request was sent, and nobody else can answer it.
+                Err(Failure::NodeUnreachable) if self.upstreams.unreachable_for(upstream.place) < NODE_WAIT_MAX => {
                     sleep(NODE_PAUSE).await;
-                    tried.clear();
-                    self.upstreams.pick(host, tried).map_err(Failure::NoPick)?
                 }
-                next => next?,
-            };
+                Err(failure) => return Err(failure),
+            }
         }
     }
 
@@ -148,7 +151,9 @@ impl Proxy {
     /// The next instance, after one that could not be reached.
     fn another(&self, host: &str, failed: &Lease, tried: &mut Vec<Place>, last: Failure) -> Result<Lease, Failure> {
         failed.upstream.shun();
-        tried.push(failed.upstream.place);
+        if !tried.contains(&failed.upstream.place) {
+            tried.push(failed.upstream.place);
+        }
         if tried.len() >= INSTANCES_TRIED_MAX {
             return Err(last);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -23,9 +23,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// first, and one that is busy does not get everything while others of its kind have nothing to do.
 const AWAY_COSTS: usize = 8;
 
+/// A node that nobody tried to reach for this long may have been back meanwhile.
+const UNREACHABLE_KEPT: Duration = Duration::from_secs(10);
+
 pub(super) struct Upstreams {
     state: RwLock<State>,
     drained: Arc<Notify>,
+    /// Nodes that could not be reached: since when, and when that was seen last.
+    unreachable: Mutex<HashMap<NodeId, (Instant, Instant)>>,
 }
 
 #[derive(Default)]
@@ -50,7 +55,7 @@ pub(super) enum NoPick {
 
 impl Upstreams {
     pub(super) fn new() -> Self {
-        Self { state: RwLock::default(), drained: Arc::new(Notify::new()) }
+        Self { state: RwLock::default(), drained: Arc::new(Notify::new()), unreachable: Mutex::default() }
     }
 
     /// Opens a request on the least busy instance of a host that is not among `tried`; on one of another node when those
@@ -138,9 +143,34 @@ impl Upstreams {
 
     /// A node could not be reached: what runs elsewhere comes first for a while.
     pub(super) fn shun_node(&self, node: NodeId) {
+        let now = Instant::now();
+        let mut unreachable = self.unreachable();
+        let (since, last) = unreachable.entry(node).or_insert((now, now));
+        if now.duration_since(*last) > UNREACHABLE_KEPT {
+            *since = now;
+        }
+        *last = now;
+        drop(unreachable);
         for upstream in self.read().known.values().filter(|upstream| upstream.place.node() == Some(node)) {
             upstream.put_last();
         }
+    }
+
+    /// A connection was made.
+    pub(super) fn reached(&self, place: Place) {
+        if let Some(node) = place.node() {
+            self.unreachable().remove(&node);
+        }
+    }
+
+    /// For how long the node of this place could not be reached.
+    pub(super) fn unreachable_for(&self, place: Place) -> Duration {
+        let known = place.node().and_then(|node| self.unreachable().get(&node).copied());
+        known.map_or(Duration::ZERO, |(since, _)| since.elapsed())
+    }
+
+    fn unreachable(&self) -> MutexGuard<'_, HashMap<NodeId, (Instant, Instant)>> {
+        self.unreachable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn numbers(&self) -> Vec<(InstanceId, InstanceNumbers)> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::pass::{UPGRADE, echo_tunnel};
 use super::site::{Nodes, Site, mirror, nobody, on, status, table, until};
@@ -93,6 +94,15 @@ async fn a_request_waits_for_the_only_node_that_can_answer_it_while_that_starts_
     assert!(answer.contains("body: hello"), "{answer}");
     let counted = restarts.handle.in_flight(backend.instance);
     assert_eq!(counted, 0, "each attempt was given back");
+
+    // One that does not come back is waited for once.
+    let gone = site(&[], &[on(2, backend)]).await;
+    let asked = Instant::now();
+    assert_eq!(status(&gone.get("/").await), "502");
+    assert!(asked.elapsed() > Duration::from_secs(1), "{:?}", asked.elapsed());
+    let asked = Instant::now();
+    assert_eq!(status(&gone.get("/").await), "502");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
