@@ -114,37 +114,109 @@ def proto_varint(number):
     return out + bytes([number])
 
 
+# As fuzz_targets/node_messages.rs numbers them; after them comes the greeting.
+CALLS = (
+    "Append Vote Snapshot Transfer Propose ReadIndex LeaveBehind RollCall BlobRead BlobHold LogRead LogFollow Exec Tunnel "
+    "Admit Greet greeting"
+).split()
+
+
+def call(name, *messages):
+    return bytes([CALLS.index(name)]) + parts(messages)
+
+
+BALLOT, LOG_ID = message(f1=2, f2=2, f3=1), message(f1=1, f2=1, f3=1)
+IDENTITY = bytes(range(16))
+HELLO, ACCEPTED = message(f1=IDENTITY, f2=message(f1=BALLOT, f2=LOG_ID)), message(f1=b"")
+
+
 def node_messages():
-    ballot, log_id = message(f1=2, f2=2, f3=1), message(f1=1, f2=1, f3=1)
     entries, commands = golden("entry-v1"), golden("command-v1")
     chunks, trailers = golden("snapshot-chunk-v1"), golden("snapshot-trailer-v1")
-    metas = golden("snapshot-header-v1")
-    identity, run = bytes(range(16)), message(f1=bytes(16))
-    yield b"\0" + parts([message(f1=ballot)])
+    yield call("Append", message(f1=BALLOT))
     for some in (entries, entries[:1], commands[:4]):
-        yield b"\0" + parts([message(f1=ballot, f2=log_id, f3=log_id, f4=some)])
-    yield b"\1" + parts([message(f1=ballot, f2=log_id, f3=1)])
-    yield b"\1" + parts([message(f1=ballot, f2=log_id, f4=1)])
-    for meta in metas:
-        head, end = message(f1=message(f1=ballot, f2=meta)), message(f3=message(f1=len(chunks)))
-        yield b"\2" + parts([head, *[message(f2=chunk) for chunk in chunks + trailers], end])
-    yield b"\3" + parts([message(f1=ballot, f2=1, f3=log_id)])
+        yield call("Append", message(f1=BALLOT, f2=LOG_ID, f3=LOG_ID, f4=some))
+    yield call("Vote", message(f1=BALLOT, f2=LOG_ID, f3=1))
+    yield call("Vote", message(f1=BALLOT, f2=LOG_ID, f4=1))
+    for meta in golden("snapshot-header-v1"):
+        head, end = message(f1=message(f1=BALLOT, f2=meta)), message(f3=message(f1=len(chunks)))
+        yield call("Snapshot", head, *[message(f2=chunk) for chunk in chunks + trailers], end)
+    yield call("Transfer", message(f1=BALLOT, f2=1, f3=LOG_ID))
     for command in commands:
-        yield b"\4" + parts([message(f1=command)])
-    yield b"\5" + parts([b""])
-    yield b"\6" + parts([message(f1=9, f2=b"restored")])
-    yield b"\7" + parts([message(f1=message(f1=ballot, f2=log_id))])
-    yield b"\x08" + parts([message(f1=b"sha256:" + b"0" * 64, f2=5)])
-    for call in (b"\x09", b"\x0a"):
-        yield call + parts([message(f1=identity, f3=4)])
-        yield call + parts([message(f2=identity, f4=9)])
-    start = message(f1=identity, f2=[b"sh", b"-c", b"id"], f3=message(f1=24, f2=80), f4=1, f5=1)
-    yield b"\x0b" + parts([message(f1=start), message(f2=b"input"), message(f4=message(f1=1, f2=1)), message(f3=b"")])
-    target = message(f1=identity, f2=8080, f3=1)
-    yield b"\x0c" + parts([message(f1=target), message(f2=b"data"), message(f4=1 << 20), message(f3=b"")])
-    yield b"\x0d" + parts([message(f1=identity, f2=bytes(32), f3=identity, f4=b"0\0", f5=b"n2", f6=b"10.0.0.2:9090", f7=1)])
-    yield b"\x0e" + parts([run]) + parts([message(f1=b"")])
-    yield b"\x0e" + parts([message(f1=identity, f2=message(f1=ballot, f2=log_id))]) + parts([message(f2=b"wait")])
+        yield call("Propose", message(f1=command))
+    yield call("ReadIndex", b"")
+    yield call("LeaveBehind", message(f1=9, f2=b"restored"))
+    yield call("RollCall", message(f1=message(f1=BALLOT, f2=LOG_ID)))
+    yield call("BlobRead", message(f1=b"0" * 64, f2=5))
+    yield call("BlobHold", message(f1=[bytes(32)], f2=[bytes(32), bytes(32)]))
+    for name in ("LogRead", "LogFollow"):
+        yield call(name, message(f1=IDENTITY, f3=4))
+        yield call(name, message(f2=IDENTITY, f4=9))
+    start = message(f1=IDENTITY, f2=[b"sh", b"-c", b"id"], f3=message(f1=24, f2=80), f4=1, f5=1)
+    resize = message(f4=message(f1=1, f2=1))
+    yield call("Exec", message(f1=start), message(f2=b"input"), resize, message(f3=b""))
+    target = message(f1=IDENTITY, f2=8080, f3=1)
+    yield call("Tunnel", message(f1=target), message(f2=b"data"), message(f4=1 << 20), message(f3=b""))
+    admit = message(f1=IDENTITY, f2=bytes(32), f3=IDENTITY, f4=b"0\0", f5=b"n2", f6=b"10.0.0.2:9090", f7=1)
+    yield call("Admit", admit)
+    yield call("Greet", b"")
+    yield call("greeting", message(f1=bytes(16)), ACCEPTED)
+    yield call("greeting", HELLO, message(f2=b"wait"))
+
+
+# As fuzz_targets/node_replies.rs numbers them; after them comes the greeting.
+QUESTIONS = (
+    "Append Vote Snapshot Transfer Propose ReadIndex RollCall LeaveBehind Blob Hold LogRead LogFollow Exec Tunnel Join Follow "
+    "greeting"
+).split()
+
+
+def reply(name, *messages, end=0):
+    return bytes([QUESTIONS.index(name), end]) + parts(messages)
+
+
+def node_replies():
+    matching, higher = message(f1=message(f1=LOG_ID)), message(f3=BALLOT)
+    for name in ("Append", "Follow"):
+        yield reply(name, matching, matching, matching)
+        yield reply(name, message(f1=b""), message(f2=LOG_ID))
+        yield reply(name, matching, message(f1=message(f1=message(f1=1, f2=1, f3=1 << 40))))
+        yield reply(name, higher)
+        yield reply(name, matching, b"\xff" * 40, matching)
+        yield reply(name, message(f3=message(f1=1 << 62, f2=2, f3=1)), end=18)
+    yield reply("Vote", message(f1=BALLOT, f2=1, f3=LOG_ID))
+    yield reply("Snapshot", message(f1=BALLOT))
+    for said in (message(f1=b""), message(f2=BALLOT), message(f3=message(f1=LOG_ID))):
+        yield reply("Transfer", said)
+    for answer in golden("answer-v1"):
+        yield reply("Propose", message(f1=answer))
+    for said in (message(f2=b""), message(f3=message(f1=b"/data", f2=1, f3=2)), message(f4=b"")):
+        yield reply("Propose", said)
+    for said in (message(f1=9), message(f2=b""), message(f3=b"")):
+        yield reply("ReadIndex", said)
+    leader, holds = message(f1=1, f2=2, f3=b"127.0.0.1:1"), message(f1=BALLOT, f2=LOG_ID)
+    yield reply("RollCall", message(f1=leader, f2=bytes([7]) * 16, f3=holds))
+    yield reply("LeaveBehind", b"")
+    head = message(f1=message(f1=9))
+    yield reply("Blob", head, message(f2=b"four"), message(f2=b"five5"))
+    yield reply("Blob", message(f1=message(f1=1 << 60)), message(f2=b"more"), message(f2=b""))
+    yield reply("Blob", end=5)
+    yield reply("Hold", message(f1=[bytes([7]) * 32, bytes(32)]))
+    line = message(f1=3, f2=1 << 60, f3=1, f4=b"a line \x1b[31m")
+    for name in ("LogRead", "LogFollow"):
+        yield reply(name, message(f1=3, f2=[line, line]), message(f3=5), message(f2=line), end=14)
+    yield reply("Exec", message(f1=b"out"), message(f2=b"err"), message(f3=2))
+    for code in (3, 8, 9, 14):
+        yield reply("Exec", end=code)
+        yield reply("Tunnel", end=code)
+    yield reply("Tunnel", message(f2=b"HTTP/1.1 200 OK\r\n\r\n"), message(f4=1 << 20), message(f3=b""))
+    greeted = message(f1=2, f2=b"0.1.0", f3=1 << 40)
+    yield reply("Join", greeted)
+    yield reply("Join", message(f1=2, f2=b"0\0", f3=b"-----BEGIN CERTIFICATE-----\n"), end=133)
+    yield reply("RollCall", end=231)
+    yield reply("greeting", HELLO, ACCEPTED)
+    yield reply("greeting", message(f1=bytes(16)), message(f4=b"a twin"))
+    yield reply("greeting", HELLO, message(f2=b"wait"))
 
 
 def entry(name, kind=tarfile.REGTYPE, content=b"", link="", mode=0o644, pax=None):
@@ -235,6 +307,7 @@ TARGETS = {
     "backup": backups,
     "join_token": join_tokens,
     "node_messages": node_messages,
+    "node_replies": node_replies,
     "archive": archives,
     "env_file": env_files,
     "dockerfile_scan": dockerfiles,

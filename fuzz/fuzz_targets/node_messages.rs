@@ -7,28 +7,30 @@
 
 #![no_main]
 
+mod cluster;
+
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster::{certificate, frame, parts, root, tls, witness};
 use h2::client::SendRequest;
 use libfuzzer_sys::fuzz_target;
 use narvana::agent::LocalExec;
 use narvana::artifact::ArtifactStore;
-use narvana::cluster::{Authority, NodeCertificate, PEER_LIFE, peer_name};
+use narvana::cluster::{Authority, peer_name};
 use narvana::consensus::{self, Consensus, Mark, Peer, Transport};
 use narvana::logs::{self, LogStore};
 use narvana::model::{ClusterId, NodeId, NodeRole};
-use narvana::rpc::{Hello, OpenTunnels, Options, Parts, Peers, Server, Tls, Witness};
+use narvana::rpc::{OpenTunnels, Options, Parts, Peers, Server, Witness};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
 use narvana::task::Supervisor;
 use narvana::{clock, random};
 use narvana_proto::v1;
 use prost::Message;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -139,7 +141,7 @@ impl Node {
         let address = server.address().to_string();
         server.run(&supervisor);
         consensus.initialize(&address).await.expect("a group of one");
-        let other = Peers::new(self::tls(cluster, &authority, WITNESS), self::witness(Mark::default()));
+        let other = Peers::new(cluster::tls(cluster, &authority, WITNESS), cluster::witness(Mark::default()));
         let peer = Peer { node: OWN, address };
         Self { _folder: folder, cluster, authority, peer, connection: None, other, fatal, witness }
     }
@@ -212,9 +214,7 @@ impl Node {
             .expect("a request");
         let Ok((answer, mut sending)) = client.send_request(request, false) else { return };
         for message in parts(messages) {
-            let length = u32::try_from(message.len()).expect("short").to_be_bytes();
-            let frame = [&[0][..], &length, message].concat();
-            if sending.send_data(frame.into(), false).is_err() {
+            if sending.send_data(frame(message).into(), false).is_err() {
                 break;
             }
         }
@@ -239,35 +239,4 @@ impl Node {
         let ended = timeout(DEADLINE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "the connection stays open");
     }
-}
-
-/// `length u16 | message`, repeated; a length that is too long takes the rest.
-fn parts(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
-        bytes = rest;
-        Some(message)
-    })
-}
-
-fn root(authority: &Authority) -> CertificateDer<'static> {
-    CertificateDer::from_pem_slice(authority.certificate.as_bytes()).expect("PEM")
-}
-
-fn certificate(cluster: ClusterId, authority: &Authority, node: NodeId) -> NodeCertificate {
-    let (certificate, key) = (&authority.certificate, &authority.key);
-    Authority::peer_certificate(certificate, key, (cluster, node), clock::now(), PEER_LIFE).expect("signs")
-}
-
-fn tls(cluster: ClusterId, authority: &Authority, node: NodeId) -> watch::Receiver<Arc<Tls>> {
-    let own = certificate(cluster, authority, node);
-    let tls = Tls::new(cluster, &[root(authority)], &own).expect("certificates");
-    watch::Sender::new(Arc::new(tls)).subscribe()
-}
-
-fn witness(began: Mark) -> Witness {
-    let witness = Witness::new(Hello { run: random::id(), began }, []);
-    witness.take_part();
-    witness
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::caller::member;
-use super::peers::reason;
+use super::peers::{answers, reason};
 use super::{Admit, Peers, Refusal};
 use crate::artifact::garbage::Roots;
 use crate::artifact::{self, ArtifactStore, BlobSource, Digest, OtherStores, RemoteBlob, Unavailable, Whom};
@@ -176,7 +176,7 @@ impl PeerBlobs {
         let Some(Part::Head(v1::BlobHead { bytes })) = head else {
             return Err(Status::internal("it did not say how large the blob is"));
         };
-        let chunks = parts.map_err(|status| std::io::Error::other(reason(&status))).try_filter_map(|part| {
+        let chunks = answers(parts).map_err(|status| std::io::Error::other(reason(&status))).try_filter_map(|part| {
             let chunk: Option<Bytes> = match part.part {
                 Some(Part::Chunk(chunk)) => Some(chunk),
                 _ => None,

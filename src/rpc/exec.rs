@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::caller::{member, while_member};
-use super::peers::reason;
+use super::peers::{answers, reason};
 use super::{Admit, Peers};
 use crate::agent::{ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 use crate::consensus::{Peer, View};
@@ -148,7 +148,7 @@ fn parts(start: v1::ExecStart, mut inputs: ExecInputs) -> impl Stream<Item = v1:
 }
 
 fn outputs(node: NodeId, answer: Streaming<v1::ExecOutput>) -> ExecOutputs {
-    let outputs = answer.filter_map(move |output| {
+    let outputs = answers(answer).filter_map(move |output| {
         let part = output
             .map(|output| output.part)
             .map_err(|status| failed(node, &status, "broke off, the command may go on"))

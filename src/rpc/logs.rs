@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::caller::{member, while_member};
-use super::peers::reason;
+use super::peers::{answers, reason};
 use super::{Admit, Peers};
 use crate::consensus::{Peer, View};
 use crate::logs::{self, Away, Elsewhere, Entry, Followed, LogKey, LogLine, LogStore, LogStream, LogTime, Start};
@@ -162,7 +162,7 @@ impl FarLogs {
 }
 
 fn items(node: NodeId, lines: Streaming<v1::LogLines>) -> BoxStream<'static, Result<Followed, Away>> {
-    let items = lines.map(move |batch| {
+    let items = answers(lines).map(move |batch| {
         let items = match batch {
             Ok(batch) => {
                 let begins = batch.begins.map(|seq| Ok(Followed::Begins { seq }));

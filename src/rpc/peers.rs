@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_stream::stream;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::caller::NO_PART;
@@ -186,6 +187,20 @@ pub(super) fn reason(status: &Status) -> String {
     reason
 }
 
+/// What a peer sends, up to the first failure: of what cannot be read tonic tells without end, as often as it is asked.
+pub(super) fn answers<T: Send + 'static>(mut sent: Streaming<T>) -> BoxStream<'static, Result<T, Status>> {
+    let answers = stream! {
+        while let Some(answer) = sent.next().await {
+            let last = answer.is_err();
+            yield answer;
+            if last {
+                break;
+            }
+        }
+    };
+    answers.boxed()
+}
+
 /// Whether a call may have reached its peer.
 fn was_sent(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
@@ -256,7 +271,7 @@ impl Transport for Peers {
                 }
                 Ok(reply)
             };
-            Ok(replies.into_inner().map(heard).boxed())
+            Ok(answers(replies.into_inner()).map(heard).boxed())
         }
         .boxed()
     }
@@ -304,5 +319,36 @@ impl Transport for Peers {
             Ok(reply)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tonic::codec::{DecodeBuf, Decoder};
+
+    use super::*;
+
+    /// Cannot read anything.
+    struct Illiterate;
+
+    impl Decoder for Illiterate {
+        type Item = ();
+        type Error = Status;
+
+        fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+            Err(Status::internal("it cannot be read"))
+        }
+    }
+
+    /// Whoever counted the answers of a member that somebody took over never came to an end.
+    #[tokio::test]
+    async fn of_an_answer_that_cannot_be_read_is_told_once() {
+        let frame = [0, 0, 0, 0, 1, 7];
+        let body = Full::new(Bytes::copy_from_slice(&[frame, frame].concat()));
+        let sent = Streaming::new_response(Illiterate, body, http::StatusCode::OK, None, None);
+        let told: Vec<_> = answers(sent).take(10).collect().await;
+        assert!(matches!(&told[..], [Err(_)]), "{told:?}");
     }
 }
