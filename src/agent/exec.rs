@@ -32,11 +32,12 @@ const WORDS_BYTES_MAX: usize = 64 * 1024;
 /// Largest terminal, in either direction.
 const TERMINAL_MAX: u16 = 1_000;
 /// What a terminal gets when whoever held it has left: Ctrl-C for what runs or is half typed, Ctrl-D for the shell, and for one before it.
-const HANG_UP: [u8; 3] = [0x03, 0x04, 0x04];
+/// Twice, since a shell that is just busy with another key may take one of them for a part of that.
+const HANG_UP: [u8; 6] = [0x03, 0x04, 0x04, 0x03, 0x04, 0x04];
 /// Pause between those keys: with Ctrl-C, terminals and shells throw away what is typed after it and not read yet.
 const HANG_UP_PAUSE: Duration = Duration::from_millis(300);
 /// How long that may take.
-const HANG_UP_MAX: Duration = Duration::from_secs(2);
+const HANG_UP_MAX: Duration = Duration::from_secs(4);
 
 /// What goes to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]

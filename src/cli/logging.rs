@@ -7,6 +7,8 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::consensus;
+
 /// What is logged, and how it looks.
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
@@ -27,9 +29,7 @@ enum Format {
 impl LogArgs {
     /// Starts logging for the rest of the process.
     pub(super) fn start(&self) -> anyhow::Result<()> {
-        // openraft reports each of its steps at `info`, and warns of each heartbeat that was not answered or is left out; what concerns
-        // an operator is said by narvana itself.
-        let filter = format!("openraft=warn,openraft::core::heartbeat=error,{}", self.log);
+        let filter = format!("{},{}", consensus::LOG_FILTER, self.log);
         let filter =
             EnvFilter::try_new(&filter).with_context(|| format!("--log {:?} cannot be understood", self.log))?;
         let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

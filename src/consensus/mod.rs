@@ -67,6 +67,10 @@ type Metrics = openraft::RaftMetrics<TypeConfig>;
 /// What of it does not change with every heartbeat.
 type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
+/// What is heard of openraft in the log: it reports each of its steps at `info`, and warns of each heartbeat that was not answered or is
+/// left out; what concerns an operator is said by narvana itself.
+pub const LOG_FILTER: &str = "openraft=warn,openraft::core::heartbeat=error";
+
 /// Pause before a leader is looked for again. An election takes some hundred milliseconds.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
 /// How rarely a member that does not vote hears its leader, which it believes to be there for two seconds (`roll`).

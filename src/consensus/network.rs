@@ -201,13 +201,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 return Ok(stream::iter([Ok(result)]).boxed());
             }
             let input = stream::iter(std::iter::once(first).chain(second.flatten())).chain(input);
-            // An entry that cannot be encoded was never in the log; the stream would end there.
             let (asked, mut questions) = mpsc::unbounded_channel();
             let requests = input.map(move |request| {
                 // Nobody waits for it any more when the stream of replies is gone.
                 let _asked = asked.send(Said::to(&request));
                 wire::append_request(&request)
             });
+            // An entry that cannot be encoded was never in the log; the stream would end there.
             let requests = requests.take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
             });
