@@ -15,19 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::{certificate, frame, parts, root, tls, witness};
+use cluster::{Member, certificate, frame, parts, root};
 use h2::client::SendRequest;
 use libfuzzer_sys::fuzz_target;
 use narvana::agent::LocalExec;
 use narvana::artifact::ArtifactStore;
 use narvana::cluster::{Authority, peer_name};
-use narvana::consensus::{self, Consensus, Mark, Peer, Transport};
+use narvana::consensus::{Mark, Peer, Transport};
 use narvana::logs::{self, LogStore};
 use narvana::model::{ClusterId, NodeId, NodeRole};
 use narvana::rpc::{OpenTunnels, Options, Parts, Peers, Server, Witness};
-use narvana::store::{self, KEY_FILE, SealKey, Store};
-use narvana::task::Supervisor;
-use narvana::{clock, random};
 use narvana_proto::v1;
 use prost::Message;
 use rustls::pki_types::ServerName;
@@ -109,21 +106,8 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
-        let cluster = random::id();
-        let authority = Authority::new(cluster, clock::now()).expect("an authority");
-        let folder = tempfile::tempdir().expect("a folder");
-        let fatal = CancellationToken::new();
-        let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("a key");
-        let options =
-            store::Options { folder: folder.path().to_owned(), cluster, node: OWN, key, fatal: fatal.clone() };
-        let store = Store::open(options).expect("opens");
-        let tls = tls(cluster, &authority, OWN);
-        let witness = witness(Mark::found(&store.log()));
-        let peers = Peers::new(tls.clone(), witness.clone());
-        let supervisor = Supervisor::new("node", fatal.clone());
-        let options = consensus::Options::default();
-        let consensus = Consensus::start(OWN, options, store, Arc::new(peers), supervisor.clone()).await;
-        let consensus = consensus.expect("starts");
+        let Member { folder, cluster, authority, tls, witness, consensus, supervisor, fatal } =
+            Member::start(OWN).await;
         let logs = LogStore::open(folder.path().join("logs"), logs::Options::default(), supervisor.clone());
         let parts = Parts {
             artifacts: ArtifactStore::open(folder.path().join("artifacts")).await.expect("opens"),

@@ -17,22 +17,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::{certificate, frame, parts, root, tls, witness};
+use cluster::{Member, certificate, frame, parts, root};
 use futures::{StreamExt, stream};
 use libfuzzer_sys::fuzz_target;
 use narvana::agent::{ExecElsewhere, ExecRequest};
 use narvana::artifact::garbage::Roots;
 use narvana::artifact::{ArtifactStore, BlobSource, Digest, Fetcher, OtherStores};
 use narvana::cluster::{Authority, JoinSecret, key_pin};
-use narvana::consensus::{self, Consensus, Mark, Peer, Transport};
+use narvana::consensus::{Consensus, Mark, Peer, Transport};
 use narvana::engine::ExecSpec;
 use narvana::logs::{Elsewhere, LogKey, Start};
 use narvana::model::{ClusterId, Cpu, Epoch, JoinToken, Memory, NodeId, NodeResources, NodeRole, Origin, SettingKey};
 use narvana::network::Reach;
 use narvana::rpc::{FarExec, FarLogs, Newcomer, PeerBlobs, Peers, Request, Tunnels, Witness};
 use narvana::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
-use narvana::store::{self, KEY_FILE, SealKey, Store};
-use narvana::task::Supervisor;
+use narvana::task::OnError;
 use narvana::{clock, config, random};
 use narvana_proto::v1;
 use prost::Message;
@@ -158,8 +157,9 @@ impl Other {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn listen(self, port: TcpListener) {
-        while let Ok((stream, _)) = port.accept().await {
+    async fn listen(self, port: TcpListener) -> io::Result<()> {
+        loop {
+            let (stream, _) = port.accept().await?;
             tokio::spawn(self.clone().serve(stream));
         }
     }
@@ -258,26 +258,15 @@ struct Place {
 
 impl Place {
     async fn start() -> Self {
-        let cluster: ClusterId = random::id();
-        let authority = Authority::new(cluster, clock::now()).expect("an authority");
-        let folder = tempfile::tempdir().expect("a folder");
-        let fatal = CancellationToken::new();
-        let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("a key");
-        let options =
-            store::Options { folder: folder.path().to_owned(), cluster, node: OWN, key, fatal: fatal.clone() };
-        let store = Store::open(options).expect("opens");
-        let witness = witness(Mark::found(&store.log()));
-        let peers = Peers::new(tls(cluster, &authority, OWN), witness.clone());
-        let supervisor = Supervisor::new("node", fatal.clone());
-        let options = consensus::Options::default();
-        let consensus = Consensus::start(OWN, options, store, Arc::new(peers.clone()), supervisor).await;
-        let consensus = consensus.expect("starts");
+        let Member { folder, cluster, authority, tls, witness, consensus, supervisor, fatal } =
+            Member::start(OWN).await;
+        let peers = Peers::new(tls, witness.clone());
         consensus.initialize("127.0.0.1:1").await.expect("a group of one");
         let node = admitted(&consensus).await;
         let other = Other { acceptor: acceptor(cluster, &authority, node), answer: Arc::default() };
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
         let address = port.local_addr().expect("an address");
-        tokio::spawn(other.clone().listen(port));
+        supervisor.spawn("other member", OnError::StopNode, other.clone().listen(port));
         let peer = Peer { node, address: address.to_string() };
         command(&consensus, Command::RegisterNode(facts(node, address.port()))).await;
         consensus.add_learner(&peer).await.expect("a learner");
