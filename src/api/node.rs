@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::consensus::Status;
-use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources};
+use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources, NodeRole};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -30,7 +30,8 @@ pub(super) struct NodeView {
     grpc_port: u16,
     /// 0 when this node has no ingress.
     ingress_http_port: u16,
-    /// `voter` or `worker`.
+    /// `voter`; of a node that does not vote, what it was let in as: `voter-eligible`, which votes when another voter is wanted, or
+    /// `worker`, which never does.
     role: &'static str,
     voter: bool,
     leader: bool,
@@ -129,7 +130,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         api_port: node.api_port,
         grpc_port: node.grpc_port,
         ingress_http_port: node.ingress_http_port,
-        role: if voter { "voter" } else { "worker" },
+        role: if voter { "voter" } else { caller.role_of(node.id).map_or("worker", NodeRole::as_str) },
         voter,
         leader: status.leader == Some(node.id),
         healthy: unhealthy_reason.is_none(),

@@ -29,6 +29,8 @@ pub(super) struct MoveView {
     slot: u32,
     /// That its service serves nobody until it runs again: nothing else of it serves on another node.
     goes_down: bool,
+    /// That it begins with empty volumes: what is in them stays on the machine of the node that is removed.
+    leaves_volumes: bool,
     /// The node it would go to; none when there is none for it.
     to_node_id: Option<u64>,
     to_node_name: Option<String>,
@@ -48,6 +50,7 @@ impl From<Moving> for MoveView {
             service_name: moving.deployment.service_name.clone(),
             slot: moving.instance.slot,
             goes_down: moving.goes_down,
+            leaves_volumes: moving.leaves_volumes,
             to_node_id: to.as_ref().map(|node| node.id.0),
             to_node_name: to.map(|node| node.name.clone()),
             reasons,
@@ -71,8 +74,18 @@ pub(super) struct RemovedNode {
     moves: Vec<MoveView>,
 }
 
-fn moves(caller: &Caller, gate: &Gate, node: NodeId) -> Result<Vec<MoveView>, Error> {
-    let found = caller.moves_without(node, &gate.options().decide, clock::now())?;
+/// How a node is thought away.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MovesQuery {
+    /// As if it were removed, and not only gone: nothing waits for its volumes then. False when absent.
+    #[serde(default)]
+    removed: bool,
+}
+
+fn moves(caller: &Caller, gate: &Gate, node: NodeId, is_removed: bool) -> Result<Vec<MoveView>, Error> {
+    let found = caller.moves_without(node, is_removed, &gate.options().decide, clock::now())?;
     Ok(found.into_iter().map(MoveView::from).collect())
 }
 
@@ -80,13 +93,14 @@ fn moves(caller: &Caller, gate: &Gate, node: NodeId) -> Result<Vec<MoveView>, Er
 ///
 /// Decided on a copy of the state; nothing happens. For administrators of the cluster.
 #[utoipa::path(get, path = "/v1/nodes/{node}/moves", tag = "cluster",
-    params(("node" = u64, Path, description = "Its id")), responses((status = 200, body = Vec<MoveView>)))]
+    params(("node" = u64, Path, description = "Its id"), MovesQuery), responses((status = 200, body = Vec<MoveView>)))]
 pub(super) async fn would_move(
     State(gate): State<Gate>,
     Reader(caller): Reader,
     At(id): At<NodeId>,
+    Search(MovesQuery { removed }): Search<MovesQuery>,
 ) -> Result<Json<Vec<MoveView>>, Error> {
-    Ok(Json(moves(&caller, &gate, id)?))
+    Ok(Json(moves(&caller, &gate, id, removed)?))
 }
 
 /// Give a node no new work
@@ -180,7 +194,7 @@ pub(super) async fn remove(
         check_copies(change.gate(), id).await?;
     }
     // One that is removed already has nothing to move.
-    let moves = moves(change.caller(), change.gate(), id).unwrap_or_default();
+    let moves = moves(change.caller(), change.gate(), id, true).unwrap_or_default();
     change.commit(|_| Ok(Command::RemoveNode(id))).await?;
     Ok(Json(RemovedNode { id: id.0, moves }))
 }

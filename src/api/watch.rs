@@ -31,7 +31,7 @@ const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 ///
 /// Server-sent events: `deployment`, `build` and `instance` (the object as it is now, when it is not as it was sent last), `log` (a
 /// line of its build), `skipped` and `ping`. Whoever was cut off goes on at any node with `Last-Event-ID`, the last id of any event:
-/// no line is left out and nothing comes twice. The stream ends when the deployment has ended, or the session.
+/// no line is left out and nothing comes twice, but objects of a deployment that has more than 128. The stream ends when the deployment has ended, or the session.
 #[utoipa::path(get, path = "/v1/deployments/{deployment}/stream", tag = "deployments",
     params(("deployment" = String, Path, description = "Its id")),
     responses((status = 200, body = String, content_type = "text/event-stream")))]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    Admission, App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, Org, OrgId, Role,
-    Service, Timestamp,
+    Admission, App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, NodeRole, Org, OrgId,
+    Role, Service, Timestamp,
 };
 
 use super::{Caller, Error, Scoped};
@@ -47,6 +47,11 @@ impl Caller {
         let state = &self.0.state;
         let (here, away): (Vec<_>, Vec<_>) = state.nodes().partition(|node| state.absence(node.id).is_none());
         Ok(here.into_iter().chain(away).map(|node| node.peer_address()).collect())
+    }
+
+    /// What a node was let in as.
+    pub fn role_of(&self, node: NodeId) -> Option<NodeRole> {
+        self.0.state.admission(node).map(|admission| admission.role)
     }
 
     /// Since when a node has not answered, if it does not.

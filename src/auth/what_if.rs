@@ -26,6 +26,8 @@ pub struct Moving {
     pub app: Arc<App>,
     /// That its service serves nobody until then.
     pub goes_down: bool,
+    /// That it begins with empty volumes.
+    pub leaves_volumes: bool,
     /// Where it would go with the reasons, or why it could not.
     pub to: Result<(Arc<Node>, Vec<String>), String>,
 }
@@ -129,13 +131,20 @@ impl Caller {
         Ok(Departures { draining: node.drain == Some(drain), node, drain, instances, builds })
     }
 
-    /// Where the instances of a node would go if it were not there.
-    pub fn moves_without(&self, node: NodeId, options: &decide::Options, now: Timestamp) -> Result<Vec<Moving>, Error> {
+    /// Where the instances of a node would go if it were not there; if it were removed, nothing would wait for its volumes.
+    pub fn moves_without(
+        &self,
+        node: NodeId,
+        is_removed: bool,
+        options: &decide::Options,
+        now: Timestamp,
+    ) -> Result<Vec<Moving>, Error> {
         self.require_admin()?;
         self.node(node)?;
         let state = &self.0.state;
         let fenced = BTreeSet::new();
-        let moves = what_if::without(Situation { state, now, fenced: &fenced, options }, node);
+        let situation = Situation { state, now, fenced: &fenced, options };
+        let moves = if is_removed { what_if::removed(situation, node) } else { what_if::without(situation, node) };
         let moving = |found: what_if::Move| {
             let instance = state.instance(found.instance)?.clone();
             let deployment = state.deployment(instance.deployment)?.clone();
@@ -144,7 +153,8 @@ impl Caller {
                 Ok(placement) => Ok((state.node(placement.node)?.clone(), placement.reasons)),
                 Err(why) => Err(why),
             };
-            Some(Moving { instance, deployment, app, goes_down: found.goes_down, to })
+            let (goes_down, leaves_volumes) = (found.goes_down, found.leaves_volumes);
+            Some(Moving { instance, deployment, app, goes_down, leaves_volumes, to })
         };
         Ok(moves.into_iter().filter_map(moving).collect())
     }

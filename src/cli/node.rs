@@ -227,8 +227,14 @@ async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: 
     let report = |checkup: &Checkup| warn(&format!("Before joining:\n{checkup}"));
     let joined = match service.then(|| Service::new(&config, given)).transpose()? {
         None => {
-            let ready = |endpoints: &Endpoints| {
-                warn(&joined(endpoints));
+            let ready = |endpoints: &Endpoints, takes_work: Result<(), String>| {
+                let work = match takes_work {
+                    Ok(()) => "It is a member of the cluster and takes work.".to_owned(),
+                    Err(why) => format!(
+                        "It is a member of the cluster and serves, and runs nothing until this has changed: {why}"
+                    ),
+                };
+                warn(&format!("{}\n{work}", serving(endpoints)));
                 systemd::tell_ready();
             };
             node::join(config, token, report, ready).await?
@@ -237,7 +243,11 @@ async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: 
             let entered = node::enter(&config, token, report).await?;
             if entered == Init::Founded {
                 let (endpoints, _) = service.start()?;
-                warn(&joined(&endpoints));
+                warn(&format!(
+                    "{}\nIt is a member of the cluster; `narvana node show {}` says whether it takes work.",
+                    serving(&endpoints),
+                    endpoints.node_id
+                ));
             }
             entered
         }
@@ -246,10 +256,6 @@ async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: 
         return Err(failure(Exit::Conflict, occupied(&data_dir, service)));
     }
     Ok(())
-}
-
-fn joined(endpoints: &Endpoints) -> String {
-    format!("{}\nIt is a member of the cluster and takes work.", serving(endpoints))
 }
 
 fn occupied(data_dir: &str, service: bool) -> String {

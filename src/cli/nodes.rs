@@ -111,11 +111,12 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
         }
         NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
         NodeCommand::Rebuild(args) => super::node::rebuild(session, *args).await,
-        NodeCommand::Remove { node, dry_run: true, .. } => show_moves(session, &node).await,
+        NodeCommand::Remove { node, dry_run: true, .. } => show_moves(session, &node, true).await,
         NodeCommand::Remove { node, dry_run: false, force } => {
             let id = id_of(session, &node).await?;
             let removed = session.client.remove_node(&id, force).await?;
             session.output.note(&format!("node {node} is removed; it stops what it runs"));
+            note_volumes(session, &node, &removed.view.moves);
             session.output.show(&removed, |removed| moves(&removed.moves))
         }
     }
@@ -126,7 +127,7 @@ pub(super) async fn simulate(session: &Session, command: SimulateCommand) -> any
     match command {
         SimulateCommand::Drain { node, stops } => drain::simulate(session, &node, stops).await,
         SimulateCommand::Join(args) => rebalance::simulate_join(session, args).await,
-        SimulateCommand::Lose { node } => show_moves(session, &node).await,
+        SimulateCommand::Lose { node } => show_moves(session, &node, false).await,
     }
 }
 
@@ -135,10 +136,21 @@ async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::
     session.output.show(&session.client.cordon_node(&id, cordoned).await?, fields)
 }
 
-async fn show_moves(session: &Session, node: &str) -> anyhow::Result<()> {
+async fn show_moves(session: &Session, node: &str, is_removed: bool) -> anyhow::Result<()> {
     let id = id_of(session, node).await?;
-    let found = session.client.moves_without(&id).await?;
+    let found = session.client.moves_without(&id, is_removed).await?;
+    note_volumes(session, node, &found.view);
     session.output.show_list(&found, "nothing runs on this node", moves)
+}
+
+/// Says which services lose their data by a removal.
+fn note_volumes(session: &Session, node: &str, moves: &[Move]) {
+    for one in moves.iter().filter(|one| one.leaves_volumes) {
+        session.output.note(&format!(
+            "service {} of app {} begins with empty volumes, 45 s later: what is in them stays on the machine of node {node}",
+            one.service_name, one.app_name
+        ));
+    }
 }
 
 fn moves(moves: &[Move]) -> Table {
@@ -220,6 +232,7 @@ fn health(node: &Node) -> String {
 
 fn takes_work(node: &Node) -> &'static str {
     match (node.cordoned, time(node.draining_since).is_empty()) {
+        (false, _) if !node.healthy => "no, it is unhealthy",
         (false, _) => "yes",
         (true, true) => "no, it is cordoned",
         (true, false) => "no, it is being drained",

@@ -368,9 +368,9 @@ impl Client {
         self.get(&["v1", "nodes", node], &[]).await
     }
 
-    /// Where the instances of a node would go without it.
-    pub async fn moves_without(&self, node: &str) -> Reply<Vec<Move>> {
-        self.get(&["v1", "nodes", node, "moves"], &[]).await
+    /// Where the instances of a node would go without it, or when it is removed.
+    pub async fn moves_without(&self, node: &str, is_removed: bool) -> Reply<Vec<Move>> {
+        self.get(&["v1", "nodes", node, "moves"], &[("removed", is_removed.to_string())]).await
     }
 
     /// Keeps new work away from a node, or gives it work again.

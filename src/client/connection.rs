@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::header::{SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use http::{HeaderValue, Method, StatusCode};
@@ -149,19 +150,27 @@ impl Connection {
         let first = self.current.load(Ordering::Relaxed);
         // Log-ins have no key: each makes a session of its own.
         let repeatable = request.method == Method::GET || request.path.first() != Some(&"auth");
+        let mut nodes = (0..self.nodes.len()).map(|step| (first + step) % self.nodes.len());
         let mut failed: Option<Error> = None;
-        for step in 0..self.nodes.len() {
-            match self.attempt((first + step) % self.nodes.len(), request, key).await {
-                Err(error) if error.another_node_may_help(repeatable) => {
+        let mut asked = FuturesUnordered::new();
+        loop {
+            // One after the other; but who cannot decide says so after seconds, and then all others are asked at once.
+            let can_decide = failed.as_ref().is_none_or(|error| error.code() != "no_quorum");
+            let at_once =
+                if can_decide || !repeatable || matches!(request.body, Body::File { .. }) { 1 } else { usize::MAX };
+            if asked.is_empty() {
+                asked.extend(nodes.by_ref().take(at_once).map(|node| self.attempt(node, request, key)));
+            }
+            match asked.next().await {
+                None => break,
+                Some(Err(error)) if error.another_node_may_help(repeatable) => {
                     // What says most is told: that it may have been done, then who is missing, then that nobody was there.
-                    let says_more = |before: &Error| {
-                        error.weight(request.method == Method::GET) >= before.weight(request.method == Method::GET)
-                    };
-                    if failed.as_ref().is_none_or(says_more) {
+                    let is_read = request.method == Method::GET;
+                    if failed.as_ref().is_none_or(|before| error.weight(is_read) >= before.weight(is_read)) {
                         failed = Some(error);
                     }
                 }
-                answered => return answered,
+                Some(answered) => return answered,
             }
         }
         Err(failed.expect("there is at least one node"))

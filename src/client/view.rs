@@ -431,6 +431,8 @@ view! {
         slot: u32,
         /// Whether its service is down until it runs again.
         goes_down: bool,
+        /// Whether it begins with empty volumes there.
+        leaves_volumes: bool,
         /// Name of the node it would go to; empty when there is none for it.
         to_node_name: String,
         /// Why there, or why nowhere.

@@ -6,7 +6,7 @@
 //! | `initialising` | `init` has begun and not ended; the next `init` starts over |
 //! | `identity.json` | which node of which cluster this is; written last by `init` |
 //! | `address` | where other nodes reach this one: host and port, as it was last |
-//! | `doors` | the members that let this node in, and may be asked who leads: a line for each, with node id, host and port |
+//! | `doors` | members that may be asked who leads: a line for each, with node id, host and port |
 //! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
 //! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
 //! | `others` | which process spoke for each other node, and what it was heard to hold |
@@ -285,7 +285,11 @@ fn read_identity(folder: &Path) -> Result<Option<Identity>, Error> {
     };
     let identity: Identity = serde_json::from_slice(&text).map_err(|error| Error::BadIdentity {
         path: path.clone(),
-        reason: format!("it is damaged ({error}); restore it from a backup"),
+        reason: format!(
+            "it is damaged ({error}), so that nobody can say which node this is: end that with `narvana node remove` on another \
+             member, move this folder aside, and `narvana join`; what the node ran has the label narvana.node and is removed by \
+             hand"
+        ),
     })?;
     if identity.format > Identity::FORMAT {
         let reason = format!("it was written by a newer narvana (format {}); use that version", identity.format);

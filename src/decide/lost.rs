@@ -36,9 +36,12 @@ pub(super) fn decide(situation: Situation<'_>, plan: &mut Plan) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::decide::explain::{explain_deployment, explain_instance};
     use crate::decide::fixture::World;
-    use crate::model::{DeploymentStatus, InstanceState, NodeId, Volume};
+    use crate::model::{DeploymentId, DeploymentStatus, InstanceState, NodeId, Timestamp, Volume};
+    use crate::state::Command;
 
     fn with_volume(world: &mut World) {
         world.service("db", |spec| {
@@ -57,7 +60,7 @@ mod tests {
         world.absent(1);
         world.settle_rounds();
         let second = world.live_instances(deployment)[0].clone();
-        assert_eq!((second.placement.node, second.attempt, second.start_after), (NodeId(2), 0, world.now));
+        assert_eq!((second.placement.node, second.attempt, second.pause()), (NodeId(2), 0, Duration::ZERO));
         assert_eq!(world.state.instance(first.id).expect("kept").status.state, InstanceState::Lost);
         let lines = explain_instance(world.situation(), second.id).expect("exists").lines.join("\n");
         assert!(
@@ -103,7 +106,9 @@ mod tests {
         world.absent(before.placement.node.0);
         world.settle_rounds();
         let after = world.live_instances(deployment)[0].clone();
-        assert_eq!((after.attempt, after.start_after), (before.attempt, before.start_after));
+        assert_eq!(after.attempt, before.attempt);
+        let longer = after.start_after.since(before.start_after);
+        assert!(after.start_after >= before.start_after && longer < Duration::from_secs(1), "{longer:?}");
         assert_ne!(after.placement.node, before.placement.node);
     }
 
@@ -152,7 +157,7 @@ mod tests {
         // The same when its node is removed: what it ran is lost at once, and still waited for.
         world.returns(first.placement.node.0);
         world.fenced.clear();
-        world.command(crate::state::Command::RemoveNode(second.placement.node));
+        world.command(Command::RemoveNode(second.placement.node));
         world.settle_rounds();
         assert_eq!(world.live_instances(deployment), []);
         assert_eq!(
@@ -190,7 +195,7 @@ mod tests {
         with_volume(&mut world);
         let deployment = world.deploy("db");
         world.run_until_quiet();
-        world.command(crate::state::Command::RemoveNode(NodeId(1)));
+        world.command(Command::RemoveNode(NodeId(1)));
         world.settle_rounds();
         assert_eq!(world.live_instances(deployment), []);
         assert_eq!(
@@ -200,5 +205,79 @@ mod tests {
         world.fenced.insert(NodeId(1));
         world.run_until_quiet();
         assert_eq!(world.live_instances(deployment)[0].placement.node, NodeId(2));
+    }
+
+    /// Makes an instance on one node and, by a leader whose clock is an hour behind, the next one on another.
+    fn moved_by_a_leader_whose_clock_is_behind(world: &mut World, name: &str) -> (DeploymentId, NodeId, NodeId) {
+        let deployment = world.deploy(name);
+        world.run_until_quiet();
+        let first = world.live_instances(deployment)[0].placement.node;
+        world.now = Timestamp(world.now.0 - 3_600_000);
+        world.command(Command::RemoveNode(first));
+        world.fenced.insert(first);
+        world.run_until_quiet();
+        world.fenced.clear();
+        let second = world.live_instances(deployment)[0].placement.node;
+        assert_ne!(first, second);
+        (deployment, first, second)
+    }
+
+    #[test]
+    fn which_instance_was_the_last_does_not_hang_on_the_clocks_of_leaders() {
+        let mut world = World::with_nodes(3);
+        world.service("bot", |spec| spec.exclusive = true);
+        let (deployment, _, second) = moved_by_a_leader_whose_clock_is_behind(&mut world, "bot");
+        world.command(Command::RemoveNode(second));
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment), [], "the node that was removed may still run it");
+        world.fenced.insert(second);
+        world.run_until_quiet();
+        assert_eq!(world.live_instances(deployment).len(), 1);
+    }
+
+    #[test]
+    fn where_volumes_are_does_not_hang_on_the_clocks_of_leaders() {
+        let mut world = World::with_nodes(3);
+        with_volume(&mut world);
+        let (deployment, _, second) = moved_by_a_leader_whose_clock_is_behind(&mut world, "db");
+        let running = world.live_instances(deployment)[0].id;
+        world.change_node(second.0, |node| node.cordoned = true);
+        world.fails(running, 1);
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment), [], "its volumes are on the node that is cordoned");
+        assert!(world.reason(deployment).contains("has not the volumes of db"), "{}", world.reason(deployment));
+    }
+
+    #[test]
+    fn a_pause_is_as_long_when_the_clock_of_the_leader_is_behind() {
+        let mut world = World::with_nodes(1);
+        world.service("web", |_| {});
+        let deployment = world.deploy("web");
+        world.run_until_quiet();
+        world.now = Timestamp(world.now.0 - 3_600_000);
+        let running = world.live_instances(deployment)[0].id;
+        world.fails(running, 1);
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment)[0].pause(), Duration::from_secs(1));
+    }
+
+    /// The version that may still run on a removed node counts also when only one of the two runs alone.
+    #[test]
+    fn what_ran_on_a_removed_node_is_waited_for_when_either_version_is_exclusive() {
+        for (before, after) in [(true, false), (false, true)] {
+            let mut world = World::with_nodes(2);
+            world.service("bot", |spec| spec.exclusive = before);
+            let first = world.deploy("bot");
+            world.run_until_quiet();
+            let node = world.live_instances(first)[0].placement.node;
+            world.change_spec("bot", |spec| spec.exclusive = after);
+            world.command(Command::RemoveNode(node));
+            let second = world.deploy("bot");
+            world.settle_rounds();
+            assert_eq!(world.live_instances(second), [], "from {before} to {after}");
+            world.fenced.insert(node);
+            world.run_until_quiet();
+            assert_eq!(world.live_instances(second).len(), 1, "from {before} to {after}");
+        }
     }
 }

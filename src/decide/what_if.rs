@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{DeploymentId, Health, Instance, InstanceId, InstanceState, Node, NodeId, Placement, ServiceId};
-use crate::state::{Actor, Command, LogEntry, NewInstance, apply};
+use crate::state::{Actor, Command, LogEntry, NewInstance, State, apply};
 
 use super::Situation;
 use super::explain::what_if;
@@ -21,6 +21,8 @@ pub struct Move {
     pub to: Result<Placement, String>,
     /// That its service serves nobody until then: all that serves of it is on this node.
     pub goes_down: bool,
+    /// That it begins with empty volumes: what is in them stays on the machine of the node that is removed.
+    pub leaves_volumes: bool,
 }
 
 /// The loss of any one node, for as many nodes as are asked for. Looks at all instances once, and at each once more for its
@@ -65,7 +67,11 @@ impl<'a> Losses<'a> {
 
     /// Where the instances of a node would go if it were not there, oldest first.
     pub fn without(&mut self, node: NodeId) -> Vec<Move> {
-        let state = self.situation.state;
+        self.places(node, self.situation.state)
+    }
+
+    /// The same as decided on a state, which may be one that knows the node no more.
+    fn places(&mut self, node: NodeId, state: &State) -> Vec<Move> {
         let on_it = self.on.get(&node).map_or(&[][..], Vec::as_slice);
         self.room.block(node);
         let (mut moves, mut taken) = (Vec::new(), Vec::new());
@@ -80,7 +86,8 @@ impl<'a> Losses<'a> {
                     .inspect(|placement| taken.push((placement.node, deployment.id, deployment.spec.resources))),
             };
             let goes_down = self.serving.get(&instance.service) == Some(&Some(node));
-            moves.push(Move { instance: instance.id, to, goes_down });
+            let leaves_volumes = state.node(node).is_none() && !deployment.spec.volumes.is_empty();
+            moves.push(Move { instance: instance.id, to, goes_down, leaves_volumes });
         }
         for (node, deployment, resources) in taken {
             self.room.release(node, deployment, resources);
@@ -93,6 +100,14 @@ impl<'a> Losses<'a> {
 /// Where the instances of a node would go if it were not there, oldest first.
 pub fn without(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
     Losses::of(situation).without(node)
+}
+
+/// Where the instances of a node go when it is removed: nothing waits for its volumes then.
+pub fn removed(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
+    let command = Command::RemoveNode(node);
+    let entry = LogEntry { proposed_at: situation.now, actor: Actor::System, request: None, command };
+    let after = apply(situation.state, 0, &entry).state;
+    Losses::of(situation).places(node, &after)
 }
 
 /// What one more node would change.
@@ -209,5 +224,27 @@ mod tests {
         world.scale("pair", 3);
         world.run_until_quiet();
         assert!(Losses::of(world.situation()).without(NodeId(1)).iter().filter(|one| one.goes_down).count() == 2);
+    }
+
+    #[test]
+    fn a_node_that_is_removed_holds_no_volumes_any_more() {
+        let mut world = World::with_nodes(2);
+        world.service("db", |spec| {
+            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
+        });
+        let deployment = world.deploy("db");
+        world.run_until_quiet();
+        let home = world.live_instances(deployment)[0].placement.node;
+        let lost = without(world.situation(), home);
+        assert!(lost[0].to.is_err() && !lost[0].leaves_volumes, "it waits for its node: {lost:?}");
+        let foreseen = removed(world.situation(), home);
+        assert!(foreseen[0].leaves_volumes, "{foreseen:?}");
+        // And so it is.
+        world.command(Command::RemoveNode(home));
+        world.fenced.insert(home);
+        world.run_until_quiet();
+        let came = world.live_instances(deployment)[0].placement.node;
+        assert_eq!(foreseen[0].to.as_ref().map(|placement| placement.node), Ok(came));
+        assert_eq!(removed(world.situation(), home), [], "it is gone already");
     }
 }

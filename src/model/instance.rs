@@ -33,7 +33,8 @@ pub struct Instance {
     pub stop_requested: Option<String>,
     /// What the agent observed last.
     pub status: InstanceStatus,
-    /// When it was assigned.
+    /// When it was assigned. Of two instances of a service that were assigned one after the other, the second has the later time,
+    /// whatever the clocks of those who led.
     pub created_at: Timestamp,
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::join_all;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +16,6 @@ use crate::client::{self, Client};
 use crate::clock;
 use crate::cluster::{DataDir, Identity, PEER_LIFE, key_pin};
 use crate::config::NodeConfig;
-use crate::consensus::Peer;
 use crate::model::Timestamp;
 use crate::rpc::Newcomer;
 
@@ -83,16 +83,32 @@ async fn node(config: &NodeConfig, identity: Identity) -> Vec<Check> {
         }
         None => at_rest(what, Process::locking(&DataDir::lock_file(folder))),
     });
-    let mut others = doors_in(&std::fs::read(folder.join(DOORS)).unwrap_or_default());
     match &running {
         // Its own port shows whether its certificate is good.
-        Some(endpoints) => others.insert(0, Peer { node: identity.node, address: endpoints.grpc.clone() }),
+        Some(endpoints) => {
+            let own = peer(folder, identity, &endpoints.grpc).await;
+            checks.extend(own.unwrap_or_else(|error| vec![out_of_reach(&endpoints.grpc, &error, false)]));
+        }
         None => checks.push(preflight::ports(config, (Ipv4Addr::UNSPECIFIED.into(), config.grpc_port))),
     }
-    for Peer { address, .. } in others {
-        checks.extend(peer(folder, identity, &address).await);
+    let others = doors_in(&std::fs::read(folder.join(DOORS)).unwrap_or_default());
+    let asked = others.iter().map(|other| async { (&other.address, peer(folder, identity, &other.address).await) });
+    let answers = join_all(asked).await;
+    let somebody_answers = answers.iter().any(|(_, answer)| answer.is_ok());
+    for (address, answer) in answers {
+        checks.extend(answer.unwrap_or_else(|error| vec![out_of_reach(address, &error, somebody_answers)]));
     }
     checks
+}
+
+/// A member that does not answer. Members die, and this machine may be well all the same when others answer it.
+fn out_of_reach(address: &str, error: &str, somebody_answers: bool) -> Check {
+    let verdict = if somebody_answers {
+        Verdict::Noted(format!("{error}; others answer: `narvana node ls` says whether it is away or was removed"))
+    } else {
+        Verdict::Bad(format!("{error}; see `narvana status`, and whether a firewall is between"))
+    };
+    Check { what: "member", found: address.to_owned(), verdict }
 }
 
 /// A node that does not say where it listens, and who has its folder.
@@ -119,20 +135,14 @@ async fn serves(endpoints: &Endpoints) -> Verdict {
 }
 
 /// Whether a member answers between nodes, who it is, and what its clock says.
-async fn peer(folder: &Path, identity: Identity, address: &str) -> Vec<Check> {
+async fn peer(folder: &Path, identity: Identity, address: &str) -> Result<Vec<Check>, String> {
     let pem = std::fs::read(folder.join(AUTHORITY_FILE)).unwrap_or_default();
     let pin = CertificateDer::from_pem_slice(&pem).ok().and_then(|authority| key_pin(&authority));
     let Some(newcomer) = pin.and_then(|pin| Newcomer::new(identity.cluster, pin).ok()) else {
-        let verdict = Verdict::Bad(format!("{AUTHORITY_FILE} in the data folder cannot be read"));
-        return vec![Check { what: "member", found: address.to_owned(), verdict }];
+        return Err(format!("{AUTHORITY_FILE} in the data folder cannot be read"));
     };
-    match newcomer.reach(address, clock::now).await {
-        Ok(door) => vec![member(&door), certificate(door.valid_until, clock::now()), clock(door.clock_ahead_ms)],
-        Err(error) => {
-            let verdict = Verdict::Bad(format!("{error}; see `narvana status`, and whether a firewall is between"));
-            vec![Check { what: "member", found: address.to_owned(), verdict }]
-        }
-    }
+    let door = newcomer.reach(address, clock::now).await.map_err(|error| error.to_string())?;
+    Ok(vec![member(&door), certificate(door.valid_until, clock::now()), clock(door.clock_ahead_ms)])
 }
 
 /// How long the certificate of a member is good for.
@@ -360,5 +370,12 @@ mod tests {
         rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
         let said = advice(Process::locking(file.path()));
         assert!(said.starts_with(&format!("process {} (", std::process::id())), "{said}");
+    }
+
+    #[test]
+    fn a_member_that_is_away_is_no_fault_of_a_machine_that_others_answer() {
+        let verdict = |somebody_answers| out_of_reach("n2:9090", "no answer", somebody_answers).verdict;
+        assert!(matches!(verdict(true), Verdict::Noted(words) if words.contains("node ls")));
+        assert!(matches!(verdict(false), Verdict::Bad(words) if words.contains("firewall")));
     }
 }

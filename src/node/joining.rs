@@ -29,10 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before all members are asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The members that let a node in.
+/// Members and where they are: first the one that let this node in, later as many as `memory` keeps.
 pub(super) const DOORS: &str = "doors";
 
-/// Who let this node in, and can say who leads. Nobody for the founder.
+/// Who can say who leads. Nobody for a founder that is alone.
 pub(super) fn doors(dir: &DataDir) -> anyhow::Result<Vec<Peer>> {
     Ok(doors_in(&dir.read(DOORS)?.unwrap_or_default()))
 }

@@ -130,19 +130,19 @@ pub async fn found_from(config: &NodeConfig, backup: &Restored, begins: impl FnO
 }
 
 /// Joins the cluster that a token is for, and runs the new node until it is told to stop. `report` is called with what the
-/// node found out about itself before it asked; `ready` when it is a member that serves and takes work.
+/// node found out about itself before it asked; `ready` when it is a member that serves, with whether it takes work.
 pub async fn join(
     config: NodeConfig,
     token: &TokenText,
     report: impl FnOnce(&Checkup),
-    ready: impl FnOnce(&Endpoints),
+    ready: impl FnOnce(&Endpoints, Result<(), String>),
 ) -> anyhow::Result<Init> {
     if enter(&config, token, report).await? == Init::Exists {
         return Ok(Init::Exists);
     }
     let running = Running::start(config).await?;
-    running.takes_work().await;
-    ready(running.endpoints());
+    let takes_work = running.takes_work().await;
+    ready(running.endpoints(), takes_work);
     until_told(running).await?;
     Ok(Init::Founded)
 }

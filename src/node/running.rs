@@ -115,7 +115,8 @@ impl Running {
         address.port = peer_port.port();
         address.keep(&dir)?;
         peer_server.run(&peer_part);
-        let keep = memory::keep(witness.clone(), consensus.clone(), Arc::clone(&dir), peer_part.stopping());
+        let keep =
+            memory::keep(identity.node, witness.clone(), consensus.clone(), Arc::clone(&dir), peer_part.stopping());
         peer_part.spawn("memory of others", OnError::Log, keep);
         let api_certificate = Arc::new(ApiCertificate::new(identity, [config.name.clone(), address.host.clone()]));
         let fresh = peer_port::Fresh {
@@ -266,13 +267,19 @@ impl Running {
         &self.setup_token
     }
 
-    /// Returns when the cluster knows whether this node can run containers: from then on it gives it work.
-    pub async fn takes_work(&self) {
+    /// Returns when the cluster knows whether this node can run containers.
+    ///
+    /// # Errors
+    /// Why it cannot, or not yet: it gets no work until that has changed.
+    pub async fn takes_work(&self) -> Result<(), String> {
         let own = NodeId(self.endpoints.node_id);
-        let looked = |view: &View| view.state.node(own).is_some_and(|node| node.engine != Err(LOOKING.to_owned()));
+        let engine = |view: &View| view.state.node(own).map(|node| node.engine.clone().map(drop));
+        let looked = |view: &View| engine(view).is_some_and(|engine| engine != Err(LOOKING.to_owned()));
         let mut views = self.consensus.watch();
         // A search that takes longer is on record as one, and goes on.
-        let _looks_still = tokio::time::timeout(LOOK_MAX, views.wait_for(looked)).await;
+        drop(tokio::time::timeout(LOOK_MAX, views.wait_for(looked)).await);
+        let engine = engine(&views.borrow());
+        engine.unwrap_or_else(|| Err("the cluster has not heard of it yet".to_owned()))
     }
 
     /// Returns when a part that the node cannot do without has failed.

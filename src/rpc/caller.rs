@@ -1,7 +1,6 @@
 //! Who calls, whether it may, and what it is told when something is wrong.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use async_stream::stream;
 use futures::StreamExt;
@@ -10,7 +9,7 @@ use narvana_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::stream::Caller;
+use super::stream::{ADMIT_EVERY, Caller};
 use super::{Admit, Refusal, Witness};
 use crate::consensus::ReceiveError;
 use crate::model::{Incarnation, NodeId, NodeRole};
@@ -71,9 +70,6 @@ pub(super) fn may_lead(node: NodeId, role: NodeRole) -> Result<(), Status> {
         }
     }
 }
-
-/// How often a stream that stays open asks whether its caller is still a member.
-const ADMIT_EVERY: Duration = Duration::from_secs(2);
 
 /// Returns when the caller of an open stream is no member any more, with what it is told.
 pub(super) async fn until_removed(admit: &Admit, node: NodeId) -> Status {

@@ -25,6 +25,7 @@ use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::caller::NO_PART;
+use super::stream::{Link, Stay};
 use super::tls::name_of;
 use super::{MESSAGE_BYTES_MAX, Refusal, Tls, Witness, hello};
 use crate::consensus::{Asked, Mark, Peer, Replies, Transport, TransportError};
@@ -126,7 +127,7 @@ impl Peers {
     }
 }
 
-type Connected = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+type Connected = TokioIo<Link<tokio_rustls::client::TlsStream<TcpStream>, ()>>;
 
 /// There is no connection, so that nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +153,9 @@ async fn shake_hands(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<
         hello::call(&mut stream, &witness, peer.node).await?;
         Ok(stream)
     };
-    said.await.map(TokioIo::new).map_err(explained)
+    let stream = said.await.map_err(explained)?;
+    let stay = Stay::while_member(move || witness.heeds(peer.node));
+    Ok(TokioIo::new(Link { stream, stay, guest: () }))
 }
 
 /// Members that do not believe each other's certificates cannot tell one that it was removed: it has to be found out by people.

@@ -21,14 +21,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
 use super::blobs::BlobService;
-use super::caller::{leaders, members, until_removed};
+use super::caller::{leaders, members};
 use super::entrance::{Entrance, OpenTunnels};
 use super::exec::ExecService;
 use super::forward::ForwardService;
 use super::join::JoinService;
 use super::logs::LogService;
 use super::raft::RaftService;
-use super::stream::{Caller, Link, Stay};
+use super::stream::{Caller, Guest, Link, Stay};
 use super::tls::node_of;
 use super::{Admit, MESSAGE_BYTES_MAX, Tls, Witness, hello};
 use crate::agent::LocalExec;
@@ -49,8 +49,6 @@ const STRANGERS_EACH: usize = 8;
 const STRANGERS_MAX: usize = 64;
 /// How long such a connection may last: asking to be let in takes seconds.
 const STRANGER_STAYS_MAX: Duration = Duration::from_secs(60);
-/// How long the connections of a node that was removed go on: long enough for it to ask something and be told.
-const REMOVED_STAYS_MAX: Duration = Duration::from_secs(2);
 /// Connections that wait for the server to take them.
 const LINKS_WAITING: usize = 16;
 /// Pause after a connection could not be accepted, mostly for lack of open files.
@@ -176,7 +174,7 @@ impl Server {
 async fn accept(
     listener: TcpListener,
     greeting: Greeting,
-    links: mpsc::Sender<std::io::Result<Link>>,
+    links: mpsc::Sender<std::io::Result<Accepted>>,
     supervisor: Supervisor,
 ) -> Result<(), Infallible> {
     let arriving = Crowd::new(HANDSHAKES_EACH);
@@ -221,6 +219,9 @@ async fn accept(
     }
 }
 
+/// A connection that somebody else made.
+type Accepted = Link<TlsStream<TcpStream>, Guest>;
+
 /// The places there are for connections: those of strangers take none from members, and are few.
 #[derive(Clone)]
 struct House {
@@ -230,22 +231,18 @@ struct House {
 }
 
 impl House {
-    fn enter(&self, stream: TlsStream<TcpStream>, caller: Caller, admit: Admit) -> Result<Link, String> {
+    fn enter(&self, stream: TlsStream<TcpStream>, caller: Caller, admit: Admit) -> Result<Accepted, String> {
         let crowd = if caller.node.is_some() { &self.members } else { &self.strangers };
         let place = crowd.enter(caller.from).ok_or("this address has too many connections")?;
         let stay = match caller.node {
-            // A stream whose reader takes nothing would never come to its end.
-            Some(node) => Stay::until(async move {
-                until_removed(&admit, node).await;
-                sleep(REMOVED_STAYS_MAX).await;
-            }),
+            Some(node) => Stay::while_member(move || admit(node).is_ok()),
             None => {
                 let permit = Arc::clone(&self.all_strangers).try_acquire_owned();
                 let permit = permit.map_err(|_| "too many connect without a certificate")?;
                 Stay::at_most(STRANGER_STAYS_MAX, permit)
             }
         };
-        Ok(Link { stream, caller, place, stay })
+        Ok(Link { stream, stay, guest: Guest { caller, place } })
     }
 }
 

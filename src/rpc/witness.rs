@@ -169,7 +169,7 @@ impl Witness {
     }
 
     /// The word of a node that is no member itself, as far as is known here, does not count.
-    fn heeds(&self, from: NodeId) -> bool {
+    pub(super) fn heeds(&self, from: NodeId) -> bool {
         self.members.get().is_none_or(|admit| admit(from).is_ok())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -13,6 +14,7 @@ use narvana::model::Secret;
 use narvana::task::{OnError, Supervisor};
 use serde_json::json;
 use std::collections::HashMap;
+use tokio::sync::Barrier;
 use tokio_util::sync::CancellationToken;
 
 async fn serve(supervisor: &Supervisor, routes: axum::Router) -> String {
@@ -126,6 +128,25 @@ async fn when_every_node_failed_the_one_that_knows_most_is_heard() {
     let error = all.create_app(&json!({})).await.expect_err("nobody did it, or somebody did");
     assert!(matches!(error, Error::Broken { .. }), "{error}");
     assert_eq!(all.apps().await.expect_err("nothing can be read").code(), "no_quorum");
+}
+
+/// Each takes seconds to find out that it cannot decide: after the first one, the others are asked together.
+#[tokio::test]
+async fn when_one_node_cannot_decide_the_others_are_asked_at_once() {
+    let supervisor = supervisor();
+    let alone = |waits: Arc<Barrier>| {
+        axum::Router::new().fallback(move || async move {
+            waits.wait().await;
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "no_quorum")
+        })
+    };
+    let (one, two) = (Arc::new(Barrier::new(1)), Arc::new(Barrier::new(2)));
+    let first = serve(&supervisor, alone(one)).await;
+    let second = serve(&supervisor, alone(Arc::clone(&two))).await;
+    let third = serve(&supervisor, alone(two)).await;
+    let all = client(&[&first, &second, &third]);
+    let answer = tokio::time::timeout(Duration::from_secs(20), all.apps()).await.expect("both were asked");
+    assert_eq!(answer.expect_err("nothing can be read").code(), "no_quorum");
 }
 
 #[tokio::test]

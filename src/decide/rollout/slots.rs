@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::decide::alone::last_place;
+use crate::decide::alone::last_places;
 use crate::decide::drain::{self, Fate};
 use crate::decide::plan::{Ids, Options};
 use crate::decide::schedule::Want;
 use crate::model::{
-    Deployment, DeploymentId, Instance, InstanceId, InstanceState, Placement, Relocation, Service, Timestamp,
+    Deployment, DeploymentId, Instance, InstanceId, InstanceState, NodeId, Placement, Relocation, Service, Timestamp,
 };
 use crate::state::{Command, NewInstance, State};
 
@@ -39,12 +39,8 @@ pub(super) fn slots_of(state: &State, deployment: DeploymentId) -> BTreeMap<u32,
         let slot = slots.entry(instance.slot).or_default();
         slot.newest = Some(instance);
         if !instance.status.state.is_terminal() && instance.stop_requested.is_none() {
-            let takes_place = |of: &Instance| instance.relocation.as_ref().is_some_and(|it| it.from == of.id);
-            // Clocks of two leaders may differ, so the order of the two is not that of their times.
-            (slot.current, slot.leaving) = match slot.current {
-                Some(other) if !takes_place(other) => (Some(other), Some(instance)),
-                other => (Some(instance), other),
-            };
+            // There are two while the replica moves, the newer one in the place of the other.
+            slot.leaving = slot.current.replace(instance);
         }
         if instance.status.state == InstanceState::Failed {
             slot.failures += 1;
@@ -212,12 +208,13 @@ impl Rollout<'_, '_> {
     /// A node that was removed may still run what must not run twice, until it must have stopped that.
     pub(super) fn removed_node_may_run_it(&self, deployment: &Deployment) -> Option<String> {
         let state = self.situation.state;
-        let node = last_place(state, deployment.service).filter(|_| deployment.spec.runs_alone())?;
-        let may = state.node(node).is_none() && !self.situation.fenced.contains(&node);
-        may.then(|| {
-            let because = deployment.spec.alone_because();
-            format!("waits until node {node}, which was removed, has certainly stopped it: {because}")
-        })
+        let may = |node: &NodeId| state.node(*node).is_none() && !self.situation.fenced.contains(node);
+        let node = last_places(state, deployment).into_iter().find(may)?;
+        let because = match deployment.spec.runs_alone() {
+            true => deployment.spec.alone_because(),
+            false => "the version before is exclusive",
+        };
+        Some(format!("waits until node {node}, which was removed, has certainly stopped it: {because}"))
     }
 
     fn has_any_instance(&self, deployment: &Deployment) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,8 @@ const PORT: u16 = 8080;
 /// A member with an instance, and node 2, which is let in until it is removed.
 struct Scene {
     member: Member,
+    /// What node 2 shows.
+    tls: watch::Receiver<Arc<Tls>>,
     instance: InstanceId,
     tunnels: Tunnels,
     removed: Arc<AtomicBool>,
@@ -59,11 +61,10 @@ impl Scene {
         member.consensus.initialize(&member.peer.address).await.expect("initialises");
         let (port, backend) = listen(talk).await;
         let instance = run_instance(&member, port).await;
-        let tunnels = Tunnels::new(
-            Peers::for_traffic(cluster.tls(NodeId(2)), witness(Mark::default())),
-            member.consensus.watch(),
-        );
-        Self { member, instance, tunnels, removed, backend }
+        let tls = cluster.tls(NodeId(2));
+        let peers = Peers::for_traffic(tls.clone(), witness(Mark::default()));
+        let tunnels = Tunnels::new(peers, member.consensus.watch());
+        Self { member, tls, instance, tunnels, removed, backend }
     }
 
     async fn open(&self) -> Box<dyn Wire> {
@@ -317,5 +318,26 @@ async fn a_drain_waits_for_tunnels_and_a_removal_ends_them() {
     let cut = timeout(Duration::from_secs(5), wire.read_to_end(&mut Vec::new())).await.expect("within five seconds");
     assert!(cut.is_err(), "{cut:?}");
     assert!(scene.member.tunnels.drained(scene.instance, Instant::now() + DEADLINE).await);
+    scene.end().await;
+}
+
+/// The other end need not obey: the node at this end knows who is a member.
+#[tokio::test]
+async fn a_connection_to_a_node_that_was_removed_is_cut_from_this_end_too() {
+    let scene = Scene::with(count).await;
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let gone = Arc::clone(&is_gone);
+    let own = witness(Mark::default());
+    own.heed(Arc::new(move |node| match (node, gone.load(Ordering::SeqCst)) {
+        (NodeId(1), true) => Err("node 1 was removed from this cluster".to_owned()),
+        _ => Ok(NodeRole::Worker),
+    }));
+    let peers = Peers::for_traffic(scene.tls.clone(), own);
+    let tunnels = Tunnels::new(peers, scene.member.consensus.watch());
+    let mut wire = tunnels.reach(NodeId(1), scene.instance, PORT).await.expect("the instance takes it");
+    wire.write_all(b"hello").await.expect("taken");
+    is_gone.store(true, Ordering::SeqCst);
+    let cut = timeout(Duration::from_secs(5), wire.read_to_end(&mut Vec::new())).await.expect("within five seconds");
+    assert!(cut.is_err(), "{cut:?}");
     scene.end().await;
 }

@@ -1,6 +1,10 @@
 //! Commands about instances.
 
-use crate::model::{Deployment, DeploymentId, DeploymentStatus, Instance, InstanceId, InstanceStatus, NodeId};
+use std::time::Duration;
+
+use crate::model::{
+    Deployment, DeploymentId, DeploymentStatus, Instance, InstanceId, InstanceStatus, NodeId, ServiceId, Timestamp,
+};
 use crate::state::{NewInstance, Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
@@ -15,6 +19,9 @@ impl Draft {
                 deployment.status
             )));
         }
+        let created_at = self.next_instant(deployment.service);
+        // What waits from now on waits as long.
+        let later = created_at.since(self.now);
         for instance in new {
             if self.state.node(instance.placement.node).is_none() {
                 return Err(not_found("node", instance.placement.node));
@@ -28,11 +35,11 @@ impl Draft {
                 slot: instance.slot,
                 attempt: instance.attempt,
                 placement: instance.placement.clone(),
-                start_after: instance.start_after,
+                start_after: instance.start_after.plus(later),
                 relocation: instance.relocation.clone(),
                 stop_requested: None,
                 status: InstanceStatus::assigned(),
-                created_at: self.now,
+                created_at,
             });
         }
         let now = self.now;
@@ -44,6 +51,14 @@ impl Draft {
             }
         });
         Ok(Outcome::Done)
+    }
+
+    /// When instances of a service are made: now, and after all that were made before. Which was the last says where its volumes
+    /// are and what may still run, and the clocks of two leaders differ.
+    fn next_instant(&self, service: ServiceId) -> Timestamp {
+        let before = self.state.deployments_of(service).flat_map(|other| self.state.instances_of(other.id));
+        let newest = before.map(|instance| instance.created_at).max();
+        newest.map_or(self.now, |newest| self.now.max(newest.plus(Duration::from_millis(1))))
     }
 
     /// A replica has one instance, or two while it moves; what runs alone has one for all its versions.

@@ -73,7 +73,8 @@ impl Draft {
         }
         if self.state.members().any(|member| member.name == name) {
             return Err(Rejection::Conflict(format!(
-                "the cluster has a node named {name}; choose another name with --name"
+                "the cluster has a node named {name}: when that is what this machine was before, end it with `narvana node \
+                 remove {name}` on a member, else choose another name with --name"
             )));
         }
         let node = NodeId(self.index);

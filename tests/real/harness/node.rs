@@ -196,7 +196,7 @@ impl Node {
     pub(crate) fn enter(&mut self) {
         self.start("join");
         let deadline = Instant::now() + NODE_DEADLINE;
-        while !self.log().contains("takes work") {
+        while !self.log().contains("It is a member of the cluster") {
             assert!(Instant::now() < deadline, "{}", self.log());
             std::thread::sleep(Duration::from_millis(10)); // poll
         }

@@ -19,13 +19,23 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     let deployment = first.deploy("shop", "web");
     assert_eq!(deployment["instances"][0]["node_name"], "second");
     let container = deployment["instances"][0]["container_id"].as_str().expect("a container").to_owned();
+    let mut data = image_service("data");
+    data["volumes"] = json!([{"name": "data", "path": "/data"}]);
+    first.post("/v1/apps/shop/services", &data).expect(201);
+    first.deploy("shop", "data");
     assert!(first.cli(&["node", "uncordon", "third"]).status.success());
     let asked = first.cli(&["node", "remove", "second", "--dry-run"]);
-    assert!(String::from_utf8_lossy(&asked.stdout).contains("third"), "{asked:?}");
+    let (table, notes) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
+    assert_eq!(table.matches("third").count(), 2, "{asked:?}");
+    let leaves = "service data of app shop begins with empty volumes";
+    assert!(notes.contains(leaves) && !notes.contains("service web"), "{notes}");
+    let lost = first.cli(&["simulate", "lose", "second"]);
+    assert!(String::from_utf8_lossy(&lost.stdout).contains("has not the volumes of data"), "{lost:?}");
 
     let removed_at = std::time::Instant::now();
     let removed = first.cli(&["node", "remove", "second"]);
     assert!(removed.status.success(), "{removed:?}");
+    assert!(String::from_utf8_lossy(&removed.stderr).contains(leaves), "{removed:?}");
     let ended = second.wait_end();
     assert_eq!(ended.code(), Some(78), "{}", second.log());
     assert!(removed_at.elapsed().as_secs() < 20, "{:?}", removed_at.elapsed());
@@ -43,6 +53,20 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     // Its folder is of no use any more, and says so.
     assert!(!second.try_run());
     assert!(second.log().contains("narvana join"), "{}", second.log());
+}
+
+/// It is a member all the same, and nobody is told that it takes work.
+#[tokio::test]
+async fn a_machine_without_an_engine_joins_and_says_that_it_runs_nothing() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let folder = tempfile::tempdir().expect("a folder");
+    let second = first.joined_on("second", &format!("unix://{}/none.sock", folder.path().display()));
+    let said = second.log();
+    assert!(said.contains("runs nothing until this has changed: ") && said.contains("none.sock"), "{said}");
+    assert!(!said.contains("takes work"), "{said}");
+    let shown = first.cli(&["node", "show", "second"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("no, it is unhealthy"), "{shown:?}");
 }
 
 /// The others fetch their copies in seconds; here the other one has lost its own.

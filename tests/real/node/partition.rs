@@ -43,7 +43,12 @@ fn writes(node: &Node, app: &str) -> bool {
 
 /// The containers on a machine of its own that run.
 async fn alive(site: &Site, machine: usize) -> usize {
-    let found = site.machines[machine].harness.engine().list(&narvana::engine::Labels::new()).await;
+    alive_with(site, machine, &narvana::engine::Labels::new()).await
+}
+
+/// Those of them with these labels.
+async fn alive_with(site: &Site, machine: usize, labels: &narvana::engine::Labels) -> usize {
+    let found = site.machines[machine].harness.engine().list(labels).await;
     let found = found.expect("the engine answers");
     found.iter().filter(|container| container.state == narvana::engine::ContainerState::Running).count()
 }
@@ -101,8 +106,9 @@ async fn built_on_one_machine_it_runs_on_another_and_answers_through_the_third()
     println!("decided after {decided:?}, served after {:?}", dead.elapsed());
 }
 
-/// The machine with a service that has data is cut off: the service ends there and starts nowhere else, what has no data goes on
-/// on both sides, and everything is as it was when the cable is back.
+/// The machine with a service that has data and an exclusive one is cut off: both end there; the one with data starts nowhere
+/// else, the other one elsewhere, and never is there two of it; what has no data goes on on both sides, and everything is as it
+/// was when the cable is back.
 #[tokio::test]
 async fn what_must_not_run_twice_ends_on_a_machine_that_is_cut_off() {
     let site = Site::of(3).await;
@@ -119,16 +125,36 @@ async fn what_must_not_run_twice_ends_on_a_machine_that_is_cut_off() {
     let data = nodes[0].deploy("shop", "data");
     let (web, data_id) = (web["id"].as_str().expect("an id"), data["id"].as_str().expect("an id"));
     let home = place(&nodes, &data["instances"][0]["node_name"]);
-    assert_eq!(alive(&site, home).await, 2, "one of each");
     let [one, other] = [(home + 1) % 3, (home + 2) % 3];
+    let mut bot = image_service("bot");
+    bot["exclusive"] = json!(true);
+    bot["resources"] = json!({"cpu": "0.05", "memory": "16Mi"});
+    let made = nodes[0].post("/v1/apps/shop/services", &bot).expect(201);
+    let labels = [("narvana.service".to_owned(), made["id"].as_str().expect("an id").to_owned())];
+    let bots = narvana::engine::Labels::from(labels);
+    // On the same machine, since nobody else takes work.
+    for elsewhere in [one, other] {
+        assert!(nodes[0].cli(&["node", "cordon", nodes[elsewhere].name()]).status.success());
+    }
+    let bot = nodes[0].deploy("shop", "bot");
+    let bot_id = bot["id"].as_str().expect("an id");
+    for elsewhere in [one, other] {
+        assert!(nodes[0].cli(&["node", "uncordon", nodes[elsewhere].name()]).status.success());
+    }
+    assert_eq!(alive(&site, home).await, 3, "one of each");
+    assert_eq!(alive_with(&site, home, &bots).await, 1);
 
     site.unplug(home);
     until("the others decide", || async { writes(&nodes[one], "after").then_some(()) }).await;
     let asked = Instant::now();
     let refused = nodes[home].post("/v1/apps", &json!({"name": "lonely"}));
     assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("no_quorum")), "{refused:?}");
-    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
-    until("it ends what has data", || async { (alive(&site, home).await == 1).then_some(()) }).await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let words = refused.json()["message"].as_str().expect("words").to_owned();
+    for missing in [one, other] {
+        assert!(words.contains(nodes[missing].name()), "it says who is missing: {words}");
+    }
+    until("it ends what must not run twice", || async { (alive(&site, home).await == 1).then_some(()) }).await;
     until("its replica without data runs elsewhere", || async {
         (alive(&site, one).await + alive(&site, other).await == 3).then_some(())
     })
@@ -141,7 +167,17 @@ async fn what_must_not_run_twice_ends_on_a_machine_that_is_cut_off() {
         .await;
     }
     nodes[home].get("/v1/apps/shop?consistency=stale").expect(200);
-    assert_eq!(alive(&site, one).await + alive(&site, other).await, 3, "what has data started nowhere else");
+    until("the exclusive one runs elsewhere, and never twice", || async {
+        let mut running = 0;
+        for machine in 0..3 {
+            running += alive_with(&site, machine, &bots).await;
+        }
+        assert!(running <= 1, "{running} at once");
+        (running == 1).then_some(())
+    })
+    .await;
+    assert_eq!(alive_with(&site, home, &bots).await, 0);
+    assert_eq!(alive(&site, one).await + alive(&site, other).await, 4, "what has data started nowhere else");
 
     site.plug(home);
     until("all is well again", || async {
@@ -152,8 +188,9 @@ async fn what_must_not_run_twice_ends_on_a_machine_that_is_cut_off() {
         for machine in 0..3 {
             alive_in_all += alive(&site, machine).await;
         }
-        let back = healthy && running(&nodes[one], data_id).len() == 1 && running(&nodes[one], web).len() == 3;
-        (back && alive_in_all == 4).then_some(())
+        let wanted = [(data_id, 1), (bot_id, 1), (web, 3)];
+        let back = healthy && wanted.iter().all(|(id, count)| running(&nodes[one], id).len() == *count);
+        (back && alive_in_all == 5).then_some(())
     })
     .await;
     let [instance] = &running(&nodes[one], data_id)[..] else { panic!("once") };
