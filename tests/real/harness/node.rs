@@ -16,6 +16,11 @@ const NODE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a build or a deployment of these tests may take.
 pub(crate) const DEPLOY_DEADLINE: Duration = Duration::from_secs(90);
 
+/// Makes the program an older one: it supports no later cluster version than this.
+pub(crate) const OLDER: &str = "NARVANA_CLUSTER_VERSION_MAX";
+/// A program that really is older, for nodes that are to run one (`scripts/check-upgrade.sh`).
+const OLDER_PROGRAM: &str = "NARVANA_OLDER_PROGRAM";
+
 pub(crate) struct Node {
     pub(crate) data: PathBuf,
     /// Variables of the next start.
@@ -303,7 +308,9 @@ impl Node {
 
     /// The program with this node's settings. The verb may have several words.
     pub(crate) fn command(&self, verb: &str) -> Command {
-        let mut command = program(&self.within, env!("CARGO_BIN_EXE_narvana"));
+        let is_older = self.env.iter().any(|(name, _)| name == OLDER);
+        let older = is_older.then(|| narvana::config::test_setting(OLDER_PROGRAM)).flatten();
+        let mut command = program(&self.within, older.as_deref().unwrap_or(env!("CARGO_BIN_EXE_narvana")));
         // On a machine of its own it has the usual port between nodes for itself.
         let grpc_port = if self.ports.1 == 0 && !self.within.is_empty() { 9090 } else { self.ports.1 };
         command
@@ -532,6 +539,20 @@ impl Drop for Node {
         if let Some(cluster) = identity["cluster"].as_str() {
             let label = ("narvana.cluster".to_owned(), cluster.to_owned());
             remove_containers(self.engine.clone(), "node-test".to_owned(), Labels::from([label]));
+        }
+        end_guards(&self.data);
+    }
+}
+
+/// A guard goes by itself once its engine shows that nothing is left to guard; the engines of tests end before that.
+fn end_guards(data: &Path) {
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0).skip(1);
+        let is_ours = words.next() == Some(b"guard") && words.any(|word| word == data.as_os_str().as_encoded_bytes());
+        if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| is_ours) {
+            let _best_effort = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A cluster is upgraded one node after the other, while people use it.
 //!
 //! The program plays its own predecessor: with `OLDER` it supports cluster version 1 only, and reads, writes and says of
-//! itself what a program of that time would (docs/decisions/0013).
+//! itself what a program of that time would (docs/decisions/0013). `scripts/check-upgrade.sh` has one that really is older
+//! in its place.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +10,11 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::harness::node::{Node, curl};
+use crate::harness::node::{Node, OLDER, curl};
 use crate::harness::{BUSYBOX, Harness, until};
 
 use super::visitors::Visitors;
 
-/// Makes the program an older one.
-const OLDER: &str = "NARVANA_CLUSTER_VERSION_MAX";
 const HOST: &str = "web-shop.localhost";
 
 fn downgrade(node: &mut Node) {
