@@ -13,6 +13,7 @@ use narvana::{clock, random};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ pub struct Member {
 
 impl Member {
     pub async fn start(node: NodeId) -> Self {
+        // As in every program of Rust that begins in its own `main`: a connection that the other end has closed is an error.
+        drop(signal(SignalKind::pipe()).expect("a handler"));
         let cluster: ClusterId = random::id();
         let authority = Authority::new(cluster, clock::now()).expect("an authority");
         let folder = tempfile::tempdir().expect("a folder");
