@@ -14,7 +14,7 @@ mod unpack;
 use std::io;
 use std::path::PathBuf;
 
-pub use self::pack::{Compression, pack};
+pub use self::pack::{Compression, pack, what_is_packed};
 pub use self::unpack::{Unpacked, unpack};
 
 /// Why an archive was not packed or unpacked. Paths in it are escaped and cut.

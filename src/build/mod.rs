@@ -9,6 +9,7 @@
 
 pub mod archive;
 mod builder;
+mod detect;
 pub mod git;
 pub mod ignore;
 mod job;
@@ -32,6 +33,7 @@ use crate::model::{ClusterId, Cpu, Lease, Memory};
 use crate::task::Supervisor;
 
 pub use builder::Builder;
+pub use detect::detect_in;
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]

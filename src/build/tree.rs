@@ -19,7 +19,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use self::inside::{folder_inside, read_inside};
+pub use self::inside::{folder_inside, head_inside, read_inside};
 pub use self::stream::stream;
 use self::walk::Walk;
 use super::ignore::Ignore;
@@ -142,6 +142,11 @@ impl Tree {
         };
         let ignore = Ignore::parse(&String::from_utf8_lossy(&rules.unwrap_or_default()));
         Self::scan(&folder, &ignore, &[dockerfile.trim_start_matches("./"), ".dockerignore"], limits)
+    }
+
+    /// The folder that was listed.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// What is in it, sorted.

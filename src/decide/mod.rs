@@ -8,6 +8,7 @@ pub mod address;
 pub(crate) mod alone;
 mod builds;
 mod cluster_version;
+pub mod detect;
 pub mod dockerfile;
 pub mod drain;
 pub mod explain;

@@ -58,6 +58,8 @@ fn what_is_accepted() {
         "service create bot -a shop --image localhost/bot:1 --exclusive",
         "service update bot -a shop --exclusive false",
         "node drain n3 --stop-exclusive --stop-volumes --timeout 5m",
+        "detect",
+        "detect ./web -o json",
         "node drain n3 --dry-run",
         "node label n3 disk=ssd zone-",
         "simulate drain n3 --stop-volumes",
@@ -392,6 +394,38 @@ async fn programs_get_the_answer_unchanged_and_a_code() {
     let expected =
         "error: no node answers at http://127.0.0.1:1\n  because: Connection refused (os error 111)\n  next: ";
     assert!(said.starts_with(expected), "{said}");
+}
+
+/// A folder of the user's own is looked at without any node.
+#[test]
+fn a_folder_is_what_its_files_say() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let detect = |format: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_narvana"));
+        command.env_clear().args(["detect", "-o", format]).arg(folder.path()).output().expect("the program runs")
+    };
+    let nothing = detect("json");
+    assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
+    let said = text(&nothing.stderr);
+    assert!(
+        said.contains("NO_LANGUAGE_DETECTED: the source is empty") && said.contains("next: add a Dockerfile"),
+        "{said}"
+    );
+
+    std::fs::write(folder.path().join("go.mod"), "module example.org/x\n\ngo 1.22\n").expect("writes");
+    std::fs::create_dir_all(folder.path().join("cmd/api")).expect("a folder");
+    std::fs::write(folder.path().join("cmd/api/main.go"), "package main\n").expect("writes");
+    let found = detect("json");
+    let shown: Value = serde_json::from_slice(&found.stdout).expect("JSON");
+    assert_eq!(
+        (&shown["strategy"], &shown["version"], &shown["confidence"]),
+        (&json!("auto-go"), &json!("1.22"), &json!(0.9))
+    );
+    assert_eq!(shown["entry_points"], json!([{ "name": "api", "path": "cmd/api", "is_default": true }]));
+    assert_eq!(shown["suggested_config"]["entry_point"], "cmd/api");
+    assert!(text(&found.stderr).contains("this version builds Dockerfiles only"), "{found:?}");
+    let table = detect("table");
+    assert!(text(&table.stdout).contains("auto-go"), "{table:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod api_support;
 mod api_walk;
 mod cli;
 mod cli_client;
+mod detect;
 mod documents;
 mod hostile;
 mod layering;

@@ -33,14 +33,7 @@ pub enum Compression {
 /// [`Error::Entry`] and [`Error::Duplicate`] for what [`super::unpack`] would refuse on the other side, [`Error::Tree`] for the
 /// folder, [`Error::Stream`] when `out` fails.
 pub fn pack(folder: &Path, out: impl Write, compression: Compression, limits: &Limits) -> Result<Tree, Error> {
-    let mut rules = None;
-    for file in IGNORE_FILES {
-        if rules.is_none() {
-            rules = tree::read_inside(folder, file, MAX_IGNORE_FILE)?;
-        }
-    }
-    let ignore = Ignore::parse(&String::from_utf8_lossy(&rules.unwrap_or_default()));
-    let tree = Tree::scan(folder, &ignore, &ALWAYS, limits)?;
+    let tree = what_is_packed(folder, limits)?;
     check(&tree, limits)?;
     let out = BufWriter::new(out);
     match compression {
@@ -58,6 +51,21 @@ pub fn pack(folder: &Path, out: impl Write, compression: Compression, limits: &L
         }
     }
     Ok(tree)
+}
+
+/// What [`pack`] would take of a folder.
+///
+/// # Errors
+/// [`tree::Error`] for the folder.
+pub fn what_is_packed(folder: &Path, limits: &Limits) -> Result<Tree, tree::Error> {
+    let mut rules = None;
+    for file in IGNORE_FILES {
+        if rules.is_none() {
+            rules = tree::read_inside(folder, file, MAX_IGNORE_FILE)?;
+        }
+    }
+    let ignore = Ignore::parse(&String::from_utf8_lossy(&rules.unwrap_or_default()));
+    Tree::scan(folder, &ignore, &ALWAYS, limits)
 }
 
 fn write(tree: &Tree, out: impl Write) -> Result<(), Error> {

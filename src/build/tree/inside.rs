@@ -20,18 +20,26 @@ pub fn folder_inside(root: &Path, sub: &str) -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Path`] when the path leads elsewhere or is no regular file, [`Error::TooLarge`], [`Error::Io`].
 pub fn read_inside(root: &Path, path: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = head_inside(root, path, max_bytes + 1)?;
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > max_bytes) {
+        return Err(Error::TooLarge { what: "bytes in one file that must be read", limit: max_bytes });
+    }
+    Ok(bytes)
+}
+
+/// The first bytes of such a file.
+///
+/// # Errors
+/// [`Error::Path`] and [`Error::Io`], as above.
+pub fn head_inside(root: &Path, path: &str, bytes: u64) -> Result<Option<Vec<u8>>, Error> {
     let Some(found) = locate(root, path)? else { return Ok(None) };
     // Before it is opened: opening a pipe would wait for its writer.
     if !found.is_file() {
         return Err(path_error(path, "it is not a regular file"));
     }
-    let file = open_file(&found)?;
-    let mut bytes = Vec::new();
-    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|source| Error::Io { path: found, source })?;
-    if bytes.len() as u64 > max_bytes {
-        return Err(Error::TooLarge { what: "bytes in one file that must be read", limit: max_bytes });
-    }
-    Ok(Some(bytes))
+    let mut head = Vec::new();
+    open_file(&found)?.take(bytes).read_to_end(&mut head).map_err(|source| Error::Io { path: found, source })?;
+    Ok(Some(head))
 }
 
 /// Follows links, but only within `root`. Nothing writes to a source while it is looked at, so what was checked stays true.

@@ -1,0 +1,132 @@
+//! The files of a source, as far as they are known.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is read of a manifest.
+const MANIFEST_BYTES: u32 = 1024 * 1024;
+
+/// Paths of all files of a source: relative, with `/`, sorted, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Listing(Vec<String>);
+
+impl Listing {
+    /// Sorts them.
+    pub fn new(mut paths: Vec<String>) -> Self {
+        paths.sort_unstable();
+        paths.dedup();
+        Self(paths)
+    }
+}
+
+/// Contents by path. `None` when a file cannot be read as text: it is too large, no text, or a link that leads elsewhere.
+pub type Contents = BTreeMap<String, Option<String>>;
+
+/// Contents that are needed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Want {
+    /// Of which file.
+    pub path: String,
+    /// How much of it: the beginning is enough when it is longer.
+    pub bytes: u32,
+}
+
+/// The files, and what was asked of them that is not known yet.
+pub(super) struct Files<'a> {
+    listing: &'a [String],
+    contents: &'a Contents,
+    wants: RefCell<BTreeSet<Want>>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(listing: &'a Listing, contents: &'a Contents) -> Self {
+        Self { listing: &listing.0, contents, wants: RefCell::default() }
+    }
+
+    pub(super) fn into_wants(self) -> Vec<Want> {
+        self.wants.into_inner().into_iter().collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.listing.is_empty()
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.listing.binary_search_by(|it| it.as_str().cmp(path)).is_ok()
+    }
+
+    /// All files below a folder, at any depth; `""` is the source itself.
+    pub(super) fn below(&self, folder: &str) -> impl Iterator<Item = &'a str> {
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let first = self.listing.partition_point(|it| it.as_str() < prefix.as_str());
+        self.listing[first..].iter().map(String::as_str).take_while(move |it| it.starts_with(&prefix))
+    }
+
+    /// Names of the folders directly in a folder, sorted.
+    pub(super) fn folders(&self, folder: &str) -> Vec<&'a str> {
+        let skip = if folder.is_empty() { 0 } else { folder.len() + 1 };
+        let mut names: Vec<&str> = Vec::new();
+        for path in self.below(folder) {
+            if let Some((name, _)) = path[skip..].split_once('/')
+                && names.last() != Some(&name)
+            {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Folders that hold one of these files, with the file, nearest to the root first.
+    pub(super) fn folders_with(&self, names: &[&str]) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut found: Vec<(&str, &str)> = Vec::new();
+        for path in self.listing {
+            let Some((folder, name)) = path.rsplit_once('/') else { continue };
+            if names.contains(&name) && !is_foreign(folder) && found.iter().all(|(known, _)| *known != folder) {
+                found.push((folder, name));
+                if found.len() == FOUND_MAX {
+                    break;
+                }
+            }
+        }
+        found.sort_by_key(|(folder, _)| (folder.matches('/').count(), *folder));
+        found.into_iter()
+    }
+
+    /// A manifest, when it is there and known.
+    pub(super) fn text(&self, path: &str) -> Option<&'a str> {
+        self.head(path, MANIFEST_BYTES)
+    }
+
+    /// The beginning of a file, when it is there and known.
+    pub(super) fn head(&self, path: &str, bytes: u32) -> Option<&'a str> {
+        match self.contents.get(path) {
+            Some(known) => known.as_deref(),
+            None => {
+                if self.has(path) {
+                    self.wants.borrow_mut().insert(Want { path: path.to_owned(), bytes });
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a file is there and was read in vain.
+    pub(super) fn is_unreadable(&self, path: &str) -> bool {
+        matches!(self.contents.get(path), Some(None))
+    }
+}
+
+/// So many folders are looked at for what they hold.
+const FOUND_MAX: usize = 100;
+
+/// Folders that hold what others wrote, or nothing that is built.
+pub(super) fn is_foreign(folder: &str) -> bool {
+    folder
+        .split('/')
+        .any(|part| part.starts_with('.') || matches!(part, "vendor" | "node_modules" | "testdata" | "target"))
+}
+
+/// A path below a folder; `""` is the source itself.
+pub(super) fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
