@@ -14,6 +14,8 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 folder=$(mktemp -d)
 cleanup() {
+    # Its sources are older than what was built of them just now, and cargo goes by time.
+    touch src/main.rs src/lib.rs
     git worktree remove --force "$folder/source" || true
     rm -rf "$folder"
 }
@@ -21,7 +23,6 @@ trap cleanup EXIT
 git worktree add --quiet --detach "$folder/source" "$commit"
 (cd "$folder/source" && CARGO_TARGET_DIR=$target cargo build --locked --bin narvana)
 cp "$target/debug/narvana" "$folder/older"
-# Its sources are older than what was built of them just now, and cargo goes by time.
 touch src/main.rs src/lib.rs
 
 NARVANA_OLDER_PROGRAM=$folder/older cargo nextest run --locked --test real -E 'test(node::upgrade)' </dev/null

@@ -294,7 +294,7 @@ fn settle(mut entry_points: Vec<EntryPoint>) -> Vec<EntryPoint> {
     entry_points.dedup_by(|later, kept| (&later.path, &later.name) == (&kept.path, &kept.name));
     let rank = |it: &EntryPoint| {
         let usual = USUAL.iter().position(|name| it.name == *name).unwrap_or(USUAL.len());
-        (!it.is_default, usual, it.path != ".")
+        (!it.is_default, usual, it.path.contains('/'))
     };
     let first = entry_points.iter().enumerate().min_by_key(|(index, it)| (rank(it), *index)).map(|(index, _)| index);
     if let Some(first) = first {

@@ -164,7 +164,7 @@ fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation:
         (InstanceState::Running, _) => "runs and has not passed its first health check yet".to_owned(),
         (InstanceState::Failed, _) => format!("failed: {}", cause_of(instance)),
         (InstanceState::Lost, _) => format!("is lost: {}", cause_of(instance)),
-        (InstanceState::Assigned, _) if instance.start_after > situation.now => {
+        (InstanceState::Assigned, _) if instance.start_after > situation.now && !instance.pause().is_zero() => {
             format!("waits until {} after the failure before", instance.start_after)
         }
         (state, _) => format!("is {state}"),

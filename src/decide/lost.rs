@@ -280,4 +280,35 @@ mod tests {
             assert_eq!(world.live_instances(second).len(), 1, "from {before} to {after}");
         }
     }
+
+    /// The version in between did not wait for the one before it to end.
+    #[test]
+    fn every_version_back_to_one_that_ran_alone_counts() {
+        let mut world = World::with_nodes(3);
+        world.service("bot", |_| {});
+        let first = world.deploy("bot");
+        world.run_until_quiet();
+        let gone = world.live_instances(first)[0].placement.node;
+        world.command(Command::RemoveNode(gone));
+        world.deploy("bot");
+        world.run_until_quiet();
+        world.change_spec("bot", |spec| spec.exclusive = true);
+        let third = world.deploy("bot");
+        world.settle_rounds();
+        assert_eq!(world.live_instances(third), []);
+        world.fenced.insert(gone);
+        world.run_until_quiet();
+        assert_eq!(world.live_instances(third).len(), 1);
+    }
+
+    #[test]
+    fn an_accident_is_no_reason_to_pause_whatever_the_clocks() {
+        let mut world = World::with_nodes(3);
+        world.service("web", |_| {});
+        let (deployment, ..) = moved_by_a_leader_whose_clock_is_behind(&mut world, "web");
+        let running = world.live_instances(deployment)[0].placement.node;
+        world.absent(running.0);
+        world.settle_rounds();
+        assert_eq!(world.live_instances(deployment)[0].pause(), Duration::ZERO);
+    }
 }

@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{DeploymentId, Health, Instance, InstanceId, InstanceState, Node, NodeId, Placement, ServiceId};
+use crate::model::{
+    DeploymentId, Desired, Health, Instance, InstanceId, InstanceState, Node, NodeId, Placement, ServiceId,
+};
 use crate::state::{Actor, Command, LogEntry, NewInstance, State, apply};
 
 use super::Situation;
 use super::explain::what_if;
 use super::plan::Plan;
 use super::rebalance::{self, Proposal};
-use super::schedule::{Room, Want};
+use super::schedule::{Room, Want, newest_instance};
 
 /// Where an instance would go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,12 +104,25 @@ pub fn without(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
     Losses::of(situation).without(node)
 }
 
-/// Where the instances of a node go when it is removed: nothing waits for its volumes then.
+/// Where the instances of a node go when it is removed: nothing waits for its volumes then, also what had ended there and waited
+/// for it.
 pub fn removed(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
+    let state = situation.state;
     let command = Command::RemoveNode(node);
     let entry = LogEntry { proposed_at: situation.now, actor: Actor::System, request: None, command };
-    let after = apply(situation.state, 0, &entry).state;
-    Losses::of(situation).places(node, &after)
+    let after = apply(state, 0, &entry).state;
+    let mut moves = Losses::of(situation).places(node, &after);
+    let mut room = Room::of(Situation { state: &after, ..situation });
+    for service in state.services().filter(|service| service.desired == Desired::Running && service.spec.replicas > 0) {
+        let Some(deployment) = service.serving.and_then(|id| state.deployment(id)) else { continue };
+        let Some(newest) = newest_instance(state, service.id) else { continue };
+        let waits = newest.placement.node == node && newest.status.state.is_terminal();
+        if waits && state.node(node).is_some() && !deployment.spec.volumes.is_empty() {
+            let to = room.place(&Want::of(&after, deployment)).map_err(|refusal| refusal.to_string());
+            moves.push(Move { instance: newest.id, to, goes_down: false, leaves_volumes: true });
+        }
+    }
+    moves
 }
 
 /// What one more node would change.
@@ -246,5 +261,30 @@ mod tests {
         let came = world.live_instances(deployment)[0].placement.node;
         assert_eq!(foreseen[0].to.as_ref().map(|placement| placement.node), Ok(came));
         assert_eq!(removed(world.situation(), home), [], "it is gone already");
+    }
+
+    #[test]
+    fn what_waits_for_its_volumes_on_a_dead_or_drained_node_is_named_before_its_removal() {
+        for drained in [true, false] {
+            let mut world = World::with_nodes(2);
+            world.service("db", |spec| {
+                spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
+            });
+            let deployment = world.deploy("db");
+            world.run_until_quiet();
+            let home = world.live_instances(deployment)[0].placement.node;
+            if drained {
+                world.drain(home.0, true, true);
+                world.run_until_quiet();
+            } else {
+                world.absent(home.0);
+                world.fenced.insert(home);
+                world.settle_rounds();
+            }
+            assert_eq!(world.live_instances(deployment), [], "drained: {drained}");
+            assert_eq!(without(world.situation(), home), []);
+            let foreseen = removed(world.situation(), home);
+            assert!(matches!(&foreseen[..], [one] if one.leaves_volumes && one.to.is_ok()), "{drained}: {foreseen:?}");
+        }
     }
 }

@@ -96,18 +96,22 @@ fn binaries(files: &Files<'_>, folder: &str, manifest: &Table, package: &Table) 
     let entry_point = |name: &str, is_default| EntryPoint { name: name.to_owned(), path: path.to_owned(), is_default };
     let default = package.get("default-run").and_then(Value::as_str);
     let listed = manifest.get("bin").and_then(Value::as_array).into_iter().flatten();
-    let listed: Vec<&str> = listed.filter_map(|it| it.get("name")).filter_map(Value::as_str).collect();
+    let bins: Vec<&Value> = listed.collect();
+    let said = |key: &str| -> Vec<&str> { bins.iter().filter_map(|bin| bin.get(key)?.as_str()).collect() };
+    let (listed, paths) = (said("name"), said("path"));
     let mut found = Vec::new();
     for (index, name) in listed.iter().enumerate() {
         // The first that is listed, unless the manifest says which.
         found.push(entry_point(name, default.map_or(index == 0, |it| it == *name)));
     }
     let own = package.get("name").and_then(Value::as_str);
+    // Cargo builds it too, unless a listed one is made of it.
+    let is_taken = paths.contains(&"src/main.rs") || own.is_some_and(|own| listed.contains(&own));
     if let Some(own) = own
         && files.has(&join(folder, "src/main.rs"))
-        && !listed.contains(&own)
-        && listed.is_empty()
+        && !is_taken
     {
+        found.iter_mut().for_each(|listed| listed.is_default = default == Some(listed.name.as_str()));
         found.push(entry_point(own, default.is_none_or(|it| it == own)));
     }
     let bins = join(folder, "src/bin");
@@ -115,7 +119,8 @@ fn binaries(files: &Files<'_>, folder: &str, manifest: &Table, package: &Table) 
         let rest = &file[bins.len() + 1..];
         let name =
             rest.strip_suffix(".rs").filter(|name| !name.contains('/')).or_else(|| rest.strip_suffix("/main.rs"));
-        if let Some(name) = name.filter(|name| !name.contains('/') && !listed.contains(name)) {
+        let is_listed = paths.iter().any(|path| join(folder, path) == file);
+        if let Some(name) = name.filter(|name| !name.contains('/') && !listed.contains(name) && !is_listed) {
             found.push(entry_point(name, default == Some(name)));
         }
     }

@@ -39,8 +39,11 @@ pub(super) fn slots_of(state: &State, deployment: DeploymentId) -> BTreeMap<u32,
         let slot = slots.entry(instance.slot).or_default();
         slot.newest = Some(instance);
         if !instance.status.state.is_terminal() && instance.stop_requested.is_none() {
-            // There are two while the replica moves, the newer one in the place of the other.
-            slot.leaving = slot.current.replace(instance);
+            let takes_place = |of: &Instance| instance.relocation.as_ref().is_some_and(|it| it.from == of.id);
+            (slot.current, slot.leaving) = match slot.current {
+                Some(other) if !takes_place(other) => (Some(other), Some(instance)),
+                other => (Some(instance), other),
+            };
         }
         if instance.status.state == InstanceState::Failed {
             slot.failures += 1;
@@ -72,11 +75,8 @@ fn next_attempt(newest: Option<&Instance>, now: Timestamp, options: &Options) ->
     match last.status.state {
         InstanceState::Failed => {}
         InstanceState::Lost if worked_long => return (0, now),
-        // By the clock of whoever led then.
-        InstanceState::Lost => {
-            let longest = now.plus(options.restart_backoff_max);
-            return (last.attempt, last.start_after.clamp(now, longest));
-        }
+        // By the clock of whoever led then: how long the pause was is all that is certain.
+        InstanceState::Lost => return (last.attempt, last.start_after.clamp(now, now.plus(last.pause()))),
         _ => return (0, now),
     }
     let attempt = if worked_long { 1 } else { last.attempt.saturating_add(1) };
