@@ -11,7 +11,7 @@ use crate::model::{
     Admission, AppId, Artifact, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Deployment, DeploymentId,
     Desired, EnvVars, Exit, Health, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node,
     NodeId, NodeResources, NodeRole, OrgId, PasswordHash, Port, PortBinding, Protocol, Resources, Service, ServiceId,
-    ServiceSpec, Session, SessionId, Source, Timestamp, UserId,
+    ServiceSpec, Session, SessionId, Source, Timestamp, UserId, Volume,
 };
 use crate::state::{
     Actor, BuildResult, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts, Outcome, Record,
@@ -50,6 +50,11 @@ pub(super) fn small_spec() -> ServiceSpec {
         command: Vec::new(),
         exclusive: false,
     }
+}
+
+/// Gives a service a volume.
+pub(super) fn has_data(spec: &mut ServiceSpec) {
+    spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
 }
 
 impl World {

@@ -39,15 +39,9 @@ mod tests {
     use std::time::Duration;
 
     use crate::decide::explain::{explain_deployment, explain_instance};
-    use crate::decide::fixture::World;
-    use crate::model::{DeploymentId, DeploymentStatus, InstanceState, NodeId, Timestamp, Volume};
+    use crate::decide::fixture::{World, has_data};
+    use crate::model::{DeploymentId, DeploymentStatus, InstanceState, NodeId, Timestamp};
     use crate::state::Command;
-
-    fn with_volume(world: &mut World) {
-        world.service("db", |spec| {
-            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
-        });
-    }
 
     #[test]
     fn an_instance_without_volumes_moves_at_once_and_did_nothing_wrong() {
@@ -115,7 +109,7 @@ mod tests {
     #[test]
     fn an_instance_with_volumes_is_lost_late_and_waits_for_its_node() {
         let mut world = World::with_nodes(2);
-        with_volume(&mut world);
+        world.service("db", has_data);
         let deployment = world.deploy("db");
         world.run_until_quiet();
         let first = world.live_instances(deployment)[0].clone();
@@ -175,7 +169,7 @@ mod tests {
     #[test]
     fn a_deployment_does_not_fail_while_it_waits_for_a_node() {
         let mut world = World::with_nodes(2);
-        with_volume(&mut world);
+        world.service("db", has_data);
         let deployment = world.deploy("db");
         world.settle_rounds();
         world.absent(1);
@@ -192,7 +186,7 @@ mod tests {
     #[test]
     fn when_the_node_of_its_volumes_is_removed_it_begins_anew_elsewhere_once_that_has_stopped() {
         let mut world = World::with_nodes(2);
-        with_volume(&mut world);
+        world.service("db", has_data);
         let deployment = world.deploy("db");
         world.run_until_quiet();
         world.command(Command::RemoveNode(NodeId(1)));
@@ -238,7 +232,7 @@ mod tests {
     #[test]
     fn where_volumes_are_does_not_hang_on_the_clocks_of_leaders() {
         let mut world = World::with_nodes(3);
-        with_volume(&mut world);
+        world.service("db", has_data);
         let (deployment, _, second) = moved_by_a_leader_whose_clock_is_behind(&mut world, "db");
         let running = world.live_instances(deployment)[0].id;
         world.change_node(second.0, |node| node.cordoned = true);

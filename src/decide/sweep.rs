@@ -132,8 +132,8 @@ fn surplus_instances(situation: Situation<'_>, deployment: &Deployment) -> Vec<I
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::fixture::World;
-    use crate::model::{DeploymentStatus, UploadedSource, Volume};
+    use crate::decide::fixture::{World, has_data};
+    use crate::model::{DeploymentStatus, UploadedSource};
 
     const DAY: u64 = 86_400;
 
@@ -219,9 +219,7 @@ mod tests {
     #[test]
     fn where_volumes_are_is_never_forgotten() {
         let mut world = World::with_nodes(2);
-        world.service("web", |spec| {
-            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
-        });
+        world.service("web", has_data);
         let first = world.deploy("web");
         world.run_until_quiet();
         let home = world.live_instances(first)[0].placement.node;

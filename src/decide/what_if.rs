@@ -165,8 +165,8 @@ pub fn joined(situation: Situation<'_>, node: Node, budget: usize) -> Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::fixture::World;
-    use crate::model::{Memory, Volume};
+    use crate::decide::fixture::{World, has_data};
+    use crate::model::Memory;
 
     #[test]
     fn instances_go_where_there_is_room_or_say_why_not() {
@@ -210,9 +210,7 @@ mod tests {
     fn what_has_all_of_its_instances_on_one_node_goes_down_with_it() {
         let mut world = World::with_nodes(2);
         world.service("web", |_| {});
-        world.service("db", |spec| {
-            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
-        });
+        world.service("db", has_data);
         world.service("pair", |spec| spec.replicas = 2);
         world.service("idle", |_| {});
         world.change_node(2, |node| node.cordoned = true);
@@ -244,9 +242,7 @@ mod tests {
     #[test]
     fn a_node_that_is_removed_holds_no_volumes_any_more() {
         let mut world = World::with_nodes(2);
-        world.service("db", |spec| {
-            spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
-        });
+        world.service("db", has_data);
         let deployment = world.deploy("db");
         world.run_until_quiet();
         let home = world.live_instances(deployment)[0].placement.node;
@@ -267,9 +263,7 @@ mod tests {
     fn what_waits_for_its_volumes_on_a_dead_or_drained_node_is_named_before_its_removal() {
         for drained in [true, false] {
             let mut world = World::with_nodes(2);
-            world.service("db", |spec| {
-                spec.volumes = vec![Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None }];
-            });
+            world.service("db", has_data);
             let deployment = world.deploy("db");
             world.run_until_quiet();
             let home = world.live_instances(deployment)[0].placement.node;
