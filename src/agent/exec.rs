@@ -31,12 +31,12 @@ const WORDS_MAX: usize = 256;
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 /// Largest terminal, in either direction.
 const TERMINAL_MAX: u16 = 1_000;
-/// What a terminal gets when whoever held it has left: Ctrl-C for what runs or is half typed, Ctrl-D for the shell, and for one before it.
-/// Twice, since a shell that is just busy with another key may take one of them for a part of that.
-const HANG_UP: [u8; 6] = [0x03, 0x04, 0x04, 0x03, 0x04, 0x04];
+/// What a terminal gets when whoever held it has left and nobody on this machine may end what runs on it: Ctrl-C for what runs or is
+/// half typed, Ctrl-D for the shell, and for one before it.
+const GOODBYE: [u8; 3] = [0x03, 0x04, 0x04];
 /// Pause between those keys: with Ctrl-C, terminals and shells throw away what is typed after it and not read yet.
-const HANG_UP_PAUSE: Duration = Duration::from_millis(300);
-/// How long that may take.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(300);
+/// How long the end of a command's input may take.
 const HANG_UP_MAX: Duration = Duration::from_secs(4);
 
 /// What goes to a command.
@@ -193,7 +193,8 @@ async fn start(
         match engine.attach(&container, &spec).await {
             Ok(Attached { id: exec, output, input }) => {
                 let _taken = answer.send(Ok(output));
-                Feeder { engine, exec, input, on_terminal: spec.terminal.is_some(), gone: left }.feed(inputs).await;
+                let on_terminal = spec.terminal.is_some();
+                Feeder { engine, container, exec, input, on_terminal, gone: left }.feed(inputs).await;
             }
             Err(error) => drop(answer.send(Err(failed(&error)))),
         }
@@ -238,6 +239,7 @@ fn failed(error: &engine::Error) -> ExecError {
 /// Brings a command what it reads.
 struct Feeder {
     engine: Arc<dyn Engine>,
+    container: String,
     exec: String,
     input: Pin<Box<dyn AsyncWrite + Send>>,
     on_terminal: bool,
@@ -250,20 +252,22 @@ impl Feeder {
         let gone = self.gone.clone();
         // A command that does not read holds its input up, not this.
         gone.run_until_cancelled(self.pass_on(&mut inputs)).await;
-        if let Ok(Err(error)) = timeout(HANG_UP_MAX, self.hang_up()).await {
+        let said = if self.on_terminal { self.hang_up().await } else { Ok(()) };
+        let ended = timeout(HANG_UP_MAX, self.input.shutdown()).await;
+        if let Some(error) = said.err().or_else(|| ended.ok()?.err()) {
             tracing::debug!(%error, "a command had ended before it was hung up");
         }
     }
 
     async fn hang_up(&mut self) -> io::Result<()> {
-        if self.on_terminal {
-            for key in HANG_UP {
-                self.input.write_all(&[key]).await?;
-                self.input.flush().await?;
-                sleep(HANG_UP_PAUSE).await;
-            }
+        let Err(error) = self.engine.hang_up(&self.container, &self.exec).await else { return Ok(()) };
+        tracing::info!(%error, container = self.container, "a terminal gets Ctrl-C and Ctrl-D, and what does not mind them goes on");
+        for key in GOODBYE {
+            timeout(HANG_UP_MAX, self.input.write_all(&[key])).await??;
+            timeout(HANG_UP_MAX, self.input.flush()).await??;
+            sleep(GOODBYE_PAUSE).await;
         }
-        self.input.shutdown().await
+        Ok(())
     }
 
     /// Returns when there is nothing more to pass on.
@@ -351,7 +355,7 @@ mod tests {
         drop(asked);
         assert_eq!(scene.places.available_permits(), 0, "the engine is at it still");
         scene.fake.set_fault(Fault::None);
-        until("it was hung up", || scene.fake.typed() == HANG_UP).await;
+        until("it was hung up", || scene.fake.hung_up() == 1).await;
         until("the place is free", || scene.places.available_permits() == 1).await;
     }
 
@@ -362,13 +366,13 @@ mod tests {
         let begun = Instant::now();
         scene.supervisor.stop(Duration::from_secs(20)).await;
         assert!(begun.elapsed() < Duration::from_secs(10), "it waited for whoever holds the shell");
-        assert_eq!(scene.fake.typed(), HANG_UP);
+        assert_eq!(scene.fake.hung_up(), 1);
         drop(outputs);
     }
 
     /// What shells make of the keys is theirs to say: with a line half typed, with a program that runs, in one another.
     #[tokio::test]
-    async fn shells_end_when_they_are_hung_up() {
+    async fn shells_end_by_keys_where_they_cannot_be_hung_up() {
         for (shell, typed, seen) in [
             ("env PS1=PROMPT bash --norc --noprofile -i", "", ""),
             ("env PS1=PROMPT bash --norc --noprofile -i", "echo half-\u{16}\u{16}", "half-"),
@@ -404,7 +408,8 @@ mod tests {
             let engine = Arc::new(FakeEngine::new());
             let gone = CancellationToken::new();
             gone.cancel();
-            let feeder = Feeder { engine, exec: "1".to_owned(), input: Box::pin(input), on_terminal: true, gone };
+            let (container, exec) = ("unknown".to_owned(), "1".to_owned());
+            let feeder = Feeder { engine, container, exec, input: Box::pin(input), on_terminal: true, gone };
             let ended = async {
                 let typed = copy(&mut keys, &mut keyboard);
                 let mut nowhere = sink();

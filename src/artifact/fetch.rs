@@ -16,7 +16,7 @@ use futures::future::{BoxFuture, FutureExt, Shared, WeakShared, join, join_all};
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use tokio::sync::watch;
 
-use super::{ArtifactStore, Bounds, Digest, Error, Stored, Upload};
+use super::{ArtifactStore, Blob, Bounds, Digest, Error, Stored, Upload};
 use crate::model::NodeId;
 
 /// The largest blob that is taken from elsewhere or from an engine.
@@ -117,6 +117,17 @@ pub enum FetchError {
     },
 }
 
+/// Why a blob could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not here and could not be fetched.
+    #[error(transparent)]
+    Missing(#[from] Arc<FetchError>),
+    /// This node's store failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
 /// How much of a blob is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -166,6 +177,17 @@ impl Fetcher {
     /// The store it fetches into.
     pub fn store(&self) -> &ArtifactStore {
         &self.store
+    }
+
+    /// Opens a blob; one that is not here, or damaged and so removed, is fetched first.
+    pub async fn open(&self, digest: Digest) -> Result<Blob, OpenError> {
+        match self.store.open_blob(digest).await {
+            Err(Error::NotFound(_)) => {}
+            Err(Error::Damaged { .. }) => self.store.remove_damaged(digest).await,
+            opened => return Ok(opened?),
+        }
+        self.fetch(digest).done().await?;
+        Ok(self.store.open_blob(digest).await?)
     }
 
     /// Joins the fetch of this blob that is under way, or begins one. A blob that is here is replaced by itself.

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, watch};
 
 use super::oci::{MANIFEST_BYTES_MAX, Manifest, NotAManifest};
-use super::{ArtifactStore, Blob, Digest, Error, FetchError, Fetcher, Progress};
+use super::{ArtifactStore, Blob, Digest, Error, FetchError, Fetcher, OpenError, Progress};
 use crate::task::blocking;
 
 /// Blobs of one image that are fetched at once: more would only make each slower.
@@ -54,14 +54,10 @@ impl Images {
 
     /// Opens a blob of an image; one that is not here, or damaged and so removed, is fetched first.
     pub async fn open(&self, digest: Digest) -> Result<Blob, ImageError> {
-        let store = self.store();
-        match store.open_blob(digest).await {
-            Err(Error::NotFound(_)) => {}
-            Err(Error::Damaged { .. }) => store.remove_damaged(digest).await,
-            opened => return Ok(opened?),
-        }
-        self.fetcher.fetch(digest).done().await.map_err(ImageError::Missing)?;
-        Ok(store.open_blob(digest).await?)
+        self.fetcher.open(digest).await.map_err(|error| match error {
+            OpenError::Missing(error) => ImageError::Missing(error),
+            OpenError::Store(error) => ImageError::Store(error),
+        })
     }
 
     /// The manifest of that name, with its bytes; fetched when it is not here.

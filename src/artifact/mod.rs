@@ -26,7 +26,7 @@ pub use blob::Blob;
 pub use collector::Collector;
 pub use error::Error;
 pub use fetch::{
-    BLOB_BYTES_MAX, BlobSource, Fetch, FetchError, Fetcher, Nobody, Progress, RemoteBlob, Unavailable, Whom,
+    BLOB_BYTES_MAX, BlobSource, Fetch, FetchError, Fetcher, Nobody, OpenError, Progress, RemoteBlob, Unavailable, Whom,
 };
 pub use holdings::{Holdings, OtherStores, held};
 pub use images::{ImageError, Images};

@@ -2,7 +2,7 @@
 //!
 //! The [`Builder`] takes the builds that the leader leased to this run of this node, one task each: fetch the source
 //! into a folder of its own, check it, have the engine build it under limits and push it to the node's registry, say how
-//! it ended. In: leased builds in the replicated state, uploaded sources in the artifact store. Out: an image in this
+//! it ended. In: leased builds in the replicated state, uploaded sources from the artifact store of any node. Out: an image in this
 //! node's engine and in its artifact store, a build log, and `FinishBuild`. Who builds what and whether a lost build is repeated is decided elsewhere (`decide::builds`).
 //!
 //! Text of users reaches no shell: git and the engine get argument vectors and API fields.
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::artifact::ArtifactStore;
+use crate::artifact::Fetcher;
 use crate::artifact::oci::RegistryHandle;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
@@ -63,8 +63,8 @@ pub struct Parts {
     pub engine: watch::Receiver<Option<Arc<dyn Engine>>>,
     /// Where build logs go.
     pub logs: LogStore,
-    /// Where uploaded sources are.
-    pub artifacts: ArtifactStore,
+    /// Where uploaded sources are: on this node, or on others.
+    pub artifacts: Fetcher,
     /// Where images go.
     pub registry: RegistryHandle,
     /// Owner of the builder's tasks.

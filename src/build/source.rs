@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::{ArtifactStore, Digest};
+use crate::artifact::{Digest, Fetcher};
 use crate::model::{BuildCode, Deployment, Source, UploadedSource};
 
 use super::job::Failure;
@@ -15,7 +15,7 @@ use super::{archive, git, tree};
 pub(super) async fn fetch(
     deployment: &Deployment,
     uploaded: Option<&UploadedSource>,
-    artifacts: &ArtifactStore,
+    artifacts: &Fetcher,
     allow_loopback: bool,
     into: &Path,
     progress: &mpsc::Sender<String>,
@@ -29,7 +29,7 @@ pub(super) async fn fetch(
             let fetched = git::fetch(&options, &url, reference, into, progress, stop).await;
             fetched.map(|fetched| fetched.commit).map_err(|error| git_failure(&error))
         }
-        (Source::Upload, Some(uploaded)) => unpack(uploaded, artifacts, into, stop).await,
+        (Source::Upload, Some(uploaded)) => unpack(uploaded, artifacts, into, progress, stop).await,
         (Source::Upload, None) => Err(Failure::new(
             BuildCode::RepositoryAccessFailed,
             "the uploaded source is no longer there",
@@ -59,19 +59,25 @@ fn git_failure(error: &git::Error) -> Failure {
 
 async fn unpack(
     uploaded: &UploadedSource,
-    artifacts: &ArtifactStore,
+    artifacts: &Fetcher,
     into: &Path,
+    progress: &mpsc::Sender<String>,
     stop: &CancellationToken,
 ) -> Result<String, Failure> {
     let lost = |cause: String| {
         Failure::new(
             BuildCode::Infrastructure,
             format!("the uploaded source cannot be read: {cause}"),
-            "upload it again",
+            "start the nodes that are away and deploy again, or upload it again",
         )
     };
     let digest: Digest = uploaded.sha256.parse().map_err(|_| lost("its digest is malformed".to_owned()))?;
-    let blob = artifacts.open_blob(digest).await.map_err(|error| lost(error.to_string()))?;
+    if !artifacts.store().contains(digest).await {
+        let kibibytes = uploaded.bytes.div_ceil(1 << 10);
+        // The log is best effort, and its reader outlives this work.
+        let _ = progress.send(format!("Fetching the uploaded source ({kibibytes} KiB) from another node.")).await;
+    }
+    let blob = artifacts.open(digest).await.map_err(|error| lost(error.to_string()))?;
     let (into, stop) = (into.to_owned(), stop.clone());
     let file = blob.into_file();
     let unpacked =

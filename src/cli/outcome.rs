@@ -82,7 +82,10 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
             return Exit::DataFolder;
         }
         if cause.downcast_ref::<store::Error>().is_some_and(store::Error::is_unusable_folder)
-            || matches!(cause.downcast_ref(), Some(cluster::Error::BadIdentity { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(cluster::Error::BadIdentity { .. } | cluster::Error::NewerIdentity { .. })
+            )
         {
             return Exit::DataFolder;
         }

@@ -71,12 +71,22 @@ pub enum Error {
         path: PathBuf,
     },
     /// Its identity cannot be understood.
-    #[error("{path} cannot be used: {reason}")]
+    #[error(
+        "{path} is damaged ({reason}), and says no more which node this is; `narvana node rebuild` puts a new node in its place"
+    )]
     BadIdentity {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// A newer program made it.
+    #[error("{path} was written by a newer narvana (format {format}); use that version")]
+    NewerIdentity {
+        /// The file.
+        path: PathBuf,
+        /// The format of it.
+        format: u32,
     },
     /// The file system failed.
     #[error("cannot {doing} {path}")]
@@ -143,6 +153,11 @@ impl DataDir {
         dir.remove(JOINING)?;
         dir.remove(ENDPOINTS)?;
         Ok((dir, identity))
+    }
+
+    /// Opens the folder of a node whose identity cannot be read, to be moved aside.
+    pub fn open_damaged(path: &Path) -> Result<Self, Error> {
+        Self::lock(path)
     }
 
     /// Whose node a folder holds, if any; changes nothing, and works while the node runs.
@@ -283,17 +298,10 @@ fn read_identity(folder: &Path) -> Result<Option<Identity>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("read", &path)(error)),
     };
-    let identity: Identity = serde_json::from_slice(&text).map_err(|error| Error::BadIdentity {
-        path: path.clone(),
-        reason: format!(
-            "it is damaged ({error}), so that nobody can say which node this is: end that with `narvana node remove` on another \
-             member, move this folder aside, and `narvana join`; what the node ran has the label narvana.node and is removed by \
-             hand"
-        ),
-    })?;
+    let identity: Identity = serde_json::from_slice(&text)
+        .map_err(|error| Error::BadIdentity { path: path.clone(), reason: error.to_string() })?;
     if identity.format > Identity::FORMAT {
-        let reason = format!("it was written by a newer narvana (format {}); use that version", identity.format);
-        return Err(Error::BadIdentity { path, reason });
+        return Err(Error::NewerIdentity { path, format: identity.format });
     }
     Ok(Some(identity))
 }

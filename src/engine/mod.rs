@@ -151,4 +151,8 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Gives the terminal of a command ([`Attached::id`]) another size.
     async fn resize(&self, exec: &str, size: TerminalSize) -> Result<(), Error>;
+
+    /// Closes the terminal of a command ([`Attached::id`]) in the container with this whole id: the command is told, and through the
+    /// kernel, when it ends, whatever runs in the foreground. What chose not to hear that goes on. No effect on one that has ended.
+    async fn hang_up(&self, container: &str, exec: &str) -> Result<(), Error>;
 }

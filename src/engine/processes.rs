@@ -1,4 +1,5 @@
-//! The end of a container without its engine, for one that hangs: the kernel knows whose processes they are.
+//! Signals that no engine sends: to all of a container whose engine hangs, and to one command inside it. The kernel knows whose
+//! processes they are.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,10 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// Kills every process of the container with this id on this machine and says how many there were. The engine's own process beside
 /// it, which notes how it ended, goes on.
 pub(super) fn kill(id: &str) -> io::Result<usize> {
-    // Ids of engines; anything shorter could be part of another path.
-    if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no id of a container"));
-    }
+    check(id)?;
     let (mut killed, mut refused) = (HashSet::new(), None);
     loop {
         let before = killed.len();
@@ -21,8 +19,7 @@ pub(super) fn kill(id: &str) -> io::Result<usize> {
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
             // Whoever ends meanwhile is no trouble. Opened before it is looked at: the number may be another one's by then.
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            if !killed.contains(&pid) && groups.lines().any(|group| is_in(group, id)) {
+            if !killed.contains(&pid) && belongs(pid, id) {
                 match pidfd_send_signal(&process, Signal::KILL) {
                     Ok(()) => killed.insert(pid),
                     Err(rustix::io::Errno::SRCH) => continue,
@@ -39,6 +36,36 @@ pub(super) fn kill(id: &str) -> io::Result<usize> {
             return refused.map_or(Ok(killed.len()), Err);
         }
     }
+}
+
+/// Tells a process of the container that its terminal was closed. One that is gone, or not of this container, is told nothing.
+pub(super) fn hang_up(id: &str, process: Pid) -> io::Result<()> {
+    check(id)?;
+    let Ok(opened) = pidfd_open(process, PidfdFlags::empty()) else { return Ok(()) };
+    if !belongs(process, id) {
+        return Ok(());
+    }
+    // The second is for one that was stopped, which would not hear the first.
+    for signal in [Signal::HUP, Signal::CONT] {
+        match pidfd_send_signal(&opened, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is no id of an engine: anything shorter could be part of another path.
+fn check(id: &str) -> io::Result<()> {
+    if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no id of a container"))
+}
+
+fn belongs(process: Pid, id: &str) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    groups.lines().any(|group| is_in(group, id))
 }
 
 /// Whether a control group, as `/proc` names it, is the container's: `…/<id>`, `…/docker-<id>.scope`, `…/libpod-<id>/inside`.
@@ -71,8 +98,10 @@ mod tests {
         ] {
             assert!(!is_in(&group, &id), "{group}");
         }
+        // Not of it, so it is left alone.
+        hang_up(&id, rustix::process::getpid()).expect("nothing to do");
         for id in ["", "ab", "../../x", &"zz".repeat(32)] {
-            assert!(kill(id).is_err(), "{id}");
+            assert!(kill(id).is_err() && hang_up(id, Pid::INIT).is_err(), "{id}");
         }
     }
 }

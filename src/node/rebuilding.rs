@@ -3,7 +3,7 @@
 //! Nothing is deleted: the old data folder is moved aside. Dying before that leaves the old node, to be rebuilt again; after it,
 //! a machine without a node, which joins as any other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 use crate::clock;
-use crate::cluster::{DataDir, Identity, TokenText};
+use crate::cluster::{DataDir, Error, Identity, TokenText};
 use crate::config::NodeConfig;
 use crate::engine;
 use crate::model::NodeId;
+use crate::store;
 use crate::task::Supervisor;
 
 use super::joining;
@@ -31,7 +32,10 @@ impl Rebuild {
     /// Looks whether the data folder holds a node of the token's cluster, and whether that cluster answers. Changes
     /// nothing.
     pub async fn look(config: &NodeConfig, token: &TokenText) -> anyhow::Result<Self> {
-        let (dir, identity) = DataDir::open(&config.data_dir)?;
+        let (dir, identity) = match DataDir::open(&config.data_dir) {
+            Err(error @ (Error::BadIdentity { .. } | Error::NotOurs { .. })) => nameless(&config.data_dir, error)?,
+            opened => opened?,
+        };
         if identity.cluster != token.cluster {
             anyhow::bail!(
                 "this machine's node is of cluster {}, and the join token of cluster {}; choose another --data-dir, and \
@@ -66,6 +70,20 @@ impl Rebuild {
             )
         })?;
         Ok(aside)
+    }
+}
+
+/// A node whose identity is damaged or gone, when its store says whose it is.
+fn nameless(folder: &Path, error: Error) -> anyhow::Result<(DataDir, Identity)> {
+    match store::owner(folder) {
+        Ok((cluster, node)) => {
+            tracing::warn!(%error, %cluster, %node, "this folder is of the node that its store names");
+            Ok((DataDir::open_damaged(folder)?, Identity::joined(cluster, node)))
+        }
+        Err(store_error) => {
+            tracing::warn!(error = %store_error, "nor does its store say which node it is of");
+            Err(error.into())
+        }
     }
 }
 

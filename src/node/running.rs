@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, EngineState, Exec, LocalExec};
-use crate::artifact::{ArtifactStore, Holdings};
+use crate::artifact::{ArtifactStore, Fetcher, Holdings};
 use crate::build::{self, Builder};
 use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig};
@@ -145,7 +145,8 @@ impl Running {
         let registry_part = part("registry");
 
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
-        let registry = registry::start(&artifacts, blobs.clone(), &registry_part).await?;
+        let fetcher = Fetcher::new(artifacts.clone(), Arc::new(blobs.clone()));
+        let registry = registry::start(fetcher.clone(), &registry_part).await?;
         let resources = machine::resources(dir.path());
 
         let ingress = start_ingress(&config, identity.node, &consensus, traffic.clone(), &ingress_part).await?;
@@ -194,7 +195,7 @@ impl Running {
                 consensus: consensus.clone(),
                 engine: engine.clone(),
                 logs: logs.clone(),
-                artifacts: artifacts.clone(),
+                artifacts: fetcher,
                 registry: registry.clone(),
                 supervisor: build_part.clone(),
             },

@@ -446,6 +446,49 @@ async fn only_members_are_heard_and_only_in_their_own_name() {
     member.end().await;
 }
 
+/// Whatever it sends as if it voted or led: nothing of it is heard, and nobody's term moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_votes_for_nobody_and_leads_nobody() {
+    let cluster = Cluster::new();
+    let (worker, leading) = (NodeId(2), NodeId(1));
+    let admit: Admit =
+        Arc::new(move |node| Ok(if node == worker { NodeRole::Worker } else { NodeRole::VoterEligible }));
+    let member = cluster.member(leading.0, consensus::Options::default(), admit).await;
+    member.consensus.initialize(&member.peer.address).await.expect("initialises");
+    let before = member.consensus.status();
+    let own = Witness::new(witness(Mark::default()).own(), []);
+    own.take_part();
+    let peers = Peers::new(cluster.tls(worker), own);
+    let to = &member.peer;
+    let ballot = |committed| Some(v1::Ballot { term: before.term + 1, node: worker.0, committed });
+    let (asks, leads) = (ballot(false), ballot(true));
+    let entries = v1::AppendRequest { ballot: leads, ..Default::default() };
+    let meta = store::encode_meta(&store::SnapshotMeta::default()).expect("encodes");
+    let head = v1::snapshot_part::Part::Head(v1::SnapshotHead { ballot: leads, meta });
+    let head = v1::SnapshotPart { part: Some(head) };
+    let replies = async {
+        let mut replies = peers.append(to, futures::stream::iter([entries]).boxed()).await?;
+        replies.next().await.expect("an answer").map(drop)
+    };
+    let answers = [
+        (
+            "pre-vote",
+            peers.vote(to, v1::VoteRequest { ballot: asks, pre_vote: true, ..Default::default() }).await.err(),
+        ),
+        ("vote", peers.vote(to, v1::VoteRequest { ballot: asks, ..Default::default() }).await.err()),
+        ("entries", replies.await.err()),
+        ("snapshot", peers.snapshot(to, futures::stream::iter([head]).boxed()).await.err()),
+        ("transfer", peers.transfer(to, v1::TransferRequest { ballot: leads, ..Default::default() }).await.err()),
+    ];
+    for (what, answer) in answers {
+        let words = answer.expect(what).to_string();
+        assert!(words.contains("joined as a worker"), "{what}: {words}");
+    }
+    let after = member.consensus.status();
+    assert_eq!((after.term, after.role, after.last_log), (before.term, RaftRole::Leader, before.last_log));
+    member.end().await;
+}
+
 /// A resumed session would skip the certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_never_resumed() {

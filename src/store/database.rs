@@ -91,6 +91,17 @@ impl Database {
         Ok(database)
     }
 
+    /// Whose a file is, as it says itself: it is neither checked nor is anything in it opened.
+    pub(super) fn owner(folder: &Path, file: &'static str) -> Result<IdentityV1, Error> {
+        guarded(file, "meta", || {
+            let redb = redb::Builder::new().set_cache_size(CACHE_BYTES).open(folder.join(file))?;
+            let table = redb.begin_read()?.open_table(META)?;
+            let stored = table.get(IDENTITY_KEY)?.map(|value| value.value().to_vec()).unwrap_or_default();
+            envelope::decode(&stored)
+                .map_err(|source| Error::unreadable(file, "meta", "identity".to_owned(), source).into())
+        })
+    }
+
     /// Closes the file; whoever still holds it gets [`Error::Closed`].
     pub(super) fn close(&self) -> Result<(), Error> {
         let taken = self.redb.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -119,6 +119,12 @@ pub struct Store {
     space: Space,
 }
 
+/// Whose node the store in a folder is of, without its key: of the two files the one that can be read. Takes them for itself meanwhile.
+pub fn owner(folder: &Path) -> Result<(ClusterId, NodeId), Error> {
+    let found = Database::owner(folder, RAFT_FILE).or_else(|_| Database::owner(folder, STATE_FILE))?;
+    Ok((found.cluster, found.node))
+}
+
 impl Store {
     /// Opens the store of a node that exists. One whose files are gone is refused: under the same id, an empty log and no vote
     /// would take back what the node promised.

@@ -55,6 +55,7 @@ on_both_engines! {
     attach::pipes_carry_every_byte
     attach::a_terminal_has_a_size_and_keys
     attach::a_terminal_passes_binary_on
+    attach::terminals_end_when_they_are_hung_up
     attach::what_cannot_run_says_so
     trouble::a_hung_engine_is_unreachable
     trouble::a_killed_engine_ends_streams

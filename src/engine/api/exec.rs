@@ -9,12 +9,14 @@ use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ExecConfig;
 use futures::stream::{BoxStream, once};
 use futures::{StreamExt, TryStreamExt};
+use rustix::process::Pid;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::call::Call;
 use super::{ApiEngine, CALL_TIME};
-use crate::engine::{Attached, Error, ExecOutcome, ExecOutput, ExecSpec, TerminalSize};
+use crate::engine::{Attached, Error, ExecOutcome, ExecOutput, ExecSpec, TerminalSize, processes};
+use crate::task::blocking;
 
 /// Most output kept of one command; a health check that writes more has said enough.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
@@ -90,6 +92,26 @@ impl ApiEngine {
         self.call("resize a terminal").run(self.docker.resize_exec(exec, options)).await
     }
 
+    /// No engine can do that, so the kernel is asked: an engine knows the number of the process.
+    pub(super) async fn hang_up_terminal(&self, container: &str, exec: &str) -> Result<(), Error> {
+        let call = self.call(format!("hang up a command in container {container}"));
+        self.is_here().map_err(|error| call.rejected(error.to_string()))?;
+        let process = async {
+            loop {
+                match progress(&self.docker, &call, exec).await? {
+                    Progress::Ended(_) => return Ok(None),
+                    Progress::Running(Some(process)) => return Ok(Some(process)),
+                    // It is being started.
+                    Progress::Running(None) => tokio::time::sleep(EXIT_CODE_PERIOD).await,
+                }
+            }
+        };
+        let Some(process) = call.in_time(CALL_TIME, process).await? else { return Ok(()) };
+        let container = container.to_owned();
+        let told = blocking(move || processes::hang_up(&container, process)).await;
+        told.map_err(|error| call.rejected(error.to_string()))
+    }
+
     /// Starts a command whose output and errors come apart.
     async fn start_apart(&self, call: &Call, exec: &str) -> Result<Pipes, Error> {
         let started = call.within(CALL_TIME, self.docker.start_exec(exec, None::<StartExecOptions>)).await?;
@@ -116,11 +138,27 @@ impl ApiEngine {
     }
 }
 
+/// How far a command is.
+enum Progress {
+    /// It runs, once it is started as this process of the machine.
+    Running(Option<Pid>),
+    /// It ended with this code.
+    Ended(i64),
+}
+
+async fn progress(docker: &Docker, call: &Call, exec: &str) -> Result<Progress, Error> {
+    let state = call.run(docker.inspect_exec(exec)).await?;
+    if let (Some(code), false) = (state.exit_code, state.running.unwrap_or(false)) {
+        return Ok(Progress::Ended(code));
+    }
+    let process = state.pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    Ok(Progress::Running(process))
+}
+
 async fn exit_code(docker: &Docker, call: &Call, exec: &str) -> Result<i64, Error> {
     let mut pause = EXIT_CODE_PERIOD;
     loop {
-        let state = call.run(docker.inspect_exec(exec)).await?;
-        if let (Some(code), false) = (state.exit_code, state.running.unwrap_or(false)) {
+        if let Progress::Ended(code) = progress(docker, call, exec).await? {
             return Ok(code);
         }
         tokio::time::sleep(pause).await;

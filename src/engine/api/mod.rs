@@ -79,6 +79,15 @@ impl ApiEngine {
     fn call(&self, action: impl Into<String>) -> Call {
         Call { engine: self.description.address.clone(), action: action.into() }
     }
+
+    /// Refuses what the kernel of this machine cannot do.
+    fn is_here(&self) -> io::Result<()> {
+        let address = &self.description.address;
+        if is_path(address) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("the engine at {address} may be on another machine")))
+    }
 }
 
 /// `1.41`, as engines name the version of their API.
@@ -190,10 +199,7 @@ impl Engine for ApiEngine {
     }
 
     async fn kill_without_engine(&self, id: &str) -> io::Result<usize> {
-        let address = &self.description.address;
-        if !is_path(address) {
-            return Err(io::Error::other(format!("the engine at {address} may be on another machine")));
-        }
+        self.is_here()?;
         let id = id.to_owned();
         blocking(move || processes::kill(&id)).await
     }
@@ -228,5 +234,9 @@ impl Engine for ApiEngine {
 
     async fn resize(&self, exec: &str, size: TerminalSize) -> Result<(), Error> {
         self.resize_terminal(exec, size).await
+    }
+
+    async fn hang_up(&self, container: &str, exec: &str) -> Result<(), Error> {
+        self.hang_up_terminal(container, exec).await
     }
 }

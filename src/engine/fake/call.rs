@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use super::state::State;
@@ -396,18 +393,27 @@ impl Engine for FakeEngine {
         .await
     }
 
-    /// The lines of the command's script, then its end; input is kept and not read.
+    /// The lines of the command's script, then its end; input is not read.
     async fn attach(&self, id: &str, spec: &ExecSpec) -> Result<Attached, Error> {
         let (output, end) = match self.exec(id, &spec.argv, Duration::MAX).await? {
             ExecOutcome::Exited { code, output } => (output, stream::iter([Ok(ExecOutput::Exited(code))]).boxed()),
             ExecOutcome::TimedOut { output } => (output, stream::pending().boxed()),
         };
         let output = stream::iter([Ok(ExecOutput::Stdout(output.into()))]).chain(end).boxed();
-        Ok(Attached { id: id.to_owned(), output, input: Box::pin(Keyboard(Arc::clone(&self.state))) })
+        Ok(Attached { id: id.to_owned(), output, input: Box::pin(tokio::io::sink()) })
     }
 
     async fn resize(&self, _: &str, _: TerminalSize) -> Result<(), Error> {
         self.call("resize a terminal", |_| Ok(())).await
+    }
+
+    async fn hang_up(&self, id: &str, _: &str) -> Result<(), Error> {
+        self.call("hang up", |state| {
+            container(state, id)?;
+            state.hung_up += 1;
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -417,25 +423,6 @@ fn end_if_running(state: &mut State, id: &str, end: End) -> Result<(), Error> {
         state.end(index, end);
     }
     Ok(())
-}
-
-/// Keeps what is typed.
-struct Keyboard(Arc<Mutex<State>>);
-
-impl AsyncWrite for Keyboard {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.typed.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }
 
 /// What a stream gives next.

@@ -148,9 +148,9 @@ impl FakeEngine {
         self.on_running(id, |state, index| state.end(index, end))
     }
 
-    /// What commands that run inside containers got to read, all of them together.
-    pub fn typed(&self) -> Vec<u8> {
-        self.look(|state| state.typed.clone())
+    /// How many terminals were hung up.
+    pub fn hung_up(&self) -> usize {
+        self.look(|state| state.hung_up)
     }
 
     /// All containers there are, whatever fault the engine has.

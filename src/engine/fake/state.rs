@@ -32,7 +32,7 @@ pub(super) struct State {
     pub(super) containers: Vec<Container>,
     pub(super) events: Vec<(Event, Labels)>,
     pub(super) made: u64,
-    pub(super) typed: Vec<u8>,
+    pub(super) hung_up: usize,
 }
 
 pub(super) struct Container {

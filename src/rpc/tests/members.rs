@@ -13,6 +13,9 @@ use crate::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use crate::task::{OnError, Supervisor};
 use crate::{clock, random};
 
+/// A member that was silent for this long does not answer.
+const HEALTH_THRESHOLD: Duration = Duration::from_secs(2);
+
 /// Members that run the leader's loops, and know of each other through the state alone.
 pub(super) struct Group {
     cluster: Cluster,
@@ -47,7 +50,7 @@ impl Group {
     }
 
     async fn start(&mut self, number: u64) {
-        let health_threshold = Duration::from_secs(2);
+        let health_threshold = HEALTH_THRESHOLD;
         let options = consensus::Options::of_threshold(health_threshold);
         let member = self.cluster.member(number, options, everybody()).await;
         let supervisor = Supervisor::new("control", CancellationToken::new());
@@ -246,5 +249,57 @@ async fn of_two_that_join_with_one_token_at_once_one_is_let_in() {
         let [Outcome::Node(node)] = in_now[..] else { panic!("round {round}: {in_now:?} were let in") };
         group.command(Command::RemoveNode(node)).await;
     }
+    group.end_all().await;
+}
+
+/// Here only the first decides: the second leads, and sees that the third is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_lead_any_more_stops_deciding_at_once() {
+    let group = Group::of(3).await;
+    group.until_members(&group.nodes(&[0, 1, 2]), &[]).await;
+    let [first, second, third] = &group.members[..] else { panic!("three members") };
+    for control in &group.controls[1..] {
+        control.stop(Duration::from_secs(5)).await;
+    }
+    let term = first.consensus.leading_term().expect("it leads");
+    first.consensus.hand_over(second.peer.node).await.expect("hands over");
+    let deposed = tokio::time::timeout(Duration::from_secs(1), first.consensus.deposed(term)).await;
+    deposed.expect("whatever it does as a leader is dropped");
+    let silent_for = || second.consensus.group()?.members.get(&third.peer.node)?.silent_for;
+    until("the second has heard the third", || silent_for().is_some()).await;
+    third.end().await;
+    until("and missed it for long", || silent_for().is_some_and(|time| time > 3 * HEALTH_THRESHOLD)).await;
+    let absent = |member: &Member| member.consensus.latest().state.absence(third.peer.node).is_some();
+    assert!(!absent(first) && !absent(second));
+    second.consensus.hand_over(first.peer.node).await.expect("hands back");
+    until("the first decides", || absent(first)).await;
+    group.end(0).await;
+    group.end(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_are_not_in_the_log() {
+    let group = Group::of(3).await;
+    group.until_members(&group.nodes(&[0, 1, 2]), &[]).await;
+    let leading = &leader(&group.members).expect("leads").consensus;
+    let silences = || leading.group().map(|group| group.members.values().map(|of| of.silent_for).collect::<Vec<_>>());
+    let logs = || group.members.iter().map(|member| member.consensus.status().last_log).collect::<Vec<_>>();
+    until("all have the same log and nothing changes", || {
+        let changes = leading.group().is_none_or(|group| group.changing);
+        !changes && logs().windows(2).all(|pair| pair[0] == pair[1])
+    })
+    .await;
+    let (log, mut seen, mut beats) = (logs(), silences(), 0);
+    until("twenty heartbeats were answered", || {
+        let now = silences();
+        // Silence grows until something is heard.
+        if let (Some(before), Some(now)) = (&seen, &now) {
+            beats += before.iter().zip(now).filter(|(before, now)| now < before).count();
+        }
+        seen = now;
+        beats >= 20
+    })
+    .await;
+    assert_eq!(logs(), log);
     group.end_all().await;
 }

@@ -123,7 +123,9 @@ async fn a_folder_of_another_node_or_version_or_in_use_is_refused() {
     let node = filled().await;
     let store = node.open();
     assert!(matches!(node.reopen(), Err(Error::InUse { .. })));
+    assert!(owner(node.folder.path()).is_err(), "it is in use");
     store.close().await.expect("closes");
+    assert_eq!(owner(node.folder.path()).expect("it says so itself"), (node.cluster, NodeId(1)));
 
     let other =
         |cluster, number| Store::open(Options { cluster, node: NodeId(number), ..node.options(node.folder.path()) });

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use narvana::engine::{Attached, Error, ExecOutput, ExecSpec, TerminalSize};
+use narvana::engine::{Attached, Error, ExecOutcome, ExecOutput, ExecSpec, TerminalSize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -95,6 +95,37 @@ pub(super) async fn a_terminal_has_a_size_and_keys(harness: Harness) {
     shell.input.write_all(b"\x04").await.expect("taken");
     let (_, _, code) = all(&mut shell).await;
     assert!(code == 0 || code == 130, "{code}");
+}
+
+/// Whatever they do: wait for a command, have half of one, run another program or another shell, or are stopped.
+pub(super) async fn terminals_end_when_they_are_hung_up(harness: Harness) {
+    let engine = harness.engine();
+    let id = harness.run(&harness.spec("sleep", &SLEEP)).await;
+    for (typed, seen) in [
+        ("", ""),
+        ("echo half-$((40 + 2))", "half-"),
+        ("sh -c 'echo begun-$((40 + 2)); exec sleep 1234'\n", "begun-42"),
+        ("sh\nsh -c 'echo begun-$((40 + 2)); exec sleep 1234'\n", "begun-42"),
+        ("echo begun-$((40 + 2)); kill -STOP $$\n", "begun-42"),
+    ] {
+        let mut shell = engine.attach(&id, &on_terminal(&["sh"])).await.expect("attached");
+        heard(&mut shell, "/ # ").await;
+        shell.input.write_all(typed.as_bytes()).await.expect("taken");
+        heard(&mut shell, seen).await;
+        engine.hang_up(&id, &shell.id).await.expect("hung up");
+        all(&mut shell).await;
+        engine.hang_up(&id, &shell.id).await.expect("it has ended, which is no trouble");
+    }
+    // In the moment in which it starts.
+    let mut begins = engine.attach(&id, &on_terminal(&["sleep", "1234"])).await.expect("attached");
+    engine.hang_up(&id, &begins.id).await.expect("hung up");
+    all(&mut begins).await;
+    until("nothing is left of them", || async {
+        let seen =
+            engine.exec(&id, &words(&["sh", "-c", "ps | grep -c '[s]leep 1234'"]), DEADLINE).await.expect("it runs");
+        (seen == ExecOutcome::Exited { code: 1, output: b"0\n".to_vec() }).then_some(())
+    })
+    .await;
 }
 
 /// What begins like a frame of the engine's own protocol is passed on like everything else.

@@ -19,6 +19,17 @@ pub(super) fn three(engine: &str) -> [Node; 3] {
     [first, second, third]
 }
 
+/// The same, once a majority of them goes on without any one.
+pub(super) async fn three_voters(engine: &str) -> [Node; 3] {
+    let nodes = three(engine);
+    until("three vote", || async {
+        let known = nodes[2].get("/v1/nodes").expect(200);
+        known.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
+    })
+    .await;
+    nodes
+}
+
 pub(super) fn names(nodes: &Value) -> Vec<&str> {
     nodes.as_array().expect("a list").iter().map(|node| node["hostname"].as_str().expect("a name")).collect()
 }
@@ -352,33 +363,92 @@ async fn any_node_shows_the_logs_of_any_instance() {
     assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "each line once and none left out: {seen:?}");
 }
 
-/// The numbers of the lines in what a stream of events wrote, and the last id of a whole event.
-fn heard(file: &std::path::Path) -> (Vec<u64>, String) {
+/// What a stream of events wrote: each whole event by kind, and the last id.
+fn events(file: &std::path::Path) -> (Vec<(String, Value)>, String) {
     let text = std::fs::read_to_string(file).expect("reads");
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
-    let (mut seqs, mut last) = (Vec::new(), String::new());
+    let (mut events, mut last) = (Vec::new(), String::new());
     for event in whole.split("\n\n") {
         let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
-        if field("event: ") == Some("log") {
-            let data: Value = serde_json::from_str(field("data: ").expect("data")).expect("JSON");
-            seqs.push(data["seq"].as_u64().expect("a number"));
+        if let (Some(kind), Some(data)) = (field("event: "), field("data: ")) {
+            events.push((kind.to_owned(), serde_json::from_str(data).expect("JSON")));
         }
         if let Some(id) = field("id: ") {
             id.clone_into(&mut last);
         }
     }
-    (seqs, last)
+    (events, last)
+}
+
+/// The numbers of the lines among them, and the last id.
+fn heard(file: &std::path::Path) -> (Vec<u64>, String) {
+    let (events, last) = events(file);
+    let lines = events.iter().filter(|(kind, _)| kind == "log");
+    (lines.map(|(_, line)| line["seq"].as_u64().expect("a number")).collect(), last)
+}
+
+/// Opens a stream of events, after the last one that was read.
+fn follow(node: &Node, path: &str, last: &str) -> (std::process::Child, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["--silent", "--fail", "--no-buffer", "--header", &format!("Last-Event-ID: {last}")]);
+    curl.args(["--header", &format!("Authorization: Bearer {}", node.token), &format!("{}{path}", node.api)]);
+    (curl.stdout(file.reopen().expect("opens")).spawn().expect("curl"), file)
+}
+
+/// The node that is asked, and to which the source came, dies while it is built elsewhere.
+#[tokio::test]
+async fn a_deployment_that_was_followed_on_one_node_is_followed_to_its_end_on_another() {
+    let harness = Harness::podman().await;
+    let [mut first, _second, third] = three_voters(harness.address()).await;
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload", "replicas": 1})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = "i=0; while [ $i -lt 100 ]; do echo tick-$i; i=$((i+1)); sleep 0.1; done";
+    // No engine has it in its cache.
+    let new = folder.path().display();
+    let dockerfile = format!("FROM {BUSYBOX}\nRUN : {new}; {lines}\nCMD [\"sleep\", \"100000\"]\n");
+    std::fs::write(folder.path().join("Dockerfile"), dockerfile).expect("writes");
+    for name in ["test-node", "third"] {
+        assert!(first.cli(&["node", "cordon", name]).status.success());
+    }
+    first.upload("shop", "web", folder.path());
+    let begun = first.post("/v1/apps/shop/services/web/deploy", &json!({})).expect(202);
+    let path = format!("/v1/deployments/{}/stream", begun["id"].as_str().expect("an id"));
+    let (mut reader, before) = follow(&first, &path, "");
+    until("it is built", || async { (heard(before.path()).0.len() > 20).then_some(()) }).await;
+    first.kill();
+    reader.wait().expect("ends");
+    let (mut all, last) = events(before.path());
+    until("the others decide", || async { (third.get("/v1/apps/shop").status == 200).then_some(()) }).await;
+    let (mut reader, after) = follow(&third, &path, &last);
+    until("its end", || async {
+        let told = events(after.path()).0;
+        told.iter().any(|(kind, deployment)| kind == "deployment" && deployment["status"] == "running").then_some(())
+    })
+    .await;
+    reader.kill().expect("it runs");
+    reader.wait().expect("ends");
+    all.extend(events(after.path()).0);
+
+    let of = |kind: &str| all.iter().filter(|(of, _)| of == kind).map(|(_, data)| data).collect::<Vec<_>>();
+    let lines = of("log");
+    let follows = |pair: &[&Value]| pair[1]["seq"].as_u64() == pair[0]["seq"].as_u64().map(|seq| seq + 1);
+    assert!(lines.windows(2).all(follows), "{lines:#?}");
+    let ticks = lines.iter().filter_map(|line| line["message"].as_str()?.strip_prefix("tick-"));
+    assert!(ticks.eq((0..100).map(|tick| tick.to_string())), "{lines:#?}");
+    for kind in ["deployment", "build", "instance"] {
+        let told = of(kind);
+        assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "told twice: {told:#?}");
+    }
+    let ended = |kind: &str| of(kind).last().map(|last| last["status"].clone()).unwrap_or_default();
+    assert_eq!([ended("deployment"), ended("build"), ended("instance")], ["running", "succeeded", "running"]);
 }
 
 #[tokio::test]
 async fn a_stream_that_was_read_on_one_node_goes_on_on_another() {
     let harness = Harness::podman().await;
-    let [mut first, second, third] = three(harness.address());
-    until("three vote", || async {
-        let voting = third.get("/v1/nodes").expect(200);
-        voting.as_array().expect("a list").iter().all(|node| node["voter"] == true).then_some(())
-    })
-    .await;
+    let [mut first, second, third] = three_voters(harness.address()).await;
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     for name in ["test-node", "third"] {
         assert!(first.cli(&["node", "cordon", name]).status.success());
@@ -388,15 +458,8 @@ async fn a_stream_that_was_read_on_one_node_goes_on_on_another() {
     first.post("/v1/apps/shop/services", &spec).expect(201);
     let deployment = first.deploy("shop", "clock");
     assert_eq!(deployment["instances"][0]["node_name"], "second");
-    let follow = |node: &Node, last: &str| {
-        let url = format!("{}/v1/apps/shop/logs/stream?source=runtime&limit=1&token={}", node.api, node.token);
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let out = file.reopen().expect("opens");
-        let mut curl = std::process::Command::new("curl");
-        curl.args(["--silent", "--fail", "--no-buffer", "--header", &format!("Last-Event-ID: {last}"), &url]);
-        (curl.stdout(out).spawn().expect("curl"), file)
-    };
-    let (mut reader, before) = follow(&first, "");
+    let path = "/v1/apps/shop/logs/stream?source=runtime&limit=1";
+    let (mut reader, before) = follow(&first, path, "");
     // A person with a context of two addresses.
     let printed = tempfile::NamedTempFile::new().expect("a file");
     let mut person = second.client(&["logs", "--app", "shop", "--follow", "--tail", "1", "-o", "json"]);
@@ -413,7 +476,7 @@ async fn a_stream_that_was_read_on_one_node_goes_on_on_another() {
     reader.wait().expect("ends");
     let (mut seqs, last) = heard(before.path());
     until("the others decide", || async { (third.get("/v1/apps/shop").status == 200).then_some(()) }).await;
-    let (mut reader, after) = follow(&third, &last);
+    let (mut reader, after) = follow(&third, path, &last);
     until("it goes on", || async { (heard(after.path()).0.len() > 5).then_some(()) }).await;
     seqs.extend(heard(after.path()).0);
     let next = *seqs.last().expect("lines");

@@ -1,11 +1,15 @@
 //! Who belongs to a cluster: nodes that are removed, and nodes that the others cannot find.
 
+use std::io::Read;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use super::cluster::{names, three};
+use super::cluster::{names, three, three_voters};
 use super::image_service;
 use crate::harness::node::Node;
-use crate::harness::{Harness, until};
+use crate::harness::{BUSYBOX, Harness, until};
 
 #[tokio::test]
 async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
@@ -32,7 +36,7 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     let lost = first.cli(&["simulate", "lose", "second"]);
     assert!(String::from_utf8_lossy(&lost.stdout).contains("has not the volumes of data"), "{lost:?}");
 
-    let removed_at = std::time::Instant::now();
+    let removed_at = Instant::now();
     let removed = first.cli(&["node", "remove", "second"]);
     assert!(removed.status.success(), "{removed:?}");
     assert!(String::from_utf8_lossy(&removed.stderr).contains(leaves), "{removed:?}");
@@ -53,6 +57,62 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     // Its folder is of no use any more, and says so.
     assert!(!second.try_run());
     assert!(second.log().contains("narvana join"), "{}", second.log());
+}
+
+/// A follower, then the leader: what is open from it and to it ends within five seconds, and it answers nobody.
+#[tokio::test]
+async fn whoever_is_removed_of_three_is_shut_out_within_five_seconds() {
+    let harness = Harness::podman().await;
+    let [mut first, mut second, third] = three_voters(harness.address()).await;
+    assert_eq!(third.get("/v1/status").expect(200)["leader"], 1);
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    // One on each node.
+    for (node, others) in
+        [("test-node", ["second", "third"]), ("second", ["third", "test-node"]), ("third", ["test-node", "second"])]
+    {
+        for other in others {
+            assert!(third.cli(&["node", "cordon", other]).status.success());
+        }
+        let spec = json!({"name": format!("on-{node}"), "image": BUSYBOX, "command": ["sleep", "100000"]});
+        first.post("/v1/apps/shop/services", &spec).expect(201);
+        let deployment = first.deploy("shop", &format!("on-{node}"));
+        assert_eq!(deployment["instances"][0]["node_name"], node);
+        for other in others {
+            assert!(third.cli(&["node", "uncordon", other]).status.success());
+        }
+    }
+    let open = |through: &Node, of: &str| {
+        let mut client =
+            through.client(&["exec", "--app", "shop", "--service", of, "-i", "--", "sh", "-c", "echo open; cat"]);
+        let mut child =
+            client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+        let mut begun = [0; 5];
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut begun).expect("it begins");
+        child
+    };
+    for leaving in [&mut second, &mut first] {
+        let name = leaving.name().to_owned();
+        let mut open = [open(&third, &format!("on-{name}")), open(leaving, "on-third")];
+        let removed_at = Instant::now();
+        let removed = third.cli(&["node", "remove", &name, "--force"]);
+        assert!(removed.status.success(), "{removed:?}");
+        until("what was open has ended", || {
+            let ended = open.iter_mut().all(|child| child.try_wait().expect("a child").is_some());
+            std::future::ready(ended.then_some(()))
+        })
+        .await;
+        until("it answers nobody", || async {
+            (leaving.get("/v1/apps?consistency=stale").status != 200).then_some(())
+        })
+        .await;
+        assert!(removed_at.elapsed() < Duration::from_secs(5), "{name}: {:?}", removed_at.elapsed());
+        assert_eq!(leaving.wait_end().code(), Some(78), "{}", leaving.log());
+    }
+    until("the last one decides", || async {
+        (third.post("/v1/apps", &json!({"name": "after"})).status == 201).then_some(())
+    })
+    .await;
+    assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["third"]);
 }
 
 /// It is a member all the same, and nobody is told that it takes work.

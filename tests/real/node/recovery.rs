@@ -279,4 +279,19 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
         .expect("lists")
         .filter(|entry| entry.as_ref().expect("an entry").file_name().to_string_lossy().starts_with("data.old-"));
     assert_eq!(kept.count(), 1, "the old folder is kept");
+
+    // The other one does not even say which node it was, but in a file of its store.
+    first.env = second.env.clone();
+    std::fs::write(folder.path().join("token"), third.join_token(&[])).expect("writes");
+    std::fs::write(first.data.join("identity.json"), b"{").expect("writes");
+    std::fs::write(first.data.join("raft.redb"), b"damaged").expect("writes");
+    assert!(!first.try_run());
+    assert_eq!(first.wait_end().code(), Some(78), "{}", first.log());
+    assert!(first.log().contains("narvana node rebuild"), "{}", first.log());
+    first.start("node rebuild");
+    until("three are members", || async {
+        let nodes = third.get("/v1/nodes").expect(200);
+        (nodes.as_array().map(Vec::len) == Some(3)).then_some(())
+    })
+    .await;
 }
