@@ -17,11 +17,13 @@ use uuid::Uuid;
 use crate::agent::{Exec, LocalExec};
 use crate::artifact::{ArtifactStore, Holdings, Nobody};
 use crate::auth::Tokens;
+use crate::build::Inspector;
 use crate::clock;
 use crate::cluster::Authority;
 use crate::logs::{self, Library, LogStore};
 use crate::model::{Membership, NodeId, Org, OrgId, PasswordHash, Role, Session, SessionId, User, UserId};
 use crate::random;
+use crate::space::Space;
 use crate::state::{Record, State, sample_records};
 use crate::task::Supervisor;
 use crate::telemetry::Metrics;
@@ -94,6 +96,8 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("delete", "/v1/settings/{setting}", Admin, none.clone(), 200),
         ("get", "/v1/orgs", LogIn, none.clone(), 200),
         ("get", "/v1/orgs/{org}", VIEWER, none.clone(), 200),
+        // Nobody is there: an answer for those who may.
+        ("post", "/v1/detect", LogIn, json!({"git_url": "http://127.0.0.1:1/r"}), 400),
         ("get", "/v1/apps", LogIn, none.clone(), 200),
         ("post", "/v1/apps", MEMBER, json!({"name": "new", "org_id": SAMPLE_ORG.to_string()}), 201),
         ("get", "/v1/apps/{app}", VIEWER, none.clone(), 200),
@@ -211,7 +215,7 @@ fn state(people: &[Person]) -> State {
 struct Harness {
     logs: LogStore,
     artifacts: ArtifactStore,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Harness {
@@ -221,7 +225,7 @@ impl Harness {
         let logs =
             LogStore::open(folder.path().join("logs"), logs::Options::default(), supervisor).await.expect("logs");
         let artifacts = ArtifactStore::open(folder.path().join("artifacts")).await.expect("artifacts");
-        Self { logs, artifacts, _folder: folder }
+        Self { logs, artifacts, folder }
     }
 
     /// The real router over a state of its own.
@@ -230,7 +234,9 @@ impl Harness {
         let supervisor = Supervisor::new("test", CancellationToken::new());
         let exec = LocalExec::new(NodeId::FOUNDER, replica.watch(), watch::channel(None).1, supervisor);
         let artifacts = Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody));
-        let parts = (Library::of_one(self.logs.clone()), Exec::of_one(exec), artifacts, Metrics::default());
+        let logs = Library::of_one(self.logs.clone());
+        let inspector = Inspector::new(self.folder.path().to_owned(), Space::of(self.folder.path()), false);
+        let parts = (logs, Exec::of_one(exec), artifacts, Metrics::default(), inspector);
         behind(Gate::over(replica, parts, Options::default(), CancellationToken::new()))
     }
 

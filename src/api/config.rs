@@ -78,7 +78,7 @@ pub(super) async fn stats(Reader(caller): Reader) -> Json<Stats> {
         *deployments_by_status.entry(deployment.status.as_str()).or_default() += 1;
     }
     let total = caller.nodes().count();
-    let healthy = caller.nodes().filter(|node| node.engine.is_ok()).count();
+    let healthy = caller.nodes().filter(|node| node.engine.is_ok() && caller.absent_since(node.id).is_none()).count();
     Json(Stats {
         active_deployments: deployments_by_status.get(DeploymentStatus::Running.as_str()).copied().unwrap_or(0),
         total_apps: caller.apps().count(),

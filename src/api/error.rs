@@ -31,6 +31,16 @@ pub(super) enum Error {
     /// Send faster.
     #[error("{0}")]
     TooSlow(String),
+    /// Change the source, or choose another.
+    #[error("{message}")]
+    Source {
+        /// The original's code of build errors.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+        /// What can be done.
+        suggestions: Vec<String>,
+    },
     /// Use another content type.
     #[error("{0}")]
     MediaType(String),
@@ -98,6 +108,7 @@ impl Error {
             Self::Invalid(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::LargeHead => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"),
             Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "invalid_request"),
+            Self::Source { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
             Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request"),
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
@@ -120,6 +131,11 @@ impl Error {
         let details = match self {
             Self::Invalid(invalid) => {
                 invalid.fields.iter().map(|(field, reason)| (harmless(field), harmless(reason))).collect()
+            }
+            Self::Source { code, suggestions, .. } => {
+                let suggestions =
+                    (1..).zip(suggestions).map(|(number, it)| (format!("suggestion_{number}"), harmless(it)));
+                [("build_code".to_owned(), (*code).to_owned())].into_iter().chain(suggestions).collect()
             }
             _ => BTreeMap::new(),
         };
@@ -159,7 +175,7 @@ pub(super) struct ErrorBody {
     code: String,
     /// For people: what, why and what to do.
     message: String,
-    /// Field to reason, when single fields are to blame.
+    /// Field to reason, when single fields are to blame. Of a source: `build_code`, and `suggestion_1` and so on.
     details: BTreeMap<String, String>,
     /// Names this request in the node's log; also in the header `X-Request-Id`.
     request_id: String,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Exec;
 use crate::artifact::{ArtifactStore, Holdings};
 use crate::auth::{Caller, Passwords, RateLimiter};
+use crate::build::Inspector;
 use crate::clock;
 use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
 use crate::logs::Library;
@@ -50,6 +51,7 @@ struct Inner {
     exec: Exec,
     artifacts: Holdings,
     metrics: Metrics,
+    inspector: Inspector,
     options: Options,
     passwords: Passwords,
     by_address: RateLimiter<IpAddr>,
@@ -61,12 +63,17 @@ struct Inner {
 impl Gate {
     pub(super) fn new(parts: Parts, options: Options, stopping: CancellationToken) -> Self {
         let replica = Replica::Group(parts.consensus);
-        Self::over(replica, (parts.logs, parts.exec, parts.artifacts, parts.metrics), options, stopping)
+        Self::over(
+            replica,
+            (parts.logs, parts.exec, parts.artifacts, parts.metrics, parts.inspector),
+            options,
+            stopping,
+        )
     }
 
     pub(super) fn over(
         replica: Replica,
-        (logs, exec, artifacts, metrics): (Library, Exec, Holdings, Metrics),
+        (logs, exec, artifacts, metrics, inspector): (Library, Exec, Holdings, Metrics, Inspector),
         options: Options,
         stopping: CancellationToken,
     ) -> Self {
@@ -76,6 +83,7 @@ impl Gate {
             exec,
             artifacts,
             metrics,
+            inspector,
             by_address: RateLimiter::new(options.pace_by_address),
             by_account: RateLimiter::new(options.pace_by_account),
             options,
@@ -108,6 +116,10 @@ impl Gate {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(super) fn inspector(&self) -> &Inspector {
+        &self.0.inspector
     }
 
     pub(super) fn passwords(&self) -> &Passwords {

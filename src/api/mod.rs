@@ -21,6 +21,7 @@ mod connection;
 mod context;
 mod deploy;
 mod deployment;
+mod detect;
 mod docs;
 mod dotenv;
 mod drain;
@@ -63,6 +64,7 @@ mod watch;
 use error::Error;
 
 pub use context::Peer;
+pub use detect::DetectionView;
 pub use dotenv::parse as parse_dotenv;
 pub use options::{Options, Parts};
 pub use router::router;

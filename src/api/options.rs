@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::agent::Exec;
 use crate::artifact::Holdings;
 use crate::auth::{Pace, Tokens};
+use crate::build::Inspector;
 use crate::consensus::Consensus;
 use crate::decide;
 use crate::logs::Library;
@@ -96,4 +97,6 @@ pub struct Parts {
     pub artifacts: Holdings,
     /// Counters behind `/metrics`.
     pub metrics: Metrics,
+    /// Looks at repositories that nobody builds yet.
+    pub inspector: Inspector,
 }

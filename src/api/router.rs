@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
-    Options, Parts, app, authority, backup, build, config, deploy, deployment, docs, drain, env, exec, explain, health,
-    instance, join_token, log, log_stream, node, node_action, openapi, org, rebalance, service, service_action,
+    Options, Parts, app, authority, backup, build, config, deploy, deployment, detect, docs, drain, env, exec, explain,
+    health, instance, join_token, log, log_stream, node, node_action, openapi, org, rebalance, service, service_action,
     session, setting, source, status, user, watch,
 };
 
@@ -86,6 +86,7 @@ fn about_people() -> OpenApiRouter<Gate> {
 
 fn about_apps() -> OpenApiRouter<Gate> {
     OpenApiRouter::new()
+        .routes(routes!(detect::detect))
         .routes(routes!(app::list, app::create))
         .routes(routes!(app::show, app::update, app::delete))
         .routes(routes!(explain::app))

@@ -225,6 +225,10 @@ fn check_setup(gate: &Gate, context: &Context, headers: &HeaderMap, token: Optio
     if local && !was_forwarded(headers) && names_this_machine(headers) {
         return Ok(());
     }
+    if token.is_some() && gate.options().setup_token.is_none() {
+        let words = "only the node that `narvana init` ran on knows the setup token: ask that one, or register on this machine itself";
+        return Err(Error::Forbidden(words.to_owned()));
+    }
     Err(Error::field("setup_token", "is required from another machine; `narvana init` printed it"))
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::consensus::{Consensus, ProposeError};
-use crate::model::{Build, BuildId, BuildStatus};
+use crate::model::{Build, BuildCode, BuildId, BuildStatus};
 use crate::state::{Actor, BuildResult, Command, LogEntry, State};
 use crate::task::OnError;
+use crate::{clock, random};
 
 use super::job::Job;
 use super::{Options, Parts};
@@ -54,7 +54,14 @@ impl Builder {
 
     fn look(&mut self, state: &State) {
         // A build stays in the map until the state says that it has ended, so that it is never run twice.
-        self.running.retain(|id, _| state.build(*id).is_some_and(|build| build.status == BuildStatus::Running));
+        // One that somebody else has ended, or given to another node, is of no use to anybody.
+        self.running.retain(|id, cancel| {
+            let runs = state.build(*id).is_some_and(|build| build.status == BuildStatus::Running);
+            if !runs {
+                cancel.cancel();
+            }
+            runs
+        });
         let mine = state
             .live_builds()
             .filter(|build| build.status == BuildStatus::Running && build.lease == Some(self.options.lease));
@@ -107,12 +114,20 @@ async fn report(
     lease: crate::model::Lease,
     result: BuildResult,
 ) -> Result<(), ProposeError> {
+    let command = match result {
+        // The source is not to blame, and another node may do better.
+        BuildResult::Failed(failure) if failure.code == BuildCode::Infrastructure => {
+            let reason = format!("node {} could not build it: {}; {}", lease.node, failure.message, failure.next_step);
+            Command::LoseBuild { build, reason, retry: random::id() }
+        }
+        result => Command::FinishBuild { build, lease, result },
+    };
     loop {
         let entry = LogEntry {
             proposed_at: clock::now(),
             actor: Actor::Node(lease.node),
             request: None,
-            command: Command::FinishBuild { build, lease, result: result.clone() },
+            command: command.clone(),
         };
         match consensus.propose(entry).await {
             Ok(_) | Err(ProposeError::Rejected(_) | ProposeError::NotYetHere { .. }) => return Ok(()),

@@ -33,7 +33,7 @@ use crate::model::{ClusterId, Cpu, Lease, Memory};
 use crate::task::Supervisor;
 
 pub use builder::Builder;
-pub use detect::detect_in;
+pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]

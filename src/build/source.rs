@@ -1,15 +1,22 @@
 //! From what a deployment names as its source to a folder with its files.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::{Digest, Fetcher};
+use crate::artifact::{Digest, Fetcher, OpenError};
 use crate::model::{BuildCode, Deployment, Source, UploadedSource};
 
 use super::job::Failure;
 use super::{archive, git, tree};
+
+/// How long a source is waited for that no node has which answers: as long as a node is restarted.
+const HOLDER_WAIT: Duration = Duration::from_secs(60);
+/// Pause between two attempts.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Puts the source's files into an empty folder and returns what exactly they are: a commit, or a digest.
 pub(super) async fn fetch(
@@ -77,7 +84,14 @@ async fn unpack(
         // The log is best effort, and its reader outlives this work.
         let _ = progress.send(format!("Fetching the uploaded source ({kibibytes} KiB) from another node.")).await;
     }
-    let blob = artifacts.open(digest).await.map_err(|error| lost(error.to_string()))?;
+    let deadline = Instant::now() + HOLDER_WAIT;
+    let blob = loop {
+        match artifacts.open(digest).await {
+            // The node that has it may be starting again.
+            Err(OpenError::Missing(_)) if Instant::now() < deadline => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+            opened => break opened.map_err(|error| lost(error.to_string()))?,
+        }
+    };
     let (into, stop) = (into.to_owned(), stop.clone());
     let file = blob.into_file();
     let unpacked =

@@ -1,75 +1,82 @@
-//! `detect`: what a folder is, and how it would be built.
+//! `detect`: what a source is, and how it would be built.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Global;
 use super::outcome::{Exit, failure};
-use super::output::{Output, Table};
+use super::output::Table;
+use super::session::Session;
+use crate::api::DetectionView;
 use crate::build::archive::what_is_packed;
 use crate::build::detect_in;
 use crate::build::tree::Limits;
-use crate::decide::detect::{Detection, Undetected};
+use crate::client::view::Detection;
+use crate::decide::detect::Undetected;
 use crate::model::BuildStrategy;
 
 /// What is looked at.
 #[derive(Args, Debug)]
 pub(super) struct DetectArgs {
     /// The folder
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", conflicts_with = "git")]
     path: PathBuf,
+    /// A repository instead, which a node clones
+    #[arg(long, value_name = "URL")]
+    git: Option<String>,
+    /// Its branch, tag or commit
+    #[arg(long = "ref", value_name = "REF", requires = "git")]
+    reference: Option<String>,
+    /// The folder in it
+    #[arg(long, value_name = "FOLDER", requires = "git")]
+    root: Option<String>,
 }
 
 /// Looks, and says it.
-pub(super) fn run(output: &Output, args: &DetectArgs) -> anyhow::Result<()> {
-    let folder = args.path.canonicalize().with_context(|| format!("cannot open the folder {}", args.path.display()))?;
-    if !folder.is_dir() {
-        return Err(failure(Exit::Usage, format!("{} is not a folder", args.path.display())));
-    }
-    let tree = what_is_packed(&folder, &Limits::default())?;
-    let found = detect_in(&tree).map_err(|undetected| failure(Exit::Failed, refusal(&undetected)))?;
-    output.show_as(&for_programs(&found), || table(&found))?;
+pub(super) async fn run(global: &Global, args: DetectArgs) -> anyhow::Result<()> {
+    let output = global.printer();
+    let (json, found) = match &args.git {
+        Some(url) => {
+            let session = Session::open(global)?;
+            let repository = json!({"git_url": url, "git_ref": args.reference, "root_directory": args.root});
+            let answer = session.client.detect(&repository).await?;
+            (answer.json, answer.view)
+        }
+        None => {
+            let json = here(&args.path)?;
+            let found = Detection::deserialize(&json).context("what was found has another form than expected")?;
+            (json, found)
+        }
+    };
+    output.show_as(&json, || table(&found))?;
     for warning in &found.warnings {
         output.note(warning);
     }
-    if found.strategy != BuildStrategy::Dockerfile {
+    if found.strategy != BuildStrategy::Dockerfile.as_str() {
         output.note(&format!("this version builds Dockerfiles only, not yet by {}: add a Dockerfile", found.strategy));
     }
     Ok(())
+}
+
+/// Looks at a folder of this machine.
+fn here(path: &Path) -> anyhow::Result<Value> {
+    let folder = path.canonicalize().with_context(|| format!("cannot open the folder {}", path.display()))?;
+    if !folder.is_dir() {
+        return Err(failure(Exit::Usage, format!("{} is not a folder", path.display())));
+    }
+    let tree = what_is_packed(&folder, &Limits::default())?;
+    let found = detect_in(&tree).map_err(|undetected| failure(Exit::Failed, refusal(&undetected)))?;
+    Ok(serde_json::to_value(DetectionView::from(&found))?)
 }
 
 fn refusal(undetected: &Undetected) -> String {
     let Undetected { code, message, suggestions } = undetected;
     let next: String = suggestions.iter().map(|suggestion| format!("\n  next: {suggestion}")).collect();
     format!("{}: {message}{next}", code.as_str())
-}
-
-fn for_programs(found: &Detection) -> Value {
-    let entry_points: Vec<Value> = found
-        .entry_points
-        .iter()
-        .map(|it| json!({ "name": it.name, "path": it.path, "is_default": it.is_default }))
-        .collect();
-    let alternatives: Vec<Value> = found
-        .alternatives
-        .iter()
-        .map(|it| json!({ "strategy": it.strategy.as_str(), "because": it.because }))
-        .collect();
-    json!({
-        "strategy": found.strategy.as_str(),
-        "framework": found.framework.as_str(),
-        "version": found.version,
-        "toolchain": found.toolchain,
-        "suggested_config": found.suggested,
-        "recommended_build_type": found.build_type.as_str(),
-        "entry_points": entry_points,
-        "port": found.port,
-        "confidence": f64::from(found.confidence) / 100.0,
-        "warnings": found.warnings,
-        "alternatives": alternatives,
-    })
 }
 
 fn table(found: &Detection) -> Table {
@@ -79,16 +86,18 @@ fn table(found: &Detection) -> Table {
         .map(|it| if it.path == it.name { it.name.clone() } else { format!("{} ({})", it.name, it.path) })
         .collect();
     let mut table = Table::of_fields([
-        ("strategy", found.strategy.to_string()),
-        ("build type", found.build_type.to_string()),
-        ("framework", found.framework.as_str().to_owned()),
-        ("version", found.version.clone().unwrap_or_default()),
-        ("toolchain", found.toolchain.clone().unwrap_or_default()),
+        ("strategy", found.strategy.clone()),
+        ("build type", found.recommended_build_type.clone()),
+        ("framework", found.framework.clone()),
+        ("version", found.version.clone()),
+        ("toolchain", found.toolchain.clone()),
         ("programs", programs.join(", ")),
         ("port", found.port.map(|port| port.to_string()).unwrap_or_default()),
-        ("confidence", format!("{} %", found.confidence)),
+        ("confidence", format!("{:.0} %", found.confidence * 100.0)),
+        ("branch", found.default_branch.clone()),
+        ("commit", found.git_commit.clone()),
     ]);
-    for (field, value) in &found.suggested {
+    for (field, value) in &found.suggested_config {
         table.field(field, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     table

@@ -141,8 +141,10 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// Say what is wrong with this machine; changes nothing and needs no log-in
     #[command(after_help = "Example:\n  narvana doctor --data-dir /var/lib/narvana")]
     Doctor(Box<node::StartArgs>),
-    /// Say what a folder is and how it would be built; changes nothing and needs no log-in
-    #[command(after_help = "Example:\n  narvana detect . -o json")]
+    /// Say what a source is and how it would be built; changes nothing, and needs no log-in for a folder
+    #[command(
+        after_help = "Examples:\n  narvana detect . -o json\n  narvana detect --git github.com/o/r --root apps/web"
+    )]
     Detect(detect::DetectArgs),
     /// For whoever looks for a defect
     #[command(subcommand)]
@@ -257,7 +259,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => return node::run(*args).await,
         Command::Recover(args) => return recover::run(args).await,
         Command::Doctor(args) => return doctor::run(&global.printer(), *args).await,
-        Command::Detect(args) => return detect::run(&global.printer(), &args),
+        Command::Detect(args) => return detect::run(&global, args).await,
         Command::Guard(args) => return guard::run(args).await,
         Command::Debug(command) => return debug::run(&global, command).await,
         Command::Backup(command) => return backup::run(&global, command).await,

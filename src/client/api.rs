@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Authority, Build, Cluster, Deployment, Deployments, Drain, EnvVars, Explanation, Instance, JoinToken, Logs,
-    Move, Node, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
+    App, Authority, Build, Cluster, Deployment, Deployments, Detection, Drain, EnvVars, Explanation, Instance,
+    JoinToken, Logs, Move, Node, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
 
@@ -406,6 +406,11 @@ impl Client {
     /// Has instances moved so that what runs is spread better, once.
     pub async fn rebalance(&self, budget: u32) -> Reply<Vec<Relocation>> {
         self.post(&["v1", "rebalance"], Some(&json!({ "budget": budget }))).await
+    }
+
+    /// What a repository is.
+    pub async fn detect(&self, repository: &Value) -> Reply<Detection> {
+        self.post(&["v1", "detect"], Some(repository)).await
     }
 
     /// What one more node would change.

@@ -69,6 +69,40 @@ view! {
         /// Proves it from now on.
         token: String,
     }
+    /// What a source is, and how it would be built.
+    Detection {
+        /// How.
+        strategy: String,
+        /// What runs in it.
+        framework: String,
+        /// Of the language.
+        version: String,
+        /// The exact one that it asks for.
+        toolchain: String,
+        /// By field of `build_config`.
+        suggested_config: BTreeMap<String, Value>,
+        /// Into which form.
+        recommended_build_type: String,
+        /// The default first.
+        entry_points: Vec<EntryPoint>,
+        /// Where programs of this kind listen.
+        port: Option<u16>,
+        /// From 0 to 1.
+        confidence: f64,
+        /// What deserves a word.
+        warnings: Vec<String>,
+        /// Of a repository.
+        git_commit: String,
+        /// Of a repository, when no reference was asked for.
+        default_branch: String,
+    }
+    /// A program in a source.
+    EntryPoint {
+        /// What one calls it.
+        name: String,
+        /// Where it is.
+        path: String,
+    }
     /// The user.
     Profile {
         /// Identity.

@@ -1,8 +1,9 @@
 //! Which node runs which build, and which running build is lost.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::model::{Build, BuildId, BuildStatus, Lease, Node, NodeId};
+use crate::model::{Build, BuildId, BuildStatus, Lease, Memory, Node, NodeId};
 use crate::state::Command;
 
 use super::plan::{Ids, Plan, Situation};
@@ -24,7 +25,7 @@ pub(super) fn decide(situation: Situation<'_>, ids: &mut Ids<'_>, plan: &mut Pla
         }
     }
     for build in state.live_builds().filter(|build| build.status == BuildStatus::Queued) {
-        match builder(situation, &running) {
+        match builder(situation, build, &running) {
             Ok(node) => {
                 *running.entry(node.id).or_default() += 1;
                 let lease = Lease { node: node.id, incarnation: node.incarnation };
@@ -49,11 +50,18 @@ fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
     }
 }
 
-/// The node with the fewest running builds; of those the one with the most memory.
-fn builder<'a>(situation: Situation<'a>, running: &BTreeMap<NodeId, u32>) -> Result<&'a Node, String> {
+/// How good a node is for a build, the least is the best: builds of the same deployment that it lost, builds that run there, its memory.
+type Score = (usize, u32, Reverse<Memory>);
+
+/// The node that does not know the build yet and has the fewest; of those the one with the most memory.
+fn builder<'a>(situation: Situation<'a>, build: &Build, running: &BTreeMap<NodeId, u32>) -> Result<&'a Node, String> {
     let limit = situation.options.builds_per_node;
     let mut refusals = Vec::new();
-    let mut best: Option<(u32, &Node)> = None;
+    let mut best: Option<(Score, &Node)> = None;
+    let lost_by = |node: NodeId| {
+        let before = situation.state.builds_of(build.deployment).filter(|other| other.id != build.id);
+        before.filter(|other| other.lease.is_some_and(|lease| lease.node == node)).count()
+    };
     for node in situation.state.nodes() {
         let busy = running.get(&node.id).copied().unwrap_or(0);
         let refusal = match &node.engine {
@@ -62,12 +70,9 @@ fn builder<'a>(situation: Situation<'a>, running: &BTreeMap<NodeId, u32>) -> Res
             Err(reason) => format!("has no container engine: {reason}"),
             Ok(_) if busy >= limit => format!("runs {busy} of at most {limit} builds"),
             Ok(_) => {
-                let memory = node.resources.memory;
-                let better = |(least, other): &(u32, &Node)| {
-                    busy < *least || (busy == *least && memory > other.resources.memory)
-                };
-                if best.as_ref().is_none_or(better) {
-                    best = Some((busy, node));
+                let score = (lost_by(node.id), busy, Reverse(node.resources.memory));
+                if best.as_ref().is_none_or(|(least, _)| score < *least) {
+                    best = Some((score, node));
                 }
                 continue;
             }
@@ -172,6 +177,24 @@ mod tests {
         world.settle_rounds();
         world.finish_build(deployment);
         assert_eq!(world.deployment(deployment).status, DeploymentStatus::Built);
+    }
+
+    #[test]
+    fn a_build_that_a_node_could_not_make_is_made_by_another_one() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |spec| {
+            spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() }
+        });
+        let deployment = world.deploy("web");
+        world.round();
+        let build = world.state.builds_of(deployment).next().expect("one").id;
+        let reason = "node 1 could not build it: git is missing".to_owned();
+        let retry = world.id();
+        world.command(Command::LoseBuild { build, reason, retry });
+        world.settle_rounds();
+        let nodes: Vec<_> =
+            world.state.builds_of(deployment).map(|build| build.lease.map(|lease| lease.node.0)).collect();
+        assert_eq!(nodes, [Some(1), Some(2)]);
     }
 
     #[test]

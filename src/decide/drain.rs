@@ -8,7 +8,7 @@
 use crate::model::{Deployment, DeploymentStatus, Drain, Instance, InstanceId, Node, NodeId, Placement};
 
 use super::Situation;
-use super::schedule::{Room, Want};
+use super::schedule::{Room, Want, failures_of};
 
 /// What becomes of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,8 @@ pub(super) fn fate(
     }
     // Its own place does not count when its replicas are spread.
     room.release(node, deployment.id, spec.resources);
-    let placed = room.place(&Want::of(state, deployment));
+    let failures = failures_of(state, deployment.id, instance.slot);
+    let placed = room.place(&Want { failures: &failures, ..Want::of(state, deployment) });
     room.reserve(node, deployment.id, spec.resources);
     match placed {
         Err(refusal) => Fate::Waits(refusal.to_string()),

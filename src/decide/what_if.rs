@@ -105,7 +105,7 @@ pub fn without(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
 }
 
 /// Where the instances of a node go when it is removed: nothing waits for its volumes then, also what had ended there and waited
-/// for it.
+/// for it. What is stopped and has its volumes there is named too, for when it is started again.
 pub fn removed(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
     let state = situation.state;
     let command = Command::RemoveNode(node);
@@ -113,14 +113,20 @@ pub fn removed(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
     let after = apply(state, 0, &entry).state;
     let mut moves = Losses::of(situation).places(node, &after);
     let mut room = Room::of(Situation { state: &after, ..situation });
-    for service in state.services().filter(|service| service.desired == Desired::Running && service.spec.replicas > 0) {
-        let Some(deployment) = service.serving.and_then(|id| state.deployment(id)) else { continue };
+    if state.node(node).is_none() {
+        return moves;
+    }
+    for service in state.services().filter(|service| !service.spec.volumes.is_empty()) {
         let Some(newest) = newest_instance(state, service.id) else { continue };
-        let waits = newest.placement.node == node && newest.status.state.is_terminal();
-        if waits && state.node(node).is_some() && !deployment.spec.volumes.is_empty() {
-            let to = room.place(&Want::of(&after, deployment)).map_err(|refusal| refusal.to_string());
-            moves.push(Move { instance: newest.id, to, goes_down: false, leaves_volumes: true });
+        if newest.placement.node != node || !newest.status.state.is_terminal() {
+            continue;
         }
+        let serving = service.serving.and_then(|id| state.deployment(id));
+        let to = match serving.filter(|_| service.desired == Desired::Running && service.spec.replicas > 0) {
+            Some(serving) => room.place(&Want::of(&after, serving)).map_err(|refusal| refusal.to_string()),
+            None => Err("it does not run; it begins with empty volumes when it is started again".to_owned()),
+        };
+        moves.push(Move { instance: newest.id, to, goes_down: false, leaves_volumes: true });
     }
     moves
 }
@@ -279,6 +285,22 @@ mod tests {
             assert_eq!(without(world.situation(), home), []);
             let foreseen = removed(world.situation(), home);
             assert!(matches!(&foreseen[..], [one] if one.leaves_volumes && one.to.is_ok()), "{drained}: {foreseen:?}");
+        }
+    }
+
+    #[test]
+    fn volumes_of_what_does_not_run_are_named_too() {
+        for stop in [|world: &mut World| world.want("db", Desired::Stopped), |world: &mut World| world.scale("db", 0)] {
+            let mut world = World::with_nodes(2);
+            world.service("db", has_data);
+            let deployment = world.deploy("db");
+            world.run_until_quiet();
+            let home = world.live_instances(deployment)[0].placement.node;
+            stop(&mut world);
+            world.run_until_quiet();
+            assert_eq!(world.live_instances(deployment), []);
+            let foreseen = removed(world.situation(), home);
+            assert!(matches!(&foreseen[..], [one] if one.leaves_volumes && one.to.is_err()), "{foreseen:?}");
         }
     }
 }

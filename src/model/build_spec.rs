@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::word::word_enum;
-use super::{EnvVars, Invalid, Source, check_env, is_inner_path};
+use super::{EnvVars, Invalid, Problem, Source, check_env, is_inner_path};
 
 /// Longest time a build may be given, in seconds: a day.
 const BUILD_TIMEOUT_SECONDS_MAX: u32 = 86_400;
@@ -76,12 +76,8 @@ impl BuildSpec {
         }
         let paths = [("root_directory", &config.root_directory), ("dockerfile", &config.dockerfile)];
         for (name, path) in paths {
-            // A file whose name begins with '-' would be an option to some engine.
-            if path.as_deref().is_some_and(|path| !is_inner_path(path) || path.starts_with('-')) {
-                invalid.add(
-                    format!("build_config.{name}"),
-                    "must be a relative path inside the source, without '..' or a leading '-', of printable characters",
-                );
+            if let Some(path) = path {
+                invalid.check(format!("build_config.{name}"), check_path_in_source(path));
             }
         }
         for (key, value) in &config.environment_vars {
@@ -92,4 +88,14 @@ impl BuildSpec {
             invalid.add("build_type", format!("{} builds are always oci", self.strategy));
         }
     }
+}
+
+/// A file or folder of a source. One whose name begins with '-' would be an option to some engine.
+pub fn check_path_in_source(path: &str) -> Result<(), Problem> {
+    if is_inner_path(path) && !path.starts_with('-') {
+        return Ok(());
+    }
+    Err(Problem::new(
+        "must be a relative path inside the source, without '..' or a leading '-', of printable characters",
+    ))
 }

@@ -36,7 +36,7 @@ mod word;
 pub use admission::{Absence, Admission, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
-pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType};
+pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType, check_path_in_source};
 pub use built_image::{BuiltImage, NotBuiltHere, Repository};
 pub use cluster::{Cluster, Rotation, RotationStep};
 pub use cluster_version::{

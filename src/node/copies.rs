@@ -1,13 +1,13 @@
 //! Fetches what this node has to keep a copy of (`artifact::copies`), so that what was built or uploaded outlives the node
 //! that it came to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::stream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::garbage::Roots;
@@ -37,6 +37,9 @@ pub(super) async fn keep(
     let mut views = consensus.watch();
     let work = async {
         let mut due: BTreeMap<Digest, Instant> = BTreeMap::new();
+        // They go on while this waits, and end with it.
+        let mut fetches = JoinSet::new();
+        let mut under_way = BTreeSet::new();
         loop {
             let state = views.borrow_and_update().state.clone();
             let keepers = copies::keepers(&state, clock::now());
@@ -48,15 +51,33 @@ pub(super) async fn keep(
                 let kept = roots.sources.contains(digest) || roots.manifests.contains(digest);
                 kept && *again > Instant::now()
             });
-            let mut fetches = Vec::new();
-            for digest in roots.manifests.iter().chain(&roots.sources).filter(|digest| !due.contains_key(digest)) {
-                fetches.push(look_after(&images, *digest, roots.manifests.contains(digest)));
+            // Sources are small, and nobody can make them again.
+            let sources = roots.sources.iter().map(|digest| (*digest, false));
+            let wanted = sources.chain(roots.manifests.iter().map(|digest| (*digest, true)));
+            let mut queue: VecDeque<_> =
+                wanted.filter(|(digest, _)| !due.contains_key(digest) && !under_way.contains(digest)).collect();
+            let mut look_again = pin!(tokio::time::sleep(LOOK_EVERY));
+            loop {
+                while under_way.len() < FETCHES
+                    && let Some((digest, is_image)) = queue.pop_front()
+                {
+                    under_way.insert(digest);
+                    fetches.spawn(look_after(images.clone(), digest, is_image));
+                }
+                tokio::select! {
+                    Some(done) = fetches.join_next() => {
+                        // A panic in one is a defect, and ends all.
+                        let (digest, again) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                        under_way.remove(&digest);
+                        due.insert(digest, again);
+                    }
+                    _ = views.changed() => {
+                        tokio::time::sleep(PAUSE).await;
+                        break;
+                    }
+                    () = &mut look_again => break,
+                }
             }
-            let looked_after: Vec<_> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
-            due.extend(looked_after);
-            tokio::time::sleep(PAUSE).await;
-            // A change, or the time, or the end of this node's group, which the next look finds as it was.
-            let _waited = tokio::time::timeout(LOOK_EVERY, views.changed()).await;
         }
     };
     // Wherever it is: the next start goes on.
@@ -65,8 +86,8 @@ pub(super) async fn keep(
 }
 
 /// Sees to it that a copy is here; says when to look again.
-async fn look_after(images: &Images, digest: Digest, is_image: bool) -> (Digest, Instant) {
-    let pause = match fetch(images, digest, is_image).await {
+async fn look_after(images: Images, digest: Digest, is_image: bool) -> (Digest, Instant) {
+    let pause = match fetch(&images, digest, is_image).await {
         Ok(()) => HERE_PAUSE,
         Err(error) => {
             tracing::debug!(%digest, %error, "cannot keep a copy yet");

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, EngineState, Exec, LocalExec};
 use crate::artifact::{ArtifactStore, Fetcher, Holdings};
-use crate::build::{self, Builder};
+use crate::build::{self, Builder, Inspector};
 use crate::cluster::{DataDir, Identity};
 use crate::config::{IngressPort, NodeConfig};
 use crate::consensus::{self, Consensus, Mark, View};
@@ -163,6 +163,7 @@ impl Running {
                 exec: Exec::new(exec, Arc::new(FarExec::new(traffic, consensus.watch()))),
                 artifacts: Holdings::new(identity.node, artifacts.clone(), Arc::new(blobs.clone())),
                 metrics: Metrics::default(),
+                inspector: Inspector::new(config.build_dir.clone(), space.clone(), config.allow_loopback_sources),
             },
         )
         .await?;

@@ -149,19 +149,22 @@ impl PeerBlobs {
         Self { own, peers, view, busy: Busy::default() }
     }
 
-    fn others(&self) -> Vec<Peer> {
+    /// All others, or those that answer the leader.
+    fn others(&self, all: bool) -> Vec<Peer> {
         let state = self.view.borrow().state.clone();
-        let others = state.nodes().filter(|node| node.id != self.own && state.absence(node.id).is_none());
+        let answers = |node: NodeId| state.absence(node).is_none();
+        let others = state.nodes().filter(|node| node.id != self.own && (all || answers(node.id)));
         let mut others: Vec<Peer> = others.map(|node| Peer { node: node.id, address: node.peer_address() }).collect();
         // Not the first one for everybody.
         let begin = usize::from(random::bytes::<1>()[0]) % others.len().max(1);
         others.rotate_left(begin);
-        others.sort_by_key(|peer| self.busy.with(peer.node));
+        // Who does not answer the leader may answer here.
+        others.sort_by_key(|peer| (!answers(peer.node), self.busy.with(peer.node)));
         others
     }
 
     fn asked(&self, whom: &Whom) -> Vec<Peer> {
-        let mut others = self.others();
+        let mut others = self.others(true);
         others.retain(|peer| whom.only.is_none_or(|only| only == peer.node));
         others.sort_by_key(|peer| (whom.first != Some(peer.node), whom.last.contains(&peer.node)));
         others
@@ -211,7 +214,7 @@ impl BlobSource for PeerBlobs {
 
     async fn holders(&self, digest: Digest) -> Vec<NodeId> {
         let roots = &Roots { sources: BTreeSet::from([digest]), manifests: BTreeSet::new() };
-        let asked = self.others().into_iter().map(async |peer| {
+        let asked = self.others(false).into_iter().map(async |peer| {
             let held = self.held_by(peer.node, roots).await.unwrap_or_default();
             held.contains(&digest).then_some(peer.node)
         });

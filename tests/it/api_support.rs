@@ -12,9 +12,11 @@ use http::{HeaderMap, Request};
 use narvana::agent::{Exec, LocalExec};
 use narvana::api::{self, Peer};
 use narvana::artifact::{ArtifactStore, Holdings, Nobody};
+use narvana::build::Inspector;
 use narvana::consensus::{self, Consensus};
 use narvana::logs::{self, Library, LogStore};
 use narvana::model::{Cluster, ClusterId, Incarnation, NodeId, NodeResources, Secret};
+use narvana::space::Space;
 use narvana::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use narvana::store::{self, SealKey, Store};
 use narvana::task::Supervisor;
@@ -136,12 +138,19 @@ impl Api {
             exec: Exec::of_one(self.exec.clone()),
             artifacts: Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody)),
             metrics: Metrics::default(),
+            inspector: Inspector::new(self.folder.path().to_owned(), Space::of(self.folder.path()), true),
         }
     }
 
     /// Files of uploaded sources, whole or not.
     pub(crate) fn artifact_files(&self) -> usize {
         std::fs::read_dir(self.folder.path().join("artifacts")).expect("the folder").count()
+    }
+
+    /// Repositories that were looked at and are still there.
+    pub(crate) fn left_of_detection(&self) -> usize {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the folder").flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("detect-")).count()
     }
 
     /// What the platform itself does.

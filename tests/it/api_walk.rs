@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::Request;
-use narvana::api::Peer;
+use narvana::api::{self, Peer};
 use narvana::auth::Pace;
 use narvana::model::NodeId;
 use narvana::state::Command;
@@ -91,6 +91,21 @@ async fn the_first_registration_from_elsewhere_needs_the_setup_token() {
         api.request(request).await.refused(400, "invalid_request");
     }
     api.request(from(REMOTE, json!({"setup_token": "let me in"}))).await.expect(201);
+
+    // Of a node that joined.
+    let api = Api::empty(api::Options { setup_token: None, ..options() }).await;
+    let request = api.build(
+        "POST",
+        "/auth/register",
+        &{
+            let mut body = credentials();
+            body["setup_token"] = json!("let me in");
+            body
+        },
+        REMOTE,
+    );
+    let refused = api.request(request).await.refused(403, "forbidden");
+    assert!(refused["message"].as_str().is_some_and(|words| words.contains("only the node that")), "{refused}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ fn found(files: &BTreeMap<String, String>) -> (Answer, u32) {
                     assert!(!contents.contains_key(&want.path), "{} is asked for again", want.path);
                     let text = files.get(&want.path).unwrap_or_else(|| panic!("{} is not there", want.path));
                     let head = text.chars().take(want.bytes as usize).collect();
-                    contents.insert(want.path, Some(head));
+                    contents.insert(want.path, Ok(head));
                 }
             }
             answer => return (answer, round),
@@ -147,7 +147,7 @@ proptest! {
         let mut contents = Contents::new();
         for _ in 0..4 {
             let Answer::Wants(wants) = detect(&listing, &contents) else { return Ok(()) };
-            contents.extend(wants.into_iter().map(|want| (want.path, None)));
+            contents.extend(wants.into_iter().map(|want| (want.path, Err("it is gone".to_owned()))));
         }
         prop_assert!(false, "it always wants more");
     }

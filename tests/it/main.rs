@@ -1,5 +1,6 @@
 //! Tests that need more than one module, all in this process.
 
+mod api_detect;
 mod api_errors;
 mod api_server;
 mod api_services;
@@ -10,6 +11,9 @@ mod cli;
 mod cli_client;
 mod detect;
 mod documents;
+#[path = "../support/git_server.rs"]
+#[expect(dead_code, reason = "other tests have other servers")]
+mod git_server;
 mod hostile;
 mod layering;
 mod scheduling;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use narvana::decide::schedule::{Room, Want};
+use narvana::decide::schedule::{NO_FAILURES, Room, Want};
 use narvana::decide::what_if::Losses;
 use narvana::decide::{Options, Situation};
 use narvana::model::{
@@ -94,6 +94,7 @@ fn measure(state: &State) -> Duration {
             arch: Some("amd64"),
             constraints: &[],
             home: None,
+            failures: &NO_FAILURES,
         };
         room.place(&want).expect("there is room");
     }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{Undetected, broken};
+
 /// What is read of a manifest.
 const MANIFEST_BYTES: u32 = 1024 * 1024;
 
@@ -19,16 +21,18 @@ impl Listing {
     }
 }
 
-/// Contents by path. `None` when a file cannot be read as text: it is too large, no text, or a link that leads elsewhere.
-pub type Contents = BTreeMap<String, Option<String>>;
+/// Contents by path, or why there are none: a file is too large, no text, or a link that leads elsewhere.
+pub type Contents = BTreeMap<String, Result<String, String>>;
 
 /// Contents that are needed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Want {
     /// Of which file.
     pub path: String,
-    /// How much of it: the beginning is enough when it is longer.
+    /// How much of it at most.
     pub bytes: u32,
+    /// Whether it is of no use when it is longer, or no text. Of others the beginning will do.
+    pub whole: bool,
 }
 
 /// The files, and what was asked of them that is not known yet.
@@ -93,26 +97,32 @@ impl<'a> Files<'a> {
     }
 
     /// A manifest, when it is there and known.
+    ///
+    /// # Errors
+    /// It was read in vain.
+    pub(super) fn manifest(&self, path: &str) -> Result<Option<&'a str>, Undetected> {
+        let known = self.known(Want { path: path.to_owned(), bytes: MANIFEST_BYTES, whole: true });
+        known.transpose().map_err(|reason| broken(path, reason))
+    }
+
+    /// A file that says more about what was found, when it is there and known.
     pub(super) fn text(&self, path: &str) -> Option<&'a str> {
         self.head(path, MANIFEST_BYTES)
     }
 
     /// The beginning of a file, when it is there and known.
     pub(super) fn head(&self, path: &str, bytes: u32) -> Option<&'a str> {
-        match self.contents.get(path) {
-            Some(known) => known.as_deref(),
-            None => {
-                if self.has(path) {
-                    self.wants.borrow_mut().insert(Want { path: path.to_owned(), bytes });
-                }
-                None
-            }
-        }
+        self.known(Want { path: path.to_owned(), bytes, whole: false })?.ok()
     }
 
-    /// Whether a file is there and was read in vain.
-    pub(super) fn is_unreadable(&self, path: &str) -> bool {
-        matches!(self.contents.get(path), Some(None))
+    fn known(&self, want: Want) -> Option<Result<&'a str, &'a str>> {
+        if let Some(known) = self.contents.get(&want.path) {
+            return Some(known.as_deref().map_err(String::as_str));
+        }
+        if self.has(&want.path) {
+            self.wants.borrow_mut().insert(want);
+        }
+        None
     }
 }
 

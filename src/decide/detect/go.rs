@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::files::{Files, is_foreign, join};
-use super::{Detection, EntryPoint, Undetected, broken, plain, settle};
+use super::{Detection, EntryPoint, Undetected, plain, settle};
 use crate::model::{BuildStrategy, BuildType, quoted};
 
 pub(super) const MANIFEST: &str = "go.mod";
@@ -42,11 +42,8 @@ const USUAL_PORT: u16 = 8080;
 
 pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
     let mut detection = plain(BuildStrategy::AutoGo, BuildType::PureNix, 90);
-    if files.is_unreadable(MANIFEST) {
-        return Err(broken(MANIFEST, "it is too large, or no text"));
-    }
-    let module = Manifest::read(files.text(MANIFEST).unwrap_or_default());
-    let workspace = files.text(WORKSPACE).map(Manifest::read);
+    let module = Manifest::read(files.manifest(MANIFEST)?.unwrap_or_default());
+    let workspace = files.manifest(WORKSPACE)?.map(Manifest::read);
     let versions = workspace.as_ref().unwrap_or(&module);
     detection.version = versions.go.or(module.go).map(str::to_owned);
     detection.toolchain = versions.toolchain.or(module.toolchain).map(str::to_owned);

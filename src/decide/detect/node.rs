@@ -67,10 +67,7 @@ struct Package(Map<String, Value>);
 
 impl Package {
     fn read(files: &Files<'_>, path: &str) -> Result<Option<Self>, Undetected> {
-        if files.is_unreadable(path) {
-            return Err(broken(path, "it is too large, or no text"));
-        }
-        let Some(text) = files.text(path) else { return Ok(None) };
+        let Some(text) = files.manifest(path)? else { return Ok(None) };
         match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(Value::Object(package)) => Ok(Some(Self(package))),
             Ok(_) => Err(broken(path, "it is no object")),

@@ -15,10 +15,7 @@ const USUAL_VERSION: &str = "3.11";
 
 pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
     let mut detection = plain(BuildStrategy::AutoPython, BuildType::PureNix, 90);
-    if files.is_unreadable(PROJECT) {
-        return Err(broken(PROJECT, "it is too large, or no text"));
-    }
-    let project = match files.text(PROJECT) {
+    let project = match files.manifest(PROJECT)? {
         Some(text) => text.parse().map_err(|error: toml::de::Error| broken(PROJECT, error.message()))?,
         None => Table::new(),
     };

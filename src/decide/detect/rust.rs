@@ -67,11 +67,8 @@ pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
 }
 
 fn table(files: &Files<'_>, path: &str) -> Result<Option<Table>, Undetected> {
-    if files.is_unreadable(path) {
-        return Err(broken(path, "it is too large, or no text"));
-    }
     files
-        .text(path)
+        .manifest(path)?
         .map(|text| text.parse().map_err(|error: toml::de::Error| broken(path, error.message())))
         .transpose()
 }

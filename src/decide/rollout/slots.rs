@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::decide::alone::last_places;
 use crate::decide::drain::{self, Fate};
 use crate::decide::plan::{Ids, Options};
-use crate::decide::schedule::Want;
+use crate::decide::schedule::{Want, failures_of};
 use crate::model::{
     Deployment, DeploymentId, Instance, InstanceId, InstanceState, NodeId, Placement, Relocation, Service, Timestamp,
 };
@@ -117,7 +117,8 @@ impl Rollout<'_, '_> {
         let mut instances = Vec::new();
         let mut waiting = None;
         for number in &missing {
-            match self.room().place(&want) {
+            let failures = failures_of(self.situation.state, deployment.id, *number);
+            match self.room().place(&Want { failures: &failures, ..want }) {
                 Ok(placement) => {
                     let newest = slots.get(number).and_then(|slot| slot.newest);
                     let (attempt, start_after) = next_attempt(newest, self.situation.now, self.situation.options);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::decide::fixture::World;
+use crate::decide::fixture::{World, has_data};
 use crate::model::{
     DeploymentId, DeploymentStatus, Desired, Exit, Health, HealthCheck, InstanceState, Memory, NodeId, Probe, Volume,
 };
@@ -87,6 +87,32 @@ fn without_room_for_all_replicas_none_is_assigned_and_the_wait_has_an_end() {
     world.settle_rounds();
     assert_eq!(world.deployment(deployment).status, DeploymentStatus::Failed);
     assert!(world.reason(deployment).starts_with("it could not be started within 30m: no node can take it"));
+}
+
+/// What is wrong with one node, such as its way to a registry, is not held against the service: also one with volumes has none there.
+#[test]
+fn what_never_worked_on_a_node_is_tried_on_another_one() {
+    for volumes in [false, true] {
+        let mut world = World::with_nodes(2);
+        world.service("web", |spec| {
+            if volumes {
+                has_data(spec);
+            }
+        });
+        let deployment = world.deploy("web");
+        world.settle_rounds();
+        let first = world.live_instances(deployment)[0].clone();
+        world.report(first.id, |status| {
+            status.state = InstanceState::Failed;
+            status.reason = Some("cannot pull image".to_owned());
+            status.finished_at = Some(first.created_at);
+        });
+        world.settle_rounds();
+        let second = world.live_instances(deployment)[0].clone();
+        assert_ne!(second.placement.node, first.placement.node, "volumes: {volumes}");
+        world.run_until_quiet();
+        assert_eq!(world.deployment(deployment).status, DeploymentStatus::Running);
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Filters: the node answers, is not cordoned, has a container engine, has the architecture (when it is known), has
 //! the labels asked for, holds the service's volumes, and has room by reservation. Scores: fewest replicas of the
-//! same deployment on the node, then in its zone (label `zone`), then the most head-room.
+//! same deployment on the node, then in its zone (label `zone`), then the most head-room. Before them all: how often the same
+//! replica failed there and never worked, since what is wrong may be wrong with the node.
 
 mod refusal;
 mod room;
@@ -14,8 +15,17 @@ pub use refusal::{Filter, Refusal};
 pub use room::Room;
 pub(super) use room::Standing;
 
-use crate::model::{Build, Deployment, DeploymentId, NodeId, Resources, ServiceId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{Build, Deployment, DeploymentId, Instance, InstanceState, NodeId, Resources, ServiceId};
 use crate::state::State;
+
+/// On which nodes the instances of a replica failed that never were healthy, and how many.
+pub type Failures = BTreeMap<NodeId, u32>;
+
+/// Nothing is known against any node.
+pub static NO_FAILURES: Failures = Failures::new();
 
 /// What an instance asks of its node.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +42,8 @@ pub struct Want<'a> {
     pub constraints: &'a [String],
     /// The node that holds its volumes, when it has some and ran before.
     pub home: Option<NodeId>,
+    /// What is known against nodes.
+    pub failures: &'a Failures,
 }
 
 impl<'a> Want<'a> {
@@ -47,8 +59,22 @@ impl<'a> Want<'a> {
             arch: built_for(state, deployment),
             constraints: &deployment.spec.constraints,
             home,
+            failures: &NO_FAILURES,
         }
     }
+}
+
+/// [`Want::failures`] of one replica of a deployment.
+pub(super) fn failures_of(state: &State, deployment: DeploymentId, slot: u32) -> Failures {
+    let in_vain = |instance: &&Arc<Instance>| {
+        let status = &instance.status;
+        instance.slot == slot && status.state == InstanceState::Failed && status.healthy_at.is_none()
+    };
+    let mut failures = Failures::new();
+    for instance in state.instances_of(deployment).filter(in_vain) {
+        *failures.entry(instance.placement.node).or_default() += 1;
+    }
+    failures
 }
 
 /// The node where the newest instance of a service was, whichever deployment it ran: that is where its volumes are.
@@ -56,12 +82,18 @@ pub(super) fn volume_home(state: &State, service: ServiceId) -> Option<NodeId> {
     newest_instance(state, service).map(|instance| instance.placement.node)
 }
 
-pub(super) fn newest_instance(state: &State, service: ServiceId) -> Option<&crate::model::Instance> {
+/// The newest instance of a service that has volumes, and may have made them: one that failed before it had a container has not.
+pub(super) fn newest_instance(state: &State, service: ServiceId) -> Option<&Instance> {
+    let made_none = |instance: &Instance| {
+        let status = &instance.status;
+        status.state == InstanceState::Failed && status.container.is_none() && status.started_at.is_none()
+    };
     state
         .deployments_of(service)
         .filter(|deployment| !deployment.spec.volumes.is_empty())
         .flat_map(|deployment| state.instances_of(deployment.id))
         .map(|instance| &**instance)
+        .filter(|instance| !made_none(instance))
         .max_by_key(|instance| (instance.created_at, instance.id))
 }
 

@@ -54,8 +54,8 @@ pub(in crate::decide) struct Standing {
     pub(in crate::decide) headroom: u64,
 }
 
-/// Fewer replicas here, fewer in the zone, more head-room, lower id.
-type Score = (u32, u32, Reverse<u64>, usize);
+/// Fewer failures of this replica here, fewer replicas here, fewer in the zone, more head-room, lower id.
+type Score = (u32, u32, u32, Reverse<u64>, usize);
 
 impl Room {
     /// What the live instances of a state leave free.
@@ -228,12 +228,13 @@ impl Room {
                 if self.refuses(index, want).is_some() {
                     continue;
                 }
+                let failed = want.failures.get(&self.nodes[index].node.id).copied().unwrap_or(0);
                 let on_node = self.replicas_on(want.deployment, index);
-                let score = (on_node, in_zone, headroom, index);
+                let score = (failed, on_node, in_zone, headroom, index);
                 best = Some(best.map_or(score, |other| other.min(score)));
                 here += 1;
-                // The nodes that follow in this zone have less room, so none beats one without a replica.
-                if on_node == 0 || here == COMPARED_PER_ZONE {
+                // The nodes that follow in this zone have less room, so none beats one without a failure and a replica.
+                if (failed, on_node) == (0, 0) || here == COMPARED_PER_ZONE {
                     break;
                 }
             }

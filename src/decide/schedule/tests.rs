@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Filter, Room, Want};
+use super::{Failures, Filter, NO_FAILURES, Room, Want};
 use crate::decide::fixture::World;
 use crate::model::{Cpu, DeploymentId, Memory, NodeId, Resources};
 
@@ -14,6 +14,7 @@ fn want(name: &str) -> Want<'_> {
         arch: None,
         constraints: &[],
         home: None,
+        failures: &NO_FAILURES,
     }
 }
 
@@ -55,6 +56,18 @@ fn each_filter_refuses_and_says_so() {
          1 of 7 nodes has no room: node n7 has 0.4 of 4 cores free, 0.5 asked"
             .replace("0.4 of 4 cores", "0.4 of 0.4 cores")
     );
+}
+
+#[test]
+fn a_node_on_which_it_failed_is_tried_last() {
+    let world = World::with_nodes(3);
+    let mut room = Room::of(world.situation());
+    let failures = Failures::from([(NodeId(1), 1), (NodeId(2), 2)]);
+    let once_bitten = Want { failures: &failures, ..want("web") };
+    let placed: Vec<u64> = (0..2).map(|_| room.place(&once_bitten).expect("there is room").node.0).collect();
+    assert_eq!(placed, [3, 3], "rather beside another replica than there");
+    room.block(NodeId(3));
+    assert_eq!(room.place(&once_bitten).expect("there is room").node, NodeId(1), "and where it failed less");
 }
 
 #[test]

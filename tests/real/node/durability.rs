@@ -519,7 +519,7 @@ fn a_damaged_data_folder_is_named_and_refused_with_its_own_exit_code() {
     assert!(said.contains("node.key is missing") && said.contains("rebuild"), "{said}");
     std::fs::rename(&aside, &key).expect("renamed");
 
-    for (change, said) in [(vec![], "cannot be used"), (b"{}".to_vec(), "cannot be used")] {
+    for (change, said) in [(vec![], "is damaged"), (b"{}".to_vec(), "is damaged")] {
         let path = node.data.join("identity.json");
         let good = std::fs::read(&path).expect("read");
         std::fs::write(&path, change).expect("written");

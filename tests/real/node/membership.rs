@@ -144,11 +144,14 @@ async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
     until("the second has a copy", || async { copy(&second).exists().then_some(()) }).await;
     let aside = folder.path().join("aside");
     std::fs::rename(copy(&first), &aside).expect("it came to this one");
+    // Nor can it fetch another one meanwhile.
+    std::fs::create_dir(copy(&first)).expect("a folder in its place");
     let refused = first.cli(&["node", "remove", "second"]);
     let words = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     assert!(words.contains("the only copy of what was built or uploaded for shop/web"), "{words}");
     assert!(words.contains("--force"), "{words}");
+    std::fs::remove_dir(copy(&first)).expect("it is empty");
     std::fs::rename(&aside, copy(&first)).expect("it is back");
     let removed = first.cli(&["node", "remove", "second"]);
     assert!(removed.status.success(), "{removed:?}");
