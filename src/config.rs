@@ -96,7 +96,7 @@ pub struct NodeSettings {
     /// Folder for sources being built [default: build/ in the data folder]
     #[arg(long, env = "WORKER_WORKDIR", value_name = "DIR")]
     pub worker_workdir: Option<PathBuf>,
-    /// Builds that run at once on this node [default: 2]
+    /// Builds that run at once on each node; that of the leader counts [default: 2]
     #[arg(long, env = "WORKER_MAX_CONCURRENCY")]
     pub worker_max_concurrency: Option<u32>,
     /// Longest time a build may take when its service does not say [default: 30m]

@@ -36,7 +36,7 @@ const TERMINAL_MAX: u16 = 1_000;
 const GOODBYE: [u8; 3] = [0x03, 0x04, 0x04];
 /// Pause between those keys: with Ctrl-C, terminals and shells throw away what is typed after it and not read yet.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(300);
-/// How long the end of a command's input may take.
+/// How long an engine may take to hang up a command, to take a key, and to take the end of its input.
 const HANG_UP_MAX: Duration = Duration::from_secs(4);
 
 /// What goes to a command.
@@ -260,7 +260,8 @@ impl Feeder {
     }
 
     async fn hang_up(&mut self) -> io::Result<()> {
-        let Err(error) = self.engine.hang_up(&self.container, &self.exec).await else { return Ok(()) };
+        let asked = timeout(HANG_UP_MAX, self.engine.hang_up(&self.container, &self.exec)).await?;
+        let Err(error) = asked else { return Ok(()) };
         tracing::info!(%error, container = self.container, "a terminal gets Ctrl-C and Ctrl-D, and what does not mind them goes on");
         for key in GOODBYE {
             timeout(HANG_UP_MAX, self.input.write_all(&[key])).await??;

@@ -116,6 +116,7 @@ impl Runner {
     async fn start(&mut self, existing: Option<String>, ground: &Ground) -> Step<Running> {
         let (id, found) = match existing {
             Some(id) => {
+                self.status.container = Some(id.clone());
                 let seen = self.insist(|| self.engine.inspect(&id)).await?;
                 (id, Some(seen).filter(|seen| seen.state != ContainerState::Created))
             }

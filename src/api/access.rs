@@ -232,10 +232,11 @@ impl Harness {
     fn router(&self, state: State) -> Router {
         let replica = Replica::memory(state);
         let supervisor = Supervisor::new("test", CancellationToken::new());
-        let exec = LocalExec::new(NodeId::FOUNDER, replica.watch(), watch::channel(None).1, supervisor);
+        let exec = LocalExec::new(NodeId::FOUNDER, replica.watch(), watch::channel(None).1, supervisor.clone());
         let artifacts = Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody));
         let logs = Library::of_one(self.logs.clone());
-        let inspector = Inspector::new(self.folder.path().to_owned(), Space::of(self.folder.path()), false);
+        let folder = self.folder.path();
+        let inspector = Inspector::new(folder.to_owned(), Space::of(folder), false, supervisor);
         let parts = (logs, Exec::of_one(exec), artifacts, Metrics::default(), inspector);
         behind(Gate::over(replica, parts, Options::default(), CancellationToken::new()))
     }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::build::{InspectError, Inspected, Repository, git, tree};
 use crate::decide::detect::Detection;
-use crate::model::{Invalid, check_git_ref, check_git_repo, check_path_in_source, git_clone_url};
+use crate::model::{BuildCode, Invalid, check_git_ref, check_git_repo, check_path_in_source, git_clone_url};
 
 use super::Error;
 use super::extract::Write;
@@ -118,8 +118,8 @@ impl From<&Detection> for DetectionView {
 
 /// Look at a repository
 ///
-/// Clones it on the node that is asked, says what it is and how it would be built, and throws it away; takes as long as the clone, two
-/// minutes at most. When that cannot be said, the status is 422, and `details` has a `build_code` and suggestions.
+/// Clones it on the node that is asked, says what it is and how it would be built, and throws it away; takes as long as the clone, a
+/// minute at most. When that cannot be said, the status is 422, and `details` has a `build_code` and suggestions.
 #[utoipa::path(post, path = "/v1/detect", tag = "deployments", request_body = DetectRequest,
     responses((status = 200, body = InspectedView)))]
 pub(super) async fn detect(
@@ -139,7 +139,7 @@ pub(super) async fn detect(
     invalid.into_result()?;
     let named = reference.is_some();
     let repository = Repository { url: git_clone_url(&git_url), reference, folder: root_directory };
-    let Inspected { detection, fetched } = gate.inspector().inspect(repository, gate.stopping()).await?;
+    let Inspected { detection, fetched } = gate.inspector().inspect(repository).await?;
     let branch = fetched.reference.strip_prefix("refs/heads/").filter(|_| !named);
     Ok(Json(InspectedView {
         detection: DetectionView::from(&detection),
@@ -151,30 +151,32 @@ pub(super) async fn detect(
 impl From<InspectError> for Error {
     fn from(error: InspectError) -> Self {
         let message = error.to_string();
-        let source =
-            |code, next: &str| Self::Source { code, message: message.clone(), suggestions: vec![next.to_owned()] };
+        let source = |code: BuildCode, next: &str| {
+            let suggestions = vec![next.to_owned()];
+            Self::Source { code: code.as_str(), message: message.clone(), suggestions }
+        };
         match error {
             InspectError::Busy => Self::RateLimited { message, retry_after: BUSY_PAUSE },
             InspectError::Full(_) => Self::DiskFull(message),
-            InspectError::Fetch(git::Error::InvalidRepository { .. } | git::Error::AddressRefused { .. }) => {
-                Self::field("git_url", message)
+            InspectError::Fetch(error) => match error {
+                git::Error::InvalidRepository { .. } | git::Error::AddressRefused { .. } => {
+                    Self::field("git_url", message)
+                }
+                git::Error::InvalidRef(_) | git::Error::RefNotFound { .. } => Self::field("git_ref", message),
+                git::Error::TimedOut { .. } => source(BuildCode::BuildTimeout, "try again, or look at the server"),
+                git::Error::TooLarge { .. } => source(BuildCode::InvalidConfig, "make the repository smaller"),
+                git::Error::AccessFailed { .. } | git::Error::CloneFailed { .. } => source(
+                    BuildCode::RepositoryAccessFailed,
+                    "check the address, and that the repository can be read without a password",
+                ),
+                git::Error::Stopped => Self::NoQuorum("this node stops; ask another one".to_owned()),
+                git::Error::Program { .. } | git::Error::Disk { .. } => Self::internal(message),
+            },
+            InspectError::Folder(_) => Self::field("root_directory", message),
+            InspectError::Tree(tree::Error::Path { .. } | tree::Error::TooLarge { .. }) => {
+                source(BuildCode::InvalidConfig, "correct the repository")
             }
-            InspectError::Fetch(git::Error::InvalidRef(_) | git::Error::RefNotFound { .. }) => {
-                Self::field("git_ref", message)
-            }
-            InspectError::Fetch(git::Error::Program { .. } | git::Error::Disk { .. }) | InspectError::Disk { .. } => {
-                Self::internal(message)
-            }
-            InspectError::Fetch(git::Error::TimedOut { .. }) => {
-                source("BUILD_TIMEOUT", "try again, or look at the server")
-            }
-            InspectError::Fetch(_) => {
-                source("REPOSITORY_ACCESS_FAILED", "check the address and that it can be read without a password")
-            }
-            InspectError::Tree(tree::Error::Path { .. }) => Self::field("root_directory", message),
-            InspectError::Tree(_) => {
-                source("INVALID_CONFIG", "take large files and generated ones out of the repository")
-            }
+            InspectError::Tree(_) | InspectError::Disk { .. } => Self::internal(message),
             InspectError::Undetected(undetected) => {
                 Self::Source { code: undetected.code.as_str(), message, suggestions: undetected.suggestions }
             }

@@ -216,7 +216,8 @@ impl Gate {
         match error {
             ReadError::Stopped => error.into(),
             ReadError::NoLeader { .. } | ReadError::TimedOut => Error::NoQuorum(format!(
-                "the cluster does not confirm this read: {}. ?consistency=stale reads what this node knew last",
+                "nothing was read or changed, since the cluster cannot decide: {}. A read with ?consistency=stale (`--stale`) shows what \
+                 this node knew last",
                 self.quorum()
             )),
         }
@@ -264,9 +265,9 @@ impl Gate {
         self.0.replica.latest().state.users().count()
     }
 
-    /// The account of a log-in. For checking its password only.
-    pub(super) fn account(&self, email: &str) -> Option<Arc<User>> {
-        self.0.replica.latest().state.user_by_email(email).cloned()
+    /// The account of a log-in, which may have been made a moment ago through another node. For checking its password only.
+    pub(super) async fn account(&self, email: &str) -> Result<Option<Arc<User>>, Error> {
+        Ok(self.confirmed().await?.state.user_by_email(email).cloned())
     }
 
     /// Whether the cluster confirms reads, and so writes.

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Scoped};
 use crate::logs::{Entry, Library, LogKey, LogStream, LogTime, ReadError};
-use crate::model::{Build, Deployment, DeploymentId, NodeId, Role, quoted};
+use crate::model::{Build, BuildId, Deployment, DeploymentId, NodeId, Role, quoted};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -32,6 +32,8 @@ pub(super) struct LogQuery {
     source: Option<String>,
     /// Only of this deployment; of the newest and the serving one of each service when absent.
     deployment_id: Option<String>,
+    /// Only of this build, one of the deployments above.
+    build_id: Option<String>,
     /// Only of this service.
     service_name: Option<String>,
     /// Lines at most, from 1 to 1000; 100 when absent.
@@ -127,6 +129,7 @@ pub(super) struct Selection {
     build: bool,
     runtime: bool,
     deployment: Option<DeploymentId>,
+    of_build: Option<BuildId>,
     service_name: Option<String>,
     pub(super) limit: usize,
 }
@@ -143,7 +146,10 @@ impl Selection {
         };
         let bad = |_| Error::field("deployment_id", "must be the id of a deployment");
         let deployment = query.deployment_id.as_deref().map(|id| id.parse().map_err(bad)).transpose()?;
-        Ok(Self { app, build, runtime, deployment, service_name: query.service_name, limit: limit(query.limit)? })
+        let bad = |_| Error::field("build_id", "must be the id of a build");
+        let of_build = query.build_id.as_deref().map(|id| id.parse().map_err(bad)).transpose()?;
+        let (service_name, limit) = (query.service_name, limit(query.limit)?);
+        Ok(Self { app, build, runtime, deployment, of_build, service_name, limit })
     }
 
     /// The deployments it means, in the state that the caller sees.
@@ -185,6 +191,9 @@ impl Selection {
                     Target { key, node, deployment: deployment.id, service_name: deployment.service_name.clone() }
                 }));
             }
+        }
+        if let Some(id) = self.of_build {
+            keys.retain(|target| target.key == LogKey::Build(id));
         }
         let made_at = |target: &Target| match target.key {
             LogKey::Build(id) => id.0,

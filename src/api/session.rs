@@ -164,7 +164,7 @@ pub(super) async fn login(
     invalid.into_result()?;
     gate.by_address().take(&address(&context), Instant::now())?;
     gate.by_account().take(&email, Instant::now())?;
-    let user = gate.account(&email);
+    let user = gate.account(&email).await?;
     let matches = gate.passwords().verify(user.as_ref().map(|user| user.password.clone()), input.password).await?;
     let Some(user) = user.filter(|_| matches) else {
         return Err(Error::Unauthorized("the e-mail address or the password is wrong".to_owned()));
@@ -204,7 +204,7 @@ fn single_use() -> Request {
 }
 
 fn closed() -> Error {
-    Error::Forbidden("registration is closed: the first user exists; ask them for an invitation".to_owned())
+    Error::Forbidden("registration is closed: the first user exists, and this version has only that one".to_owned())
 }
 
 /// Where a request comes from, for counting.

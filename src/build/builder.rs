@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::model::{Build, BuildCode, BuildId, BuildStatus};
-use crate::state::{Actor, BuildResult, Command, LogEntry, State};
+use crate::state::{Actor, BUILD_ATTEMPTS_MAX, BuildResult, Command, LogEntry, State};
 use crate::task::OnError;
 use crate::{clock, random};
 
@@ -92,14 +92,14 @@ impl Builder {
             cancel: cancel.clone(),
         };
         let consensus = self.parts.consensus.clone();
-        let (id, lease) = (build.id, self.options.lease);
+        let (id, attempt, lease) = (build.id, build.attempt, self.options.lease);
         self.parts.supervisor.spawn("build", OnError::Log, async move {
             let result = tokio::select! {
                 result = job.run() => result,
                 () = quit.cancelled() => return Ok(()),
             };
             tokio::select! {
-                reported = report(&consensus, id, lease, result) => reported,
+                reported = report(&consensus, (id, attempt), lease, result) => reported,
                 () = quit.cancelled() => Ok(()),
             }
         });
@@ -110,13 +110,13 @@ impl Builder {
 /// Says how a build ended until that is on record, or refused because somebody else had the last word.
 async fn report(
     consensus: &Consensus,
-    build: BuildId,
+    (build, attempt): (BuildId, u32),
     lease: crate::model::Lease,
     result: BuildResult,
 ) -> Result<(), ProposeError> {
     let command = match result {
         // The source is not to blame, and another node may do better.
-        BuildResult::Failed(failure) if failure.code == BuildCode::Infrastructure => {
+        BuildResult::Failed(failure) if failure.code == BuildCode::Infrastructure && attempt < BUILD_ATTEMPTS_MAX => {
             let reason = format!("node {} could not build it: {}; {}", lease.node, failure.message, failure.next_step);
             Command::LoseBuild { build, reason, retry: random::id() }
         }

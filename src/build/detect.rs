@@ -1,24 +1,27 @@
 //! What a source is: reads for `decide::detect` what that asks for.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::decide::detect::{Answer, Contents, Detection, Listing, Undetected, Want, detect};
 use crate::space::{Full, Space, Use};
-use crate::task::blocking;
+use crate::task::{OnError, Supervisor, blocking};
 
 use super::archive::what_is_packed;
 use super::git;
+use super::job::SPACE_LOOK_EVERY;
 use super::tree::{self, Kind, Limits, Tree, folder_inside, head_inside};
 
 /// Repositories that are looked at on one node at once: each is a copy of all its files on the disk.
 const INSPECTIONS_MAX: usize = 2;
-/// Longest time to fetch one; somebody waits.
-const FETCH_MAX: Duration = Duration::from_secs(120);
+/// Longest time to fetch one; somebody waits, the command line for 90 s.
+const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// Looks at a source that was listed. Blocks.
 ///
@@ -89,7 +92,10 @@ pub enum InspectError {
     /// It was not fetched.
     #[error(transparent)]
     Fetch(#[from] git::Error),
-    /// The folder cannot be looked at.
+    /// There is no such folder in it.
+    #[error(transparent)]
+    Folder(tree::Error),
+    /// Its files cannot be looked at.
     #[error(transparent)]
     Tree(#[from] tree::Error),
     /// It was looked at in vain.
@@ -112,37 +118,96 @@ pub struct Inspector {
     space: Space,
     allow_loopback: bool,
     places: Arc<Semaphore>,
+    supervisor: Supervisor,
 }
 
 impl Inspector {
     /// `folder` is where repositories lie while they are looked at; it exists, and is emptied by whoever makes it.
-    pub fn new(folder: PathBuf, space: Space, allow_loopback: bool) -> Self {
-        Self { space: space.at(&folder), folder, allow_loopback, places: Arc::new(Semaphore::new(INSPECTIONS_MAX)) }
+    pub fn new(folder: PathBuf, space: Space, allow_loopback: bool, supervisor: Supervisor) -> Self {
+        let places = Arc::new(Semaphore::new(INSPECTIONS_MAX));
+        Self { space: space.at(&folder), folder, allow_loopback, places, supervisor }
     }
 
-    /// Fetches a repository, looks at it, and throws it away. Dropped, it ends what it began.
+    /// Fetches a repository, looks at it, and throws it away. Whoever leaves ends it: its place is free, and its files are gone, a
+    /// little later.
     ///
     /// # Errors
     /// [`InspectError`].
-    pub async fn inspect(&self, repository: Repository, stop: &CancellationToken) -> Result<Inspected, InspectError> {
-        let _place = self.places.try_acquire().map_err(|_| InspectError::Busy)?;
+    pub async fn inspect(&self, repository: Repository) -> Result<Inspected, InspectError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| InspectError::Busy)?;
+        let stop = self.supervisor.stopping().child_token();
+        let _left = stop.clone().drop_guard();
+        let (answer, answered) = oneshot::channel();
+        let own = self.clone();
+        self.supervisor.spawn("inspection", OnError::Log, async move {
+            let found = own.look(repository, &stop).await;
+            drop(place);
+            // Whoever asked may have left.
+            let _left = answer.send(found);
+            Ok::<(), Infallible>(())
+        });
+        answered.await.unwrap_or(Err(InspectError::Fetch(git::Error::Stopped)))
+    }
+
+    async fn look(&self, repository: Repository, stop: &CancellationToken) -> Result<Inspected, InspectError> {
         self.space.check(Use::Bulk)?;
         let disk = |source| InspectError::Disk { folder: self.folder.clone(), source };
-        let folder = tempfile::Builder::new().prefix("detect-").tempdir_in(&self.folder).map_err(disk)?;
-        let files = folder.path().join("source");
-        std::fs::create_dir(&files).map_err(disk)?;
-        let options =
-            git::Options { allow_loopback: self.allow_loopback, deadline: FETCH_MAX, ..git::Options::default() };
-        let Repository { url, reference, folder: sub } = repository;
-        // Nobody reads how far it is.
-        let (nobody, _) = mpsc::channel(1);
-        let fetched = git::fetch(&options, &url, reference.as_deref(), &files, &nobody, stop).await?;
+        let within = self.folder.clone();
+        let made = blocking(move || {
+            let folder = tempfile::Builder::new().prefix("detect-").tempdir_in(within)?;
+            std::fs::create_dir(folder.path().join("source"))?;
+            Ok(folder)
+        });
+        let folder = made.await.map_err(disk)?;
+        let found = self.look_in(folder.path().join("source"), repository, stop).await;
+        // Many files, perhaps.
+        blocking(move || folder.close()).await.map_err(disk)?;
+        found
+    }
+
+    async fn look_in(
+        &self,
+        files: PathBuf,
+        repository: Repository,
+        stop: &CancellationToken,
+    ) -> Result<Inspected, InspectError> {
+        let fetched = self.fetch(&files, &repository, stop).await?;
         let detection = blocking(move || {
-            let root = folder_inside(&files, &sub.unwrap_or_default())?;
+            let root = folder_inside(&files, &repository.folder.unwrap_or_default()).map_err(InspectError::Folder)?;
             let tree = what_is_packed(&root, &Limits::default())?;
             detect_in(&tree).map_err(InspectError::Undetected)
         });
         Ok(Inspected { detection: detection.await?, fetched })
+    }
+
+    async fn fetch(
+        &self,
+        files: &Path,
+        Repository { url, reference, .. }: &Repository,
+        stop: &CancellationToken,
+    ) -> Result<git::Fetched, InspectError> {
+        let options =
+            git::Options { allow_loopback: self.allow_loopback, deadline: FETCH_MAX, ..git::Options::default() };
+        // Nobody reads how far it is.
+        let (nobody, _) = mpsc::channel(1);
+        let fits = stop.child_token();
+        let mut fetch = pin!(git::fetch(&options, url, reference.as_deref(), files, &nobody, &fits));
+        let mut looks = tokio::time::interval(SPACE_LOOK_EVERY);
+        let mut full = None;
+        let fetched = loop {
+            tokio::select! {
+                fetched = &mut fetch => break fetched,
+                // What is left of the disk belongs to the state. The fetch is waited for, which ends its processes.
+                _ = looks.tick(), if full.is_none() => if let Err(error) = self.space.check(Use::Bulk) {
+                    full = Some(error);
+                    fits.cancel();
+                },
+            }
+        };
+        match full {
+            Some(full) => Err(full.into()),
+            None => Ok(fetched?),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::{Options, Parts, source};
 /// Lines on their way from a program to the log. A program that prints faster than the disk writes has to wait.
 const LINES_BOUND: usize = 256;
 /// How often a build looks whether it leaves the state its space.
-const SPACE_LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const SPACE_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Most processes and threads of one build: enough for any compiler, few enough that a fork bomb stays its own.
 const PIDS_MAX: u32 = 4_096;
 /// What programs print that cannot have one more process, in the words of the C libraries.

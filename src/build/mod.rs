@@ -3,7 +3,8 @@
 //! The [`Builder`] takes the builds that the leader leased to this run of this node, one task each: fetch the source
 //! into a folder of its own, check it, have the engine build it under limits and push it to the node's registry, say how
 //! it ended. In: leased builds in the replicated state, uploaded sources from the artifact store of any node. Out: an image in this
-//! node's engine and in its artifact store, a build log, and `FinishBuild`. Who builds what and whether a lost build is repeated is decided elsewhere (`decide::builds`).
+//! node's engine and in its artifact store, a build log, and `FinishBuild`, or `LoseBuild` for what only this node cannot do. Who builds
+//! what is decided elsewhere (`decide::builds`). The [`Inspector`] looks at repositories that nobody builds yet.
 //!
 //! Text of users reaches no shell: git and the engine get argument vectors and API fields.
 

@@ -96,7 +96,8 @@ impl Login {
             api: known.map_or_else(|| self.options.addresses.clone(), |known| known.api.clone()),
             email: Some(email.to_owned()),
             token: Some(answer.view.token),
-            ca_cert: self.options.ca_cert.clone(),
+            // Kept for every folder.
+            ca_cert: self.options.ca_cert.as_ref().map(std::path::absolute).transpose()?,
             ..known.cloned().unwrap_or_default()
         };
         let options = Options { token: context.token.clone().map(Secret::new), ..self.options.clone() };

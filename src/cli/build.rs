@@ -61,6 +61,7 @@ pub(super) async fn run(session: &Session, command: BuildCommand) -> anyhow::Res
             let filter = LogFilter {
                 source: Some(LogSource::Build),
                 deployment: Some(build.deployment_id.0),
+                build: Some(build.id.0),
                 limit: Some(tail),
                 ..LogFilter::default()
             };

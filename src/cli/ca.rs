@@ -38,6 +38,13 @@ pub(super) async fn run(session: &Session, command: CaCommand) -> anyhow::Result
 
 async fn rotate(session: &Session, wait: &WaitArgs) -> anyhow::Result<()> {
     let mut latest = session.client.rotate_authority().await?;
+    // Over the connection that is open: in a second all members may show certificates that this command line does not know yet.
+    match session.client.status().await {
+        Ok(cluster) => session.learn(&cluster.view)?,
+        Err(error) => {
+            session.output.note(&format!("the new authority was not learnt: {error}; run `narvana status` soon"))
+        }
+    }
     let deadline = Instant::now() + wait.timeout;
     let mut told = String::new();
     while let Some(rotation) = latest.view.rotation.clone().filter(|_| !wait.no_wait) {

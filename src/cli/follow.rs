@@ -225,7 +225,9 @@ fn failure_text(deployment: &Deployment, build: Option<&Build>) -> String {
         failed.map(|instance| &instance.log_tail),
     ];
     let tail = tail.into_iter().flatten().find(|tail| !tail.is_empty());
+    // The reason of a failed build ends with it.
     let step = failure.map_or("", |failure| &failure.next_step);
+    let step = if cause.contains(step) { "" } else { step };
 
     let mut text = format!("{title} failed");
     if !cause.is_empty() {

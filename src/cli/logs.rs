@@ -47,6 +47,7 @@ pub(super) async fn run(session: &Session, args: LogsArgs) -> anyhow::Result<()>
     let filter = LogFilter {
         source: Some(if args.build { LogSource::Build } else { LogSource::Runtime }),
         deployment: args.deployment.clone(),
+        build: None,
         service: args.service.clone(),
         limit: Some(args.tail),
     };
@@ -101,7 +102,7 @@ async fn print_events(session: &Session, app: &str, filter: &LogFilter, timestam
             Some(Ok(event)) if event.name == "missing" => {
                 last = event.id.or(last);
                 let missing: MissingLogs = serde_json::from_str(&event.data).unwrap_or_default();
-                session.output.note(&format!("lines are missing until it is back: {}", missing.reason));
+                session.output.note(&format!("lines are missing: {}", missing.reason));
             }
             Some(Ok(event)) => last = event.id.or(last),
             // The node stopped, or the network did: another node goes on where this one was.

@@ -111,13 +111,19 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// What to do about an error, where its message does not say.
 fn next_step(error: &client::Error) -> Option<&'static str> {
     match (error.code(), error) {
+        // That was the log-in.
+        ("unauthorized", client::Error::Refused(refusal)) if refusal.message.contains("password") => None,
         ("unauthorized", _) => Some("log in with `narvana login`, or set NARVANA_TOKEN"),
-        ("forbidden", _) => {
+        ("forbidden", client::Error::Refused(refusal)) if refusal.message.contains("role") => {
             Some("`narvana whoami` shows who you are; an owner of the organisation can raise your role")
         }
         ("no_quorum", _) => Some("`narvana status` shows which nodes are missing"),
         ("outcome_unknown" | "gateway", _) => Some("look whether it was done before you repeat it"),
         ("rate_limited", _) => Some("wait a moment, then repeat it"),
+        (_, client::Error::Unreachable { .. }) if error.is_untrusted() => Some(
+            "a node answers, with a certificate that is not trusted here: name the cluster's authority with --ca-cert (`ca.crt` in the \
+             data folder of a node); after `narvana ca rotate` it is another one",
+        ),
         (_, client::Error::Unreachable { .. }) => {
             Some("start a node with `narvana init` or `narvana run`, or name another one with --api")
         }

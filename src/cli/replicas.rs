@@ -76,12 +76,13 @@ pub(super) fn has_ended(instance: &Instance) -> bool {
 
 fn instances(rows: &[(&Deployment, &Instance)]) -> Table {
     let mut table =
-        Table::new(["ID", "SERVICE", "VERSION", "NODE", "STATUS", "HEALTH", "AGE", "REASON", "+APP", "+DEPLOYMENT"]);
+        Table::new(["ID", "APP", "SERVICE", "VERSION", "NODE", "STATUS", "HEALTH", "AGE", "REASON", "+DEPLOYMENT"]);
     for (deployment, instance) in rows {
         let node =
             if instance.node_name.is_empty() { instance.node_id.to_string() } else { instance.node_name.clone() };
         table.row([
             instance.id.to_string(),
+            deployment.app_name.clone(),
             deployment.service_name.clone(),
             format!("v{}", deployment.version),
             node,
@@ -89,7 +90,6 @@ fn instances(rows: &[(&Deployment, &Instance)]) -> Table {
             instance.health.clone(),
             age(instance.created_at),
             instance.reason.clone(),
-            deployment.app_name.clone(),
             deployment.id.to_string(),
         ]);
     }

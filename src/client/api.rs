@@ -32,6 +32,8 @@ pub struct LogFilter {
     pub source: Option<LogSource>,
     /// Of one deployment; the newest one when absent.
     pub deployment: Option<String>,
+    /// Of one build.
+    pub build: Option<String>,
     /// Of one service; of all when absent.
     pub service: Option<String>,
     /// At most so many, the newest ones.
@@ -57,6 +59,7 @@ impl LogFilter {
         [
             ("source", source),
             ("deployment_id", self.deployment.clone()),
+            ("build_id", self.build.clone()),
             ("service_name", self.service.clone()),
             ("limit", limit),
         ]

@@ -149,6 +149,14 @@ impl Error {
             || matches!(self.code(), "no_quorum" | "outcome_unknown" | "gateway")
     }
 
+    /// Whether somebody answered under a certificate that is not trusted.
+    pub fn is_untrusted(&self) -> bool {
+        let first = std::error::Error::source(self);
+        let mut causes = std::iter::successors(first, |cause| cause.source());
+        // What the HTTP library hands on of TLS is text.
+        causes.any(|cause| cause.to_string().contains("invalid peer certificate"))
+    }
+
     /// Whether another node may do it: nothing was done, or doing it twice has the effect of once.
     pub(super) fn another_node_may_help(&self, repeatable: bool) -> bool {
         match self {

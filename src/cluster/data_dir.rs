@@ -291,6 +291,12 @@ fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { doing, path: path.clone(), source }
 }
 
+/// What every identity file has, whatever its version.
+#[derive(serde::Deserialize)]
+struct Format {
+    format: u32,
+}
+
 fn read_identity(folder: &Path) -> Result<Option<Identity>, Error> {
     let path = folder.join(IDENTITY);
     let text = match fs::read(&path) {
@@ -298,12 +304,14 @@ fn read_identity(folder: &Path) -> Result<Option<Identity>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("read", &path)(error)),
     };
-    let identity: Identity = serde_json::from_slice(&text)
-        .map_err(|error| Error::BadIdentity { path: path.clone(), reason: error.to_string() })?;
-    if identity.format > Identity::FORMAT {
-        return Err(Error::NewerIdentity { path, format: identity.format });
+    // A newer one may have another shape, and is not damaged by that.
+    if let Ok(Format { format }) = serde_json::from_slice(&text)
+        && format > Identity::FORMAT
+    {
+        return Err(Error::NewerIdentity { path, format });
     }
-    Ok(Some(identity))
+    let identity = serde_json::from_slice(&text);
+    identity.map(Some).map_err(|error| Error::BadIdentity { path, reason: error.to_string() })
 }
 
 /// Refuses a folder that holds something, unless it is what an unfinished `init` of ours left.
@@ -395,10 +403,10 @@ mod tests {
     fn a_damaged_or_newer_identity_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         drop(initialised(folder.path()));
-        for text in ["{", r#"{"format":99,"cluster":"00000000-0000-0000-0000-000000000001","node":1}"#] {
+        for (text, said) in [("{", "is damaged"), (r#"{"format":99,"nodes":[1]}"#, "newer narvana (format 99)")] {
             fs::write(folder.path().join(IDENTITY), text).expect("writes");
-            let error = DataDir::open(folder.path()).expect_err("refused");
-            assert!(error.to_string().contains(IDENTITY), "{error}");
+            let error = DataDir::open(folder.path()).expect_err("refused").to_string();
+            assert!(error.contains(IDENTITY) && error.contains(said), "{error}");
         }
     }
 }

@@ -70,7 +70,7 @@ type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 /// What is heard of openraft in the log: it reports each of its steps at `info`, and warns of each heartbeat that was not answered or is
 /// left out, and each second of a member that is away; what concerns an operator is said by narvana itself.
 pub const LOG_FILTER: &str = "openraft=warn,openraft::core::heartbeat=error,openraft::replication=error,\
-                              openraft::engine::handler::replication_handler=error";
+                              openraft::core::raft_core=error,openraft::engine::handler::replication_handler=error";
 
 /// Pause before a leader is looked for again. An election takes some hundred milliseconds.
 const LEADER_PAUSE: Duration = Duration::from_millis(25);

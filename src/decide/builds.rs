@@ -59,7 +59,7 @@ fn builder<'a>(situation: Situation<'a>, build: &Build, running: &BTreeMap<NodeI
     let mut refusals = Vec::new();
     let mut best: Option<(Score, &Node)> = None;
     let lost_by = |node: NodeId| {
-        let before = situation.state.builds_of(build.deployment).filter(|other| other.id != build.id);
+        let before = situation.state.builds_of(build.deployment).filter(|other| other.status == BuildStatus::Lost);
         before.filter(|other| other.lease.is_some_and(|lease| lease.node == node)).count()
     };
     for node in situation.state.nodes() {

@@ -116,7 +116,12 @@ fn describe_deployment(
     match (deployment.status, waiting.or(deployment.reason.as_ref())) {
         (status, Some(reason)) if status.is_terminal() => explanation.say(format!("{what} is {status}: {reason}")),
         (status, Some(reason)) => explanation.say(format!("{what} is {status}; {reason}")),
-        (DeploymentStatus::Running, None) => explanation.say(format!("{what} is running and serves")),
+        (DeploymentStatus::Running, None) if works(situation, deployment) => {
+            explanation.say(format!("{what} is running and serves"));
+        }
+        (DeploymentStatus::Running, None) => {
+            explanation.say(format!("{what} is the one that serves, and none of its instances runs now"));
+        }
         (status, None) => explanation.say(format!("{what} is {status}")),
     }
     if let Some(build) = deployment.build.and_then(|id| situation.state.build(id)) {
@@ -133,6 +138,13 @@ fn describe_deployment(
     for line in &deployment.log_tail {
         explanation.say(format!("  | {line}"));
     }
+}
+
+/// Whether any instance of a deployment runs, or none has to.
+fn works(situation: Situation<'_>, deployment: &Deployment) -> bool {
+    let wanted = situation.state.service(deployment.service).is_none_or(|service| service.spec.replicas > 0);
+    let mut instances = situation.state.instances_of(deployment.id);
+    !wanted || instances.any(|instance| instance.status.state == InstanceState::Running)
 }
 
 fn describe_build(situation: Situation<'_>, build: &Build, explanation: &mut Explanation) {
@@ -295,6 +307,18 @@ mod tests {
                     .to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn a_version_of_which_nothing_runs_does_not_say_that_it_serves() {
+        let mut world = World::with_nodes(1);
+        world.service("web", |_| {});
+        let deployment = world.deploy("web");
+        world.run_until_quiet();
+        let instance = world.live_instances(deployment)[0].id;
+        world.fails(instance, 7);
+        let lines = explain_deployment(world.situation(), deployment).expect("exists").lines;
+        assert_eq!(lines[0], "web version 1 is the one that serves, and none of its instances runs now");
     }
 
     #[test]

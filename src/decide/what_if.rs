@@ -116,12 +116,15 @@ pub fn removed(situation: Situation<'_>, node: NodeId) -> Vec<Move> {
     if state.node(node).is_none() {
         return moves;
     }
-    for service in state.services().filter(|service| !service.spec.volumes.is_empty()) {
+    for service in state.services() {
+        let serving = service.serving.and_then(|id| state.deployment(id));
+        if serving.map_or(&service.spec, |serving| &serving.spec).volumes.is_empty() {
+            continue;
+        }
         let Some(newest) = newest_instance(state, service.id) else { continue };
         if newest.placement.node != node || !newest.status.state.is_terminal() {
             continue;
         }
-        let serving = service.serving.and_then(|id| state.deployment(id));
         let to = match serving.filter(|_| service.desired == Desired::Running && service.spec.replicas > 0) {
             Some(serving) => room.place(&Want::of(&after, serving)).map_err(|refusal| refusal.to_string()),
             None => Err("it does not run; it begins with empty volumes when it is started again".to_owned()),

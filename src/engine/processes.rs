@@ -38,12 +38,14 @@ pub(super) fn kill(id: &str) -> io::Result<usize> {
     }
 }
 
-/// Tells a process of the container that its terminal was closed. One that is gone, or not of this container, is told nothing.
+/// Tells a process of the container that its terminal was closed. One that is not, or no longer, known here as one of the container
+/// is told nothing: an engine may count its processes elsewhere.
 pub(super) fn hang_up(id: &str, process: Pid) -> io::Result<()> {
     check(id)?;
-    let Ok(opened) = pidfd_open(process, PidfdFlags::empty()) else { return Ok(()) };
+    let stranger = || io::Error::new(io::ErrorKind::NotFound, "the process is none of the container's on this machine");
+    let opened = pidfd_open(process, PidfdFlags::empty()).map_err(|_| stranger())?;
     if !belongs(process, id) {
-        return Ok(());
+        return Err(stranger());
     }
     // The second is for one that was stopped, which would not hear the first.
     for signal in [Signal::HUP, Signal::CONT] {
@@ -98,8 +100,7 @@ mod tests {
         ] {
             assert!(!is_in(&group, &id), "{group}");
         }
-        // Not of it, so it is left alone.
-        hang_up(&id, rustix::process::getpid()).expect("nothing to do");
+        hang_up(&id, rustix::process::getpid()).expect_err("it is not of that container, and left alone");
         for id in ["", "ab", "../../x", &"zz".repeat(32)] {
             assert!(kill(id).is_err() && hang_up(id, Pid::INIT).is_err(), "{id}");
         }

@@ -6,8 +6,9 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::garbage::Roots;
@@ -37,9 +38,10 @@ pub(super) async fn keep(
     let mut views = consensus.watch();
     let work = async {
         let mut due: BTreeMap<Digest, Instant> = BTreeMap::new();
-        // They go on while this waits, and end with it.
-        let mut fetches = JoinSet::new();
+        let mut fetches = FuturesUnordered::new();
         let mut under_way = BTreeSet::new();
+        // Those that were nowhere come after all others.
+        let mut missed: BTreeSet<Digest> = BTreeSet::new();
         loop {
             let state = views.borrow_and_update().state.clone();
             let keepers = copies::keepers(&state, clock::now());
@@ -47,33 +49,34 @@ pub(super) async fn keep(
             let here = |digest: &Digest| copies::keeps(node, &keepers, digest);
             roots.sources.retain(here);
             roots.manifests.retain(here);
-            due.retain(|digest, again| {
-                let kept = roots.sources.contains(digest) || roots.manifests.contains(digest);
-                kept && *again > Instant::now()
-            });
+            let kept = |digest: &Digest| roots.sources.contains(digest) || roots.manifests.contains(digest);
+            due.retain(|digest, again| kept(digest) && *again > Instant::now());
+            missed.retain(kept);
             // Sources are small, and nobody can make them again.
             let sources = roots.sources.iter().map(|digest| (*digest, false));
             let wanted = sources.chain(roots.manifests.iter().map(|digest| (*digest, true)));
-            let mut queue: VecDeque<_> =
+            let mut queue: Vec<_> =
                 wanted.filter(|(digest, _)| !due.contains_key(digest) && !under_way.contains(digest)).collect();
+            queue.sort_by_key(|(digest, _)| missed.contains(digest));
+            let mut queue = VecDeque::from(queue);
+            let mut changed = false;
             let mut look_again = pin!(tokio::time::sleep(LOOK_EVERY));
             loop {
                 while under_way.len() < FETCHES
                     && let Some((digest, is_image)) = queue.pop_front()
                 {
                     under_way.insert(digest);
-                    fetches.spawn(look_after(images.clone(), digest, is_image));
+                    fetches.push(look_after(&images, digest, is_image));
                 }
                 tokio::select! {
-                    Some(done) = fetches.join_next() => {
-                        // A panic in one is a defect, and ends all.
-                        let (digest, again) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    Some((digest, found)) = fetches.next() => {
                         under_way.remove(&digest);
-                        due.insert(digest, again);
+                        due.insert(digest, Instant::now() + if found { HERE_PAUSE } else { MISSING_PAUSE });
+                        if found { missed.remove(&digest) } else { missed.insert(digest) };
                     }
-                    _ = views.changed() => {
-                        tokio::time::sleep(PAUSE).await;
-                        break;
+                    _ = views.changed(), if !changed => {
+                        changed = true;
+                        look_again.as_mut().reset(tokio::time::Instant::now() + PAUSE);
                     }
                     () = &mut look_again => break,
                 }
@@ -85,16 +88,13 @@ pub(super) async fn keep(
     Ok(())
 }
 
-/// Sees to it that a copy is here; says when to look again.
-async fn look_after(images: Images, digest: Digest, is_image: bool) -> (Digest, Instant) {
-    let pause = match fetch(&images, digest, is_image).await {
-        Ok(()) => HERE_PAUSE,
-        Err(error) => {
-            tracing::debug!(%digest, %error, "cannot keep a copy yet");
-            MISSING_PAUSE
-        }
-    };
-    (digest, Instant::now() + pause)
+/// Sees to it that a copy is here; says whether it is.
+async fn look_after(images: &Images, digest: Digest, is_image: bool) -> (Digest, bool) {
+    let fetched = fetch(images, digest, is_image).await;
+    if let Err(error) = &fetched {
+        tracing::debug!(%digest, %error, "cannot keep a copy yet");
+    }
+    (digest, fetched.is_ok())
 }
 
 async fn fetch(images: &Images, digest: Digest, is_image: bool) -> anyhow::Result<()> {

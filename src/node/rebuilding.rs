@@ -30,7 +30,7 @@ pub struct Rebuild {
 
 impl Rebuild {
     /// Looks whether the data folder holds a node of the token's cluster, and whether that cluster answers. Changes
-    /// nothing.
+    /// nothing, but that a store which has to say whose it is may be repaired by that.
     pub async fn look(config: &NodeConfig, token: &TokenText) -> anyhow::Result<Self> {
         let (dir, identity) = match DataDir::open(&config.data_dir) {
             Err(error @ (Error::BadIdentity { .. } | Error::NotOurs { .. })) => nameless(&config.data_dir, error)?,
@@ -75,10 +75,14 @@ impl Rebuild {
 
 /// A node whose identity is damaged or gone, when its store says whose it is.
 fn nameless(folder: &Path, error: Error) -> anyhow::Result<(DataDir, Identity)> {
+    // For its lock: whoever runs is told so.
+    let damaged = matches!(error, Error::BadIdentity { .. });
+    let locked = if damaged { Some(DataDir::open_damaged(folder)?) } else { None };
     match store::owner(folder) {
         Ok((cluster, node)) => {
             tracing::warn!(%error, %cluster, %node, "this folder is of the node that its store names");
-            Ok((DataDir::open_damaged(folder)?, Identity::joined(cluster, node)))
+            let dir = locked.map_or_else(|| DataDir::open_damaged(folder), Ok)?;
+            Ok((dir, Identity::joined(cluster, node)))
         }
         Err(store_error) => {
             tracing::warn!(error = %store_error, "nor does its store say which node it is of");

@@ -163,7 +163,12 @@ impl Running {
                 exec: Exec::new(exec, Arc::new(FarExec::new(traffic, consensus.watch()))),
                 artifacts: Holdings::new(identity.node, artifacts.clone(), Arc::new(blobs.clone())),
                 metrics: Metrics::default(),
-                inspector: Inspector::new(config.build_dir.clone(), space.clone(), config.allow_loopback_sources),
+                inspector: Inspector::new(
+                    config.build_dir.clone(),
+                    space.clone(),
+                    config.allow_loopback_sources,
+                    build_part.clone(),
+                ),
             },
         )
         .await?;

@@ -16,7 +16,7 @@ mod table;
 mod tests;
 mod version;
 
-pub use apply::{Applied, Beginning, Begun, apply, begin_epoch};
+pub use apply::{Applied, BUILD_ATTEMPTS_MAX, Beginning, Begun, apply, begin_epoch};
 pub use command::{
     Actor, BuildResult, Command, EnvExpectation, LogEntry, NewApp, NewDeployment, NewInstance, NewService, NewUser,
     NodeFacts, Outcome, Request,

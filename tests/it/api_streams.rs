@@ -173,6 +173,11 @@ async fn lines_come_as_they_are_written_and_go_on_where_they_broke_off() {
     let messages: Vec<&str> =
         of_first["logs"].as_array().expect("lines").iter().filter_map(|line| line["message"].as_str()).collect();
     assert_eq!(messages, ["three", "two"], "newest first");
+    let of_build = api.get(&format!("/v1/apps/shop/logs?build_id={build}")).await.expect(200);
+    let messages: Vec<&Value> =
+        of_build["logs"].as_array().expect("lines").iter().map(|line| &line["message"]).collect();
+    assert_eq!(messages, ["four"]);
+    api.get("/v1/apps/shop/logs?build_id=nope").await.refused(400, "invalid_request");
 }
 
 #[tokio::test]

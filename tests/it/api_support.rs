@@ -138,7 +138,12 @@ impl Api {
             exec: Exec::of_one(self.exec.clone()),
             artifacts: Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody)),
             metrics: Metrics::default(),
-            inspector: Inspector::new(self.folder.path().to_owned(), Space::of(self.folder.path()), true),
+            inspector: Inspector::new(
+                self.folder.path().to_owned(),
+                Space::of(self.folder.path()),
+                true,
+                Supervisor::new("test", CancellationToken::new()),
+            ),
         }
     }
 

@@ -64,15 +64,17 @@ impl<'a> Want<'a> {
     }
 }
 
-/// [`Want::failures`] of one replica of a deployment.
+/// [`Want::failures`] of one replica of a deployment: since it worked last, wherever.
 pub(super) fn failures_of(state: &State, deployment: DeploymentId, slot: u32) -> Failures {
-    let in_vain = |instance: &&Arc<Instance>| {
-        let status = &instance.status;
-        instance.slot == slot && status.state == InstanceState::Failed && status.healthy_at.is_none()
-    };
+    let of_slot: Vec<&Arc<Instance>> =
+        state.instances_of(deployment).filter(|instance| instance.slot == slot).collect();
+    let worked = of_slot.iter().filter(|instance| instance.status.healthy_at.is_some());
+    let since = worked.map(|instance| instance.created_at).max();
     let mut failures = Failures::new();
-    for instance in state.instances_of(deployment).filter(in_vain) {
-        *failures.entry(instance.placement.node).or_default() += 1;
+    for instance in of_slot {
+        if instance.status.state == InstanceState::Failed && Some(instance.created_at) > since {
+            *failures.entry(instance.placement.node).or_default() += 1;
+        }
     }
     failures
 }
@@ -82,18 +84,20 @@ pub(super) fn volume_home(state: &State, service: ServiceId) -> Option<NodeId> {
     newest_instance(state, service).map(|instance| instance.placement.node)
 }
 
-/// The newest instance of a service that has volumes, and may have made them: one that failed before it had a container has not.
+/// The newest instance of a service that has volumes, and may have made them: one that failed before it had a container has not, when
+/// the service never served.
 pub(super) fn newest_instance(state: &State, service: ServiceId) -> Option<&Instance> {
     let made_none = |instance: &Instance| {
         let status = &instance.status;
         status.state == InstanceState::Failed && status.container.is_none() && status.started_at.is_none()
     };
+    let served = state.service(service).is_some_and(|service| service.serving.is_some());
     state
         .deployments_of(service)
         .filter(|deployment| !deployment.spec.volumes.is_empty())
         .flat_map(|deployment| state.instances_of(deployment.id))
         .map(|instance| &**instance)
-        .filter(|instance| !made_none(instance))
+        .filter(|instance| served || !made_none(instance))
         .max_by_key(|instance| (instance.created_at, instance.id))
 }
 

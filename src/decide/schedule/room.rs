@@ -332,13 +332,19 @@ impl Room {
         }
         reasons.push(match self.replicas_on(want.deployment, index) {
             0 => format!("it runs no other replica of this version of {}", want.name),
-            count => {
+            count if want.failures.is_empty() => {
                 format!(
                     "it runs {count} other replicas of this version of {}; no node with room was found that runs fewer",
                     want.name
                 )
             }
+            count => format!("it runs {count} other replicas of this version of {}", want.name),
         });
+        for (node, count) in want.failures {
+            let name =
+                self.by_id.get(node).map_or_else(|| node.to_string(), |index| self.nodes[*index].node.name.clone());
+            reasons.push(format!("this replica failed on node {name} and has not worked since, {count} times"));
+        }
         if self.zones.len() > 1 && !self.zones[host.zone].is_empty() {
             let count = self.replicas_in_zone(want.deployment, host.zone);
             reasons.push(format!("its zone {} has {count} of them", self.zones[host.zone]));

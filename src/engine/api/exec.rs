@@ -151,7 +151,7 @@ async fn progress(docker: &Docker, call: &Call, exec: &str) -> Result<Progress, 
     if let (Some(code), false) = (state.exit_code, state.running.unwrap_or(false)) {
         return Ok(Progress::Ended(code));
     }
-    let process = state.pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let process = state.pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 0)?));
     Ok(Progress::Running(process))
 }
 

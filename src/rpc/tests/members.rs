@@ -284,12 +284,14 @@ async fn heartbeats_are_not_in_the_log() {
     let leading = &leader(&group.members).expect("leads").consensus;
     let silences = || leading.group().map(|group| group.members.values().map(|of| of.silent_for).collect::<Vec<_>>());
     let logs = || group.members.iter().map(|member| member.consensus.status().last_log).collect::<Vec<_>>();
+    let mut log = Vec::new();
     until("all have the same log and nothing changes", || {
+        log = logs();
         let changes = leading.group().is_none_or(|group| group.changing);
-        !changes && logs().windows(2).all(|pair| pair[0] == pair[1])
+        !changes && log.windows(2).all(|pair| pair[0] == pair[1])
     })
     .await;
-    let (log, mut seen, mut beats) = (logs(), silences(), 0);
+    let (mut seen, mut beats) = (silences(), 0);
     until("twenty heartbeats were answered", || {
         let now = silences();
         // Silence grows until something is heard.

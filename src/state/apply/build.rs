@@ -9,7 +9,7 @@ use crate::state::{BuildResult, Key, Outcome, Rejection};
 use super::{Answer, Draft, not_found};
 
 /// A build that was lost is run once more; one that was lost twice has failed.
-const ATTEMPTS_MAX: u32 = 2;
+pub const BUILD_ATTEMPTS_MAX: u32 = 2;
 
 impl Draft {
     fn build(&self, id: BuildId) -> Result<Build, Rejection> {
@@ -83,7 +83,7 @@ impl Draft {
         self.put(build);
         if cancelled {
             self.fail_deployment(deployment, "the build was cancelled", &[]);
-        } else if attempt < ATTEMPTS_MAX {
+        } else if attempt < BUILD_ATTEMPTS_MAX {
             self.queue_build(retry, deployment, app, service, attempt + 1)?;
             self.change_deployment(deployment, |deployment| deployment.build = Some(retry));
         } else {

@@ -18,6 +18,7 @@ use crate::model::Timestamp;
 use super::record::{Change, ChangeSet, Key, Record, RequestRecord};
 use super::{Command, LogEntry, Outcome, Rejection, Request, State};
 
+pub use build::BUILD_ATTEMPTS_MAX;
 pub use epoch::{Beginning, Begun, begin_epoch};
 
 /// How long the answer to a request is remembered.

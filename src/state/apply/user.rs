@@ -24,7 +24,7 @@ impl Draft {
         invalid.into_result()?;
         if self.state.users().next().is_some() {
             return Err(Rejection::Precondition(
-                "registration is closed: the first user exists; ask them for an invitation".to_owned(),
+                "registration is closed: the first user exists, and this version has only that one".to_owned(),
             ));
         }
         self.put(User {
