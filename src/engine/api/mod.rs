@@ -3,6 +3,8 @@
 mod call;
 mod containers;
 mod create;
+#[cfg(test)]
+mod ending;
 mod exec;
 #[cfg(test)]
 mod hung;

@@ -5,6 +5,7 @@
 //! fields of images that Docker always sends. So these answers are read as plain JSON. The library has no call for that; one that returns bytes is sent to another path.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use futures::TryStreamExt;
@@ -18,6 +19,10 @@ use crate::engine::{Error, Labels, StoredImage, StoredNetwork};
 
 /// The path of the call whose bytes are wanted, as the library makes it.
 const CARRIER: &str = "/containers/x/export";
+
+/// How often a container is looked at whose process ends just then, and the pause between two looks.
+const LOOKS_MAX: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(serde::Deserialize)]
 struct Listed {
@@ -50,7 +55,16 @@ impl ApiEngine {
         if !is_name {
             return Err(call.rejected(format!("{id:?} is not the name of a container")));
         }
-        let mut answer: serde_json::Value = self.get(call, format!("/containers/{id}/json")).await?;
+        let mut looks = 0;
+        let mut answer: serde_json::Value = loop {
+            looks += 1;
+            match self.get(call, format!("/containers/{id}/json")).await {
+                Err(Error::Rejected { reason, .. }) if looks < LOOKS_MAX && ended_meanwhile(&reason) => {
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+                answer => break answer?,
+            }
+        };
         if let Some(status) = answer.pointer_mut("/State/Status") {
             *status = status.as_str().map(in_docker_words).unwrap_or_default().into();
         }
@@ -113,6 +127,11 @@ impl ApiEngine {
         let bytes = call.run(docker.export_container("x").try_collect::<Vec<_>>()).await?.concat();
         serde_json::from_slice(&bytes).map_err(|error| call.garbled(error.to_string()))
     }
+}
+
+/// Podman reads the files of a container's process, and fails with what it saw when that ends meanwhile.
+fn ended_meanwhile(reason: &str) -> bool {
+    reason.contains("/proc/") && reason.contains("no such process")
 }
 
 fn stored_image(listed: ListedImage) -> StoredImage {
