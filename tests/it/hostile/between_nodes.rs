@@ -28,7 +28,7 @@ use super::live::Live;
 use super::{Check, Row};
 use Check::{Live as Do, Test};
 
-const RPC: &str = "src/rpc/tests.rs";
+const RPC: &str = "src/rpc/tests/admission.rs";
 const WITNESS: &str = "src/rpc/witness.rs";
 const SNAPSHOTS: &str = "src/store/tests/snapshots.rs";
 /// A member that the node has not heard of yet: it may be the leader that brings the entries in which it is.

@@ -45,7 +45,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 64,
         sent: "a worker that wants to vote (the token has the role, and no request can name one)",
-        checks: &[Test("src/rpc/tests.rs", "only_members_are_heard_and_only_in_their_own_name")],
+        checks: &[Test("src/rpc/tests/admission.rs", "only_members_are_heard_and_only_in_their_own_name")],
     },
     Row { number: 65, sent: "names that are none, or somebody's", checks: &[Do(names)] },
     Row {
