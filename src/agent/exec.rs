@@ -32,8 +32,8 @@ const WORDS_BYTES_MAX: usize = 64 * 1024;
 /// Largest terminal, in either direction.
 const TERMINAL_MAX: u16 = 1_000;
 /// What a terminal gets when whoever held it has left and nobody on this machine may end what runs on it: Ctrl-C for what runs or is
-/// half typed, Ctrl-D for the shell, and for one before it.
-const GOODBYE: [u8; 3] = [0x03, 0x04, 0x04];
+/// half typed, again since the first may be taken for a character after Ctrl-V; Ctrl-D for the shell, and for one before it.
+const GOODBYE: [u8; 4] = [0x03, 0x03, 0x04, 0x04];
 /// Pause between those keys: with Ctrl-C, terminals and shells throw away what is typed after it and not read yet.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(300);
 /// How long an engine may take to hang up a command, to take a key, and to take the end of its input.
@@ -376,7 +376,7 @@ mod tests {
     async fn shells_end_by_keys_where_they_cannot_be_hung_up() {
         for (shell, typed, seen) in [
             ("env PS1=PROMPT bash --norc --noprofile -i", "", ""),
-            ("env PS1=PROMPT bash --norc --noprofile -i", "echo half-\u{16}\u{16}", "half-"),
+            ("env PS1=PROMPT bash --norc --noprofile -i", "echo half-\u{16}\u{16}", "half-^V"),
             ("env PS1=PROMPT bash --norc --noprofile -i", "sh -c 'echo $((40 + 2)); exec sleep 600'\n", "42"),
             ("env PS1=PROMPT bash --norc --noprofile -i", "dash -i\necho $((40 + 2))\n", "42"),
             ("env PS1=PROMPT dash -i", "", ""),
