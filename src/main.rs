@@ -1,5 +1,6 @@
 //! The `narvana` program: parse, run, print the error chain, exit code.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,12 @@ use narvana::cli::{self, Cli, Exit};
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match cli::run_alone(Cli::parse()) {
+        ControlFlow::Break(outcome) => {
+            return ExitCode::from(outcome.map_or_else(|error| cli::report(&error), |()| Exit::Done).code());
+        }
+        ControlFlow::Continue(cli) => cli,
+    };
     // The only one in the program; a second installation would be a programmer's mistake.
     rustls::crypto::ring::default_provider().install_default().expect("no provider was installed before");
     let exit = match tokio::runtime::Runtime::new() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::decide::discovery::full_name;
 use crate::engine::{ContainerSpec, Labels, NetworkAttachment, PublishedPort, VolumeMount};
 use crate::model::{AppId, ClusterId, Deployment, Instance, NodeId, ServiceId};
 
@@ -105,7 +106,7 @@ pub(super) fn spec(
         .collect();
     spec.network = Some(NetworkAttachment {
         name: network_name(instance.app),
-        aliases: vec![deployment.service_name.clone(), format!("{}.{app}.internal", deployment.service_name)],
+        aliases: vec![deployment.service_name.clone(), full_name(&deployment.service_name, app)],
     });
     spec
 }

@@ -22,6 +22,7 @@ mod exec;
 mod exit;
 mod ground;
 mod guard;
+mod hosts;
 mod image;
 mod leftovers;
 mod log_pump;
@@ -49,6 +50,7 @@ pub(crate) use container::{INSTANCE_LABEL, SERVICE_LABEL};
 pub use engine_state::EngineState;
 pub use exec::{Exec, ExecElsewhere, ExecError, ExecInput, ExecInputs, ExecOutputs, ExecRequest, LocalExec};
 pub use guard::{Guard, stand_guard};
+pub use hosts::Hosts;
 pub use reconciler::Agent;
 pub use removal::remove_all;
 
@@ -80,6 +82,8 @@ pub struct Parts {
     pub drain: Arc<dyn Drain>,
     /// Who ends what runs alone when this program cannot.
     pub guard: Arc<dyn Guard>,
+    /// What containers find other services of their app by.
+    pub hosts: Hosts,
     /// Owner of the agent's tasks.
     pub supervisor: Supervisor,
 }

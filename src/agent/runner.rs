@@ -3,6 +3,7 @@
 //! Every observation is proposed before the next step depends on it. An engine that does not answer makes the runner
 //! wait, never conclude. When narvana stops the runner goes and the container stays.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::consensus::ProposeError;
+use crate::decide::discovery::discovery;
 use crate::decide::probe::Probing;
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::logs::LogKey;
@@ -18,7 +20,7 @@ use crate::model::{
     BuiltImage, Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding,
 };
 use crate::state::{Actor, Command, LogEntry};
-use crate::task::OnError;
+use crate::task::{OnError, blocking};
 
 use super::contact::is_only_member;
 use super::ground::Ground;
@@ -174,7 +176,8 @@ impl Runner {
             let labels = container::volume_labels(self.options.cluster, &self.instance, words);
             self.insist(|| self.engine.ensure_volume(&name, &labels)).await?;
         }
-        let spec = container::spec(self.options.cluster, &self.app, &self.deployment, &self.instance, &image);
+        let mut spec = container::spec(self.options.cluster, &self.app, &self.deployment, &self.instance, &image);
+        spec.hosts = self.hosts().await;
         loop {
             let created = self.attempt(|| self.engine.create(&spec)).await?;
             match created {
@@ -184,6 +187,27 @@ impl Runner {
                     self.insist(|| self.engine.remove(&spec.name)).await?;
                 }
                 Err(error) => return Err(Halt::Fail(error.to_string())),
+            }
+        }
+    }
+
+    /// The file of names that all containers of the app share. An engine on another machine cannot have it.
+    async fn hosts(&self) -> Option<PathBuf> {
+        if !self.engine.describe().is_here() {
+            return None;
+        }
+        let app = self.instance.app;
+        let found = discovery(&self.parts.consensus.latest().state, self.options.node, app);
+        let hosts = self.parts.hosts.clone();
+        match blocking(move || hosts.ensure(app, &found.hosts(true))).await {
+            Ok(path) => Some(path),
+            Err(error) => {
+                tracing::warn!(
+                    instance = %self.instance.id,
+                    %error,
+                    "cannot write the names of its app's services: it finds only those that run on this node"
+                );
+                None
             }
         }
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Scoped;
+use crate::decide::discovery::full_name;
 use crate::model::{Desired, HealthCheck, Probe, Protocol, Service, ServiceSpec, Source};
 
 use super::gate::Gate;
@@ -24,6 +25,8 @@ pub(super) struct ServiceView {
     desired: &'static str,
     /// Where it is reached, when it has a TCP port and this node has an ingress.
     url: Option<String>,
+    /// The name by which containers of its app reach it at its TCP ports, on any node. Its own name alone does, too.
+    internal_host: Option<String>,
     #[serde(flatten)]
     spec: SpecView,
     /// Number of its newest deployment; 0 before the first.
@@ -87,6 +90,7 @@ pub(super) fn view(service: &Scoped<Service>, gate: &Gate, server_domain: &str) 
             Desired::Stopped => "stopped",
         },
         url: url(&service.host_label, &service.spec, gate, server_domain),
+        internal_host: service.app().ok().map(|app| full_name(&service.name, &app.name)),
         spec: spec(&service.spec),
         version: service.last_version,
         latest_deployment_id: latest.map(|deployment| deployment.id.to_string()),

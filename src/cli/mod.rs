@@ -32,6 +32,7 @@ mod outcome;
 mod output;
 mod rebalance;
 mod recover;
+mod relay;
 mod replicas;
 mod screen;
 mod service;
@@ -44,6 +45,7 @@ mod unit;
 mod value;
 mod wait;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -152,6 +154,9 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// End what must not run twice when the node's own program cannot; nodes start it
     #[command(hide = true)]
     Guard(guard::GuardArgs),
+    /// Hand out a socket that listens inside a container; nodes start it
+    #[command(hide = true)]
+    Relay(relay::RelayArgs),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -245,6 +250,17 @@ Another instance works before one ends. Services with volumes and exclusive ones
     Completions(shell::CompletionsArgs),
     /// Write manual pages
     Man(shell::ManArgs),
+}
+
+/// Runs a command that has to be the only thread of its process. Any other one comes back.
+///
+/// # Errors
+/// Whatever failed.
+pub fn run_alone(cli: Cli) -> ControlFlow<anyhow::Result<()>, Cli> {
+    match cli.command {
+        Command::Relay(args) => ControlFlow::Break(relay::run(args)),
+        _ => ControlFlow::Continue(cli),
+    }
 }
 
 /// Runs the command that was given.

@@ -358,6 +358,7 @@ fn fields(service: &Service) -> Table {
         ("name", service.name.clone()),
         ("status", service.status.clone()),
         ("url", service.url.clone()),
+        ("for its app", service.internal_host.clone()),
         ("source", source(service)),
         ("strategy", service.build_strategy.clone()),
         ("replicas", service.replicas.to_string()),

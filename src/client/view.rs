@@ -165,6 +165,8 @@ view! {
         status: String,
         /// Where it is reached.
         url: String,
+        /// The name by which its app reaches it.
+        internal_host: String,
         /// When it was made.
         created_at: Moment,
     }

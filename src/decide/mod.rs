@@ -9,6 +9,7 @@ pub(crate) mod alone;
 mod builds;
 mod cluster_version;
 pub mod detect;
+pub mod discovery;
 pub mod dockerfile;
 pub mod drain;
 pub mod explain;

@@ -20,7 +20,8 @@ pub fn routes(state: &State, node: NodeId) -> RouteTable {
             continue;
         }
         let host = format!("{}.{domain}", service.host_label).to_ascii_lowercase();
-        let backends = serving.map(|serving| backends(state, service, serving, node)).unwrap_or_default();
+        let port = serving.and_then(|serving| Some((serving, port_of(service, Some(serving))?)));
+        let backends = port.map(|(serving, port)| backends(state, serving, port, node)).unwrap_or_default();
         table.routes.insert(host, Route { backends });
     }
     table
@@ -35,8 +36,8 @@ fn port_of(service: &Service, serving: Option<&Deployment>) -> Option<u16> {
     serving?.artifact.as_ref()?.exposed_ports.first().copied()
 }
 
-fn backends(state: &State, service: &Service, serving: &Deployment, node: NodeId) -> Vec<Backend> {
-    let Some(port) = port_of(service, Some(serving)) else { return Vec::new() };
+/// Who serves this port of a deployment's containers, as seen from one node.
+pub(super) fn backends(state: &State, serving: &Deployment, port: u16, node: NodeId) -> Vec<Backend> {
     state
         .instances_of(serving.id)
         .filter(|instance| instance.stop_requested.is_none() && instance.status.health == Health::Healthy)

@@ -6,7 +6,7 @@
 //! service itself.
 //!
 //! Deliberately absent: restart policies and health checks of the engine (narvana decides both), anything privileged,
-//! host networks, host paths. Nothing here decides; callers compare and choose.
+//! host networks, host paths but one file of names. Nothing here decides; callers compare and choose.
 
 mod api;
 mod attach;
@@ -14,6 +14,7 @@ mod build;
 mod error;
 pub mod fake;
 mod find;
+mod inside;
 mod kernel_log;
 mod log_line;
 mod login;
@@ -24,6 +25,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +37,7 @@ pub use attach::{Attached, ExecOutput, ExecSpec, TerminalSize};
 pub use build::{BuildNetwork, BuildRequest};
 pub use error::Error;
 pub use find::{FindError, Found, Options, find};
+pub use inside::{RelayOptions, hand_out, redirecting_program};
 pub use log_line::{LINE_BYTES_MAX, LogCursor, LogLine, LogStream, LogsFrom};
 pub use login::LocalLogin;
 pub use spec::{ContainerSpec, NetworkAttachment, PublishedPort, VolumeMount};
@@ -140,6 +143,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The lines a container wrote. With `follow` the stream ends when the container does, or with an error.
     fn logs(&self, id: &str, from: LogsFrom) -> BoxStream<'static, Result<LogLine, Error>>;
+
+    /// Listens inside a running container, whose whole id this is: every connection that its processes open to an address of
+    /// [`RELAY_NETWORK`](crate::model::RELAY_NETWORK) comes out, and the socket knows where it was to go (`SO_ORIGINAL_DST`). As
+    /// long as the container runs; the newest of several listeners gets them. An error when it is not of this machine,
+    /// or the kernel or the tools for it refuse.
+    async fn listen_inside(&self, id: &str) -> io::Result<TcpListener>;
 
     /// Runs a command inside a running container. After `limit` the answer is [`ExecOutcome::TimedOut`]; the command
     /// itself then goes on until it ends or its container does, since no engine can end it.

@@ -58,14 +58,14 @@ pub(super) fn hang_up(id: &str, process: Pid) -> io::Result<()> {
 }
 
 /// Refuses what is no id of an engine: anything shorter could be part of another path.
-fn check(id: &str) -> io::Result<()> {
+pub(super) fn check(id: &str) -> io::Result<()> {
     if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no id of a container"))
 }
 
-fn belongs(process: Pid, id: &str) -> bool {
+pub(super) fn belongs(process: Pid, id: &str) -> bool {
     let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     groups.lines().any(|group| is_in(group, id))
 }

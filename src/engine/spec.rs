@@ -1,11 +1,12 @@
 //! What a container should be.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use super::Labels;
 use crate::model::{Cpu, EnvVars, Memory, Protocol};
 
-/// What to create. Nothing privileged can be said: no host paths, no host network, no devices, no added capabilities.
+/// What to create. Nothing privileged can be said: no host paths but one file that is read only, no host network, no devices, no added capabilities.
 /// Every container gets a reduced set of capabilities, cannot gain new ones, and runs under an init process.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ContainerSpec {
@@ -31,6 +32,8 @@ pub struct ContainerSpec {
     pub volumes: Vec<VolumeMount>,
     /// The network to join; the engine's default bridge when absent.
     pub network: Option<NetworkAttachment>,
+    /// A file of this machine that is the container's `/etc/hosts`, read only; the engine's own when absent.
+    pub hosts: Option<PathBuf>,
 }
 
 /// A port to publish.
@@ -75,6 +78,7 @@ impl ContainerSpec {
             ports: Vec::new(),
             volumes: Vec::new(),
             network: None,
+            hosts: None,
         }
     }
 }
@@ -94,6 +98,7 @@ impl fmt::Debug for ContainerSpec {
             .field("ports", &self.ports)
             .field("volumes", &self.volumes)
             .field("network", &self.network)
+            .field("hosts", &self.hosts)
             .finish()
     }
 }

@@ -28,6 +28,18 @@ pub struct Description {
     pub address: String,
 }
 
+impl Description {
+    /// Whether its containers are surely on this machine: it is reached by a socket of the machine's own.
+    pub fn is_here(&self) -> bool {
+        is_socket(&self.address)
+    }
+}
+
+/// Whether an address of an engine is a socket of this machine.
+pub(super) fn is_socket(address: &str) -> bool {
+    address.starts_with('/') || address.starts_with("unix://")
+}
+
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {

@@ -65,7 +65,7 @@ pub use node::{Drain, Node, NodeResources, peer_address};
 pub use org::{Membership, Org, Role};
 pub use quantity::{Cpu, Memory};
 pub use secret::Secret;
-pub use service::{Desired, EnvVars, Port, Protocol, Resources, Service, ServiceSpec, Volume};
+pub use service::{Desired, EnvVars, Port, Protocol, RELAY_NETWORK, Resources, Service, ServiceSpec, Volume};
 pub use setting::{Setting, SettingKey};
 pub use source::{Source, UploadedSource, check_database};
 pub use time::Timestamp;

@@ -1,6 +1,7 @@
 //! Services: what an app is made of, and what makes a specification valid.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,10 @@ const WORD_BYTES_MAX: usize = 4_096;
 /// Names and values of all environment variables of one service. They can be added one by one, every deployment holds a
 /// copy, and a specification with them must still fit one entry of the log.
 const ENV_BYTES_MAX: usize = 512 * 1024;
+
+/// The part of a container's own loopback network at whose addresses it finds services of its app that run on other nodes:
+/// the network and the bits of its prefix. Programs listen on all of 127.0.0.1 themselves, and hardly ever here.
+pub const RELAY_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 64, 0, 0), 10);
 
 /// Environment variables by name.
 pub type EnvVars = BTreeMap<String, String>;

@@ -16,8 +16,10 @@ use crate::client::{self, Client};
 use crate::clock;
 use crate::cluster::{DataDir, Identity, PEER_LIFE, key_pin};
 use crate::config::NodeConfig;
+use crate::engine::redirecting_program;
 use crate::model::Timestamp;
 use crate::rpc::Newcomer;
+use crate::task::blocking;
 
 use super::checkup::{Check, Checkup, FREE_DATA, Verdict, clock, container_engine, disk_space, disk_speed, member};
 use super::endpoints::Endpoints;
@@ -51,6 +53,7 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
     checks.push(container_engine(engine_options(config, scratch.path(), "doctor".to_owned())).await);
     checks.extend(holes::look().await);
     checks.push(git(holes::version_of("git").await));
+    checks.push(discovery(blocking(redirecting_program).await));
     checks.extend(engine_storage::folders().iter().map(|(what, folder)| disk_space(what, folder, FREE_ENGINE)));
     match DataDir::identity(folder) {
         Ok(Some(identity)) => checks.extend(node(config, identity).await),
@@ -288,6 +291,16 @@ fn owner(folder: &Path) -> Check {
         Ok(_) => Verdict::Good,
     };
     Check { what, found, verdict }
+}
+
+fn discovery(program: Option<&str>) -> Check {
+    let verdict = match program {
+        Some(_) => Verdict::Good,
+        None => Verdict::Noted(
+            "what runs here does not find services of its app on other nodes: install iptables or nftables".to_owned(),
+        ),
+    };
+    Check { what: "services of other nodes", found: program.unwrap_or("not found").to_owned(), verdict }
 }
 
 fn git(said: Option<String>) -> Check {

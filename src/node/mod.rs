@@ -8,6 +8,7 @@ mod address;
 mod api_certificate;
 mod checkup;
 mod copies;
+mod discovery;
 mod doctor;
 mod drain;
 mod endpoints;

@@ -18,7 +18,7 @@ use crate::decide::route_table::RouteTable;
 use crate::engine::Engine;
 use crate::logs::{self, LogStore};
 use crate::model::{Incarnation, Lease, NodeId};
-use crate::network::{self, Ingress, IngressHandle};
+use crate::network::{self, Ingress, IngressHandle, Relay};
 use crate::rpc::{self, FarExec, FarLogs, Hello, OpenTunnels, PeerBlobs, Peers, Tls, Tunnels, Witness};
 use crate::space::Space;
 use crate::state::{Actor, Command, LogEntry};
@@ -38,8 +38,8 @@ use super::options::{
 };
 use super::removal::Membership;
 use super::{
-    copies, engine_search, introduction, joining, left_behind, machine, memory, peer_port, registration, registry,
-    removal, room, routes, tidy,
+    copies, discovery, engine_search, introduction, joining, left_behind, machine, memory, peer_port, registration,
+    registry, removal, room, routes, tidy,
 };
 
 /// How long requests to an instance may take to end before its process is asked to.
@@ -150,6 +150,21 @@ impl Running {
         let resources = machine::resources(dir.path());
 
         let ingress = start_ingress(&config, identity.node, &consensus, traffic.clone(), &ingress_part).await?;
+        let hosts = agent::Hosts::new(std::path::absolute(dir.path().join("hosts"))?);
+        let (discoveries, services) = watch::channel(network::Discoveries::default());
+        let names = discovery::Keeper {
+            node: identity.node,
+            consensus: consensus.clone(),
+            engine: engine.clone(),
+            relay: Relay::new(
+                services,
+                Arc::new(Tunnels::new(traffic.clone(), consensus.watch())),
+                ingress_part.clone(),
+            ),
+            discoveries,
+            hosts: hosts.clone(),
+        };
+        ingress_part.spawn("service discovery", OnError::StopNode, names.keep(ingress_part.stopping()));
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
             api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?,
@@ -223,6 +238,7 @@ impl Running {
                 logs,
                 registry,
                 guard: Arc::new(guard),
+                hosts,
                 drain: Arc::new(IngressDrain { ingress: ingress.clone(), tunnels }),
                 supervisor: agent_part.clone(),
             },

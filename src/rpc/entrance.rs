@@ -41,20 +41,29 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// How long open requests may take when the node stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
-/// Counts the connections of other nodes to instances of this one. Clones share the count.
+/// Counts the connections of other nodes to instances of this one, and knows which of them an instance is left to finish. Clones
+/// share the count.
 #[derive(Clone, Default)]
 pub struct OpenTunnels(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    open: Mutex<BTreeMap<InstanceId, usize>>,
+    open: Mutex<Open>,
     closed: Notify,
 }
 
+#[derive(Default)]
+struct Open {
+    /// Those that an instance is left to finish, by the instance.
+    requests: BTreeMap<InstanceId, usize>,
+    /// Those of other services, which nobody waits for.
+    services: usize,
+}
+
 impl OpenTunnels {
-    /// Connections that are open to an instance now, also those on which no request is.
+    /// Connections of ingresses that are open to an instance now, also those on which no request is.
     pub fn open(&self, instance: InstanceId) -> usize {
-        self.0.lock().get(&instance).copied().unwrap_or(0)
+        self.0.lock().requests.get(&instance).copied().unwrap_or(0)
     }
 
     /// Waits until no connection is open to an instance. `false` at the deadline. When its stop was on record before, no
@@ -72,20 +81,25 @@ impl OpenTunnels {
         }
     }
 
-    fn enter(&self, instance: InstanceId) -> Result<Entered, Status> {
+    fn enter(&self, instance: InstanceId, from_service: bool) -> Result<Entered, Status> {
         let mut open = self.0.lock();
-        if open.values().sum::<usize>() >= TUNNELS_MAX {
+        if open.services + open.requests.values().sum::<usize>() >= TUNNELS_MAX {
             return Err(Status::resource_exhausted(format!(
                 "this node carries {TUNNELS_MAX} tunnels, which is the most"
             )));
         }
-        *open.entry(instance).or_default() += 1;
-        Ok(Entered { tunnels: self.clone(), instance })
+        if from_service {
+            open.services += 1;
+        } else {
+            *open.requests.entry(instance).or_default() += 1;
+        }
+        let waited_for = (!from_service).then_some(instance);
+        Ok(Entered { tunnels: self.clone(), waited_for })
     }
 }
 
 impl Counts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, usize>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,16 +107,22 @@ impl Counts {
 /// One tunnel, counted until it is dropped.
 struct Entered {
     tunnels: OpenTunnels,
-    instance: InstanceId,
+    /// The instance that is left to finish what is in it, if it is.
+    waited_for: Option<InstanceId>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut open = self.tunnels.0.lock();
-        if let Some(count) = open.get_mut(&self.instance) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.instance);
+        match self.waited_for {
+            None => open.services -= 1,
+            Some(instance) => {
+                if let Some(count) = open.requests.get_mut(&instance) {
+                    *count -= 1;
+                    if *count == 0 {
+                        open.requests.remove(&instance);
+                    }
+                }
             }
         }
         drop(open);
@@ -159,7 +179,7 @@ impl Tunnel for Entrance {
         let instance = InstanceId(Uuid::from_slice(&target.instance).map_err(|_| malformed())?);
         let port = u16::try_from(target.port).map_err(|_| malformed())?;
         // Counted first: whoever waits for the last one after a stop was put on record either sees it, or it is refused.
-        let entered = self.tunnels.enter(instance)?;
+        let entered = self.tunnels.enter(instance, target.from_service)?;
         let address = self.address(instance, port, target.index).await?;
         let stream = connect(instance, address).await?;
 

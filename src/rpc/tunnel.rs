@@ -14,7 +14,7 @@ use super::peers::reason;
 use super::wire::{Wire, part, parts};
 use crate::consensus::{Peer, View};
 use crate::model::{InstanceId, NodeId};
-use crate::network::{self, Reach, ReachError};
+use crate::network::{self, Carries, Reach, ReachError};
 
 /// Reaches instances through the nodes they run on.
 #[derive(Clone)]
@@ -32,14 +32,24 @@ impl Tunnels {
 
 #[async_trait]
 impl Reach for Tunnels {
-    async fn reach(&self, node: NodeId, instance: InstanceId, port: u16) -> Result<Box<dyn network::Wire>, ReachError> {
+    async fn reach(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        port: u16,
+        carries: Carries,
+    ) -> Result<Box<dyn network::Wire>, ReachError> {
         let View { index, state } = self.views.borrow().clone();
         let Some(member) = state.node(node) else {
             return Err(ReachError::Gone(format!("node {node} is no member any more")));
         };
         let peer = Peer { node, address: member.peer_address() };
-        let target =
-            v1::TunnelTarget { instance: Bytes::copy_from_slice(instance.0.as_bytes()), port: port.into(), index };
+        let target = v1::TunnelTarget {
+            instance: Bytes::copy_from_slice(instance.0.as_bytes()),
+            port: port.into(),
+            index,
+            from_service: carries == Carries::Service,
+        };
         Ok(Box::new(self.peers.tunnel(&peer, target).await?))
     }
 }

@@ -1,6 +1,7 @@
 //! A machine of the simulation: a disk, an engine, and the node's process, which can be killed and started again.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -251,6 +252,7 @@ impl Machine {
                     registry,
                     drain: Arc::new(NothingOpen),
                     guard: Arc::new(guard),
+                    hosts: agent::Hosts::new(PathBuf::new()),
                     supervisor: part.clone(),
                 },
                 engine_state,

@@ -9,6 +9,7 @@ use bollard::query_parameters::{
     KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures::StreamExt;
+use rustix::process::Pid;
 
 use super::{ApiEngine, CALL_TIME};
 use crate::engine::{Binding, ContainerState, ContainerStatus, Error, Labels, kernel_log};
@@ -80,6 +81,14 @@ impl ApiEngine {
                 tokio::task::spawn_blocking(move || kernel_log::killed_for_memory(&id)).await.unwrap_or(false);
         }
         Ok(status)
+    }
+
+    /// The first process of a running container, as this machine numbers it.
+    pub(super) async fn process_of(&self, id: &str) -> Result<Pid, Error> {
+        let call = self.call(format!("inspect container {id}"));
+        let pid = self.read_container(&call, id).await?.state.and_then(|state| state.pid);
+        let process = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 0)?));
+        process.ok_or_else(|| Error::Conflict { action: call.action.clone(), reason: "it does not run".to_owned() })
     }
 }
 

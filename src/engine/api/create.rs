@@ -118,6 +118,8 @@ fn host_config(spec: &ContainerSpec, kind: Kind) -> HostConfig {
                 })
                 .collect(),
         ),
+        // Labelled for all containers where SELinux keeps them from unlabelled files.
+        binds: spec.hosts.as_ref().map(|hosts| vec![format!("{}:/etc/hosts:ro,z", hosts.display())]),
         network_mode: spec.network.as_ref().map(|network| network.name.clone()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),

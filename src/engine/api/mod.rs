@@ -18,6 +18,7 @@ mod terminal;
 mod transfer;
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +28,12 @@ use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc};
 
 use self::call::Call;
-use super::processes;
+use super::status::is_socket;
 use super::{
     Attached, BuildRequest, ContainerSpec, ContainerStatus, Description, Engine, Error, Event, ExecOutcome, ExecSpec,
     Image, Labels, LocalLogin, LogLine, LogsFrom, StoredImage, StoredNetwork, TerminalSize,
 };
+use super::{inside, processes};
 use crate::model::Timestamp;
 use crate::task::{Supervisor, blocking};
 
@@ -84,11 +86,10 @@ impl ApiEngine {
 
     /// Refuses what the kernel of this machine cannot do.
     fn is_here(&self) -> io::Result<()> {
-        let address = &self.description.address;
-        if is_path(address) {
+        if self.description.is_here() {
             return Ok(());
         }
-        Err(io::Error::other(format!("the engine at {address} may be on another machine")))
+        Err(io::Error::other(format!("the engine at {} may be on another machine", self.description.address)))
     }
 }
 
@@ -98,14 +99,9 @@ fn api_version(text: &str) -> Option<ClientVersion> {
     Some(ClientVersion { major_version: major.parse().ok()?, minor_version: minor.parse().ok()? })
 }
 
-/// Whether it is a socket of this machine.
-fn is_path(address: &str) -> bool {
-    address.starts_with('/') || address.starts_with("unix://")
-}
-
 fn open(address: &str, version: &ClientVersion) -> Result<Docker, bollard::errors::Error> {
     let seconds = CALL_TIME.as_secs();
-    if is_path(address) {
+    if is_socket(address) {
         Docker::connect_with_unix(address, seconds, version)
     } else if address.starts_with("tcp://") || address.starts_with("http://") {
         Docker::connect_with_http(address, seconds, version)
@@ -204,6 +200,12 @@ impl Engine for ApiEngine {
         self.is_here()?;
         let id = id.to_owned();
         blocking(move || processes::kill(&id)).await
+    }
+
+    async fn listen_inside(&self, id: &str) -> io::Result<TcpListener> {
+        self.is_here()?;
+        let process = self.process_of(id).await.map_err(io::Error::other)?;
+        inside::listen(id, process).await
     }
 
     async fn remove(&self, id: &str) -> Result<(), Error> {

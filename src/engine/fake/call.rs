@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::TcpListener;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -311,6 +312,10 @@ impl Engine for FakeEngine {
 
     async fn kill_without_engine(&self, id: &str) -> io::Result<usize> {
         Ok(usize::from(self.end(id, KILLED)))
+    }
+
+    async fn listen_inside(&self, _: &str) -> io::Result<TcpListener> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the fake engine's containers have no network of their own"))
     }
 
     async fn remove(&self, id: &str) -> Result<(), Error> {

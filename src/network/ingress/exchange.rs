@@ -19,7 +19,7 @@ use super::proxy::Proxy;
 use super::upstream::{Lease, Upstream};
 use super::upstreams::NoPick;
 use crate::decide::route_table::Place;
-use crate::network::ReachError;
+use crate::network::{Carries, ReachError};
 
 /// Instances tried for one request at most, so that one request cannot knock at all doors of a large service.
 const INSTANCES_TRIED_MAX: usize = 5;
@@ -138,7 +138,7 @@ impl Proxy {
         let link = match upstream.place {
             Place::Here(address) => Link::open(address, self.limits.connect).await,
             Place::There { node, port } => {
-                let reach = self.reach.reach(node, upstream.instance, port);
+                let reach = self.reach.reach(node, upstream.instance, port, Carries::Requests);
                 let Ok(wire) = timeout(self.limits.connect, reach).await else {
                     return Err(ReachError::Node(format!("node {node} did not answer in time")));
                 };

@@ -69,6 +69,7 @@ async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngi
         registry: registry.handle(),
         drain: Arc::new(NoDrain),
         guard: Arc::new(NoDrain),
+        hosts: agent::Hosts::new(folder.join("hosts")),
         supervisor: supervisor.clone(),
     };
     let grace = Duration::from_secs(10);

@@ -22,7 +22,7 @@ use crate::model::{
     InstanceState, InstanceStatus, Memory, NodeResources, PasswordHash, Placement, Port, PortBinding, Protocol,
     Resources, ServiceSpec, Session, Source,
 };
-use crate::network::{Reach, ReachError, Wire};
+use crate::network::{Carries, Reach, ReachError, Wire};
 use crate::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewInstance, NewService, NewUser, NodeFacts};
 use crate::task::{OnError, Supervisor};
 use crate::{clock, random};
@@ -68,11 +68,11 @@ impl Scene {
     }
 
     async fn open(&self) -> Box<dyn Wire> {
-        self.tunnels.reach(NodeId(1), self.instance, PORT).await.expect("the instance takes it")
+        self.tunnels.reach(NodeId(1), self.instance, PORT, Carries::Requests).await.expect("the instance takes it")
     }
 
     async fn refusal(&self, node: u64, instance: InstanceId, port: u16) -> ReachError {
-        match self.tunnels.reach(NodeId(node), instance, port).await {
+        match self.tunnels.reach(NodeId(node), instance, port, Carries::Requests).await {
             Err(error) => error,
             Ok(_) => panic!("it was let in"),
         }
@@ -321,6 +321,22 @@ async fn a_drain_waits_for_tunnels_and_a_removal_ends_them() {
     scene.end().await;
 }
 
+/// Another service holds its connections for as long as it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_what_comes_from_another_service() {
+    let scene = Scene::with(count).await;
+    let reached = scene.tunnels.reach(NodeId(1), scene.instance, PORT, Carries::Service).await;
+    let mut wire = reached.expect("the instance takes it");
+    wire.write_all(b"hello").await.expect("taken");
+    assert_eq!(scene.member.tunnels.open(scene.instance), 0);
+    assert!(scene.member.tunnels.drained(scene.instance, Instant::now()).await);
+    wire.shutdown().await.expect("ended");
+    let mut counted = String::new();
+    timeout(DEADLINE, wire.read_to_string(&mut counted)).await.expect("in time").expect("it went on meanwhile");
+    assert_eq!(counted, "5");
+    scene.end().await;
+}
+
 /// The other end need not obey: the node at this end knows who is a member.
 #[tokio::test]
 async fn a_connection_to_a_node_that_was_removed_is_cut_from_this_end_too() {
@@ -334,7 +350,8 @@ async fn a_connection_to_a_node_that_was_removed_is_cut_from_this_end_too() {
     }));
     let peers = Peers::for_traffic(scene.tls.clone(), own);
     let tunnels = Tunnels::new(peers, scene.member.consensus.watch());
-    let mut wire = tunnels.reach(NodeId(1), scene.instance, PORT).await.expect("the instance takes it");
+    let mut wire =
+        tunnels.reach(NodeId(1), scene.instance, PORT, Carries::Requests).await.expect("the instance takes it");
     wire.write_all(b"hello").await.expect("taken");
     is_gone.store(true, Ordering::SeqCst);
     let cut = timeout(Duration::from_secs(5), wire.read_to_end(&mut Vec::new())).await.expect("within five seconds");

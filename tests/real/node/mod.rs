@@ -6,6 +6,7 @@ mod cluster;
 mod copies;
 mod daily;
 mod debug;
+mod discovery;
 mod doctor;
 mod drain;
 mod durability;

@@ -13,7 +13,7 @@ use super::pass::{UPGRADE, echo_tunnel};
 use super::site::{Nodes, Site, mirror, nobody, on, status, table, until};
 use crate::decide::route_table::{Backend, Place};
 use crate::model::{InstanceId, NodeId};
-use crate::network::{Limits, Reach, ReachError, Wire};
+use crate::network::{Carries, Limits, Reach, ReachError, Wire};
 
 fn address(backend: &Backend) -> std::net::SocketAddr {
     match backend.place {
@@ -74,7 +74,7 @@ struct Returns {
 
 #[async_trait]
 impl Reach for Returns {
-    async fn reach(&self, _: NodeId, _: InstanceId, _: u16) -> Result<Box<dyn Wire>, ReachError> {
+    async fn reach(&self, _: NodeId, _: InstanceId, _: u16, _: Carries) -> Result<Box<dyn Wire>, ReachError> {
         let refuses = self.refuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if refuses.is_ok() {
             return Err(ReachError::Node("this node is about to stop".to_owned()));

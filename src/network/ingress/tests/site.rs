@@ -26,7 +26,7 @@ use async_trait::async_trait;
 
 use crate::decide::route_table::{Backend, Place, Route, RouteTable};
 use crate::model::{InstanceId, NodeId};
-use crate::network::{Ingress, IngressHandle, Limits, Options, Reach, ReachError, Wire};
+use crate::network::{Carries, Ingress, IngressHandle, Limits, Options, Reach, ReachError, Wire};
 use crate::random;
 use crate::task::{OnError, Supervisor};
 
@@ -206,7 +206,7 @@ pub(super) struct Nodes(pub(super) BTreeMap<NodeId, Result<SocketAddr, ReachErro
 
 #[async_trait]
 impl Reach for Nodes {
-    async fn reach(&self, node: NodeId, _: InstanceId, _: u16) -> Result<Box<dyn Wire>, ReachError> {
+    async fn reach(&self, node: NodeId, _: InstanceId, _: u16, _: Carries) -> Result<Box<dyn Wire>, ReachError> {
         let there = self.0.get(&node).cloned();
         let address = there.unwrap_or_else(|| Err(ReachError::Node(format!("there is no node {node}"))))?;
         let stream = TcpStream::connect(address).await;

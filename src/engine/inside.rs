@@ -1,0 +1,220 @@
+//! Listening inside a container's own network.
+//!
+//! Only a process of a single thread may enter the namespace of another user, which rootless Podman's containers are in. So a child
+//! of this program goes inside ([`hand_out`]), sees to it that the kernel turns what goes to [`RELAY_NETWORK`] to one
+//! port there, listens at it, and hands the socket out. The kernel does it because programs listen on all addresses of
+//! their container: a socket at the address and port that others ask for would be in their way.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use rustix::process::Pid;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::processes::{belongs, check};
+use crate::model::RELAY_NETWORK;
+use crate::task::blocking;
+
+/// The port inside: none that a client's connection begins at on a usual machine, and none that is known for anything.
+const PORT: u16 = 61_919;
+/// Longest wait for the child. It takes some 20 ms.
+const HANDED_OUT_MAX: Duration = Duration::from_secs(5);
+/// Longest reason of a child that failed, in bytes.
+const REASON_BYTES_MAX: usize = 1_024;
+/// Where the programs are that change a network's rules: on the path, or where that of a user often does not lead.
+const PLACES: [&str; 3] = ["", "/usr/sbin/", "/sbin/"];
+
+/// Which container the child enters.
+#[derive(Clone, Debug)]
+pub struct RelayOptions {
+    /// Its whole id.
+    pub container: String,
+    /// One of its processes, as this machine numbers it.
+    pub process: i32,
+}
+
+/// The socket of a child that was sent inside.
+pub(super) async fn listen(container: &str, process: Pid) -> io::Result<TcpListener> {
+    check(container)?;
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(HANDED_OUT_MAX))?;
+    // This program, also when the file that it was started from has been replaced.
+    let mut command = tokio::process::Command::new("/proc/self/exe");
+    command.args(["relay", "--container", container, "--process", &process.as_raw_nonzero().to_string()]);
+    command.kill_on_drop(true).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    // Its end of the socket is the only one now, so that its end is seen.
+    drop(command);
+    let received = blocking(move || receive(&ours)).await;
+    if received.is_err() {
+        // It may hang.
+        child.start_kill()?;
+    }
+    child.wait().await?;
+    received
+}
+
+fn receive(socket: &UnixStream) -> io::Result<TcpListener> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; REASON_BYTES_MAX];
+    let message = match recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Err(Errno::AGAIN) => return Err(io::Error::other(format!("no answer within {} s", HANDED_OUT_MAX.as_secs()))),
+        answer => answer?,
+    };
+    let listener = control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    match (listener, message.bytes) {
+        (Some(listener), _) => Ok(TcpListener::from(listener)),
+        (None, 0) => Err(io::Error::other("the process that was sent inside ended without an answer")),
+        (None, count) => Err(io::Error::other(String::from_utf8_lossy(&text[..count]).into_owned())),
+    }
+}
+
+/// The child's work: hands the socket, or why there is none, to whoever is at the other end of its standard input. To be called while the
+/// process has one thread.
+pub fn hand_out(options: &RelayOptions) -> anyhow::Result<()> {
+    let mut starter = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let listener = match enter(options).and_then(|()| redirect()).and_then(|()| bind()) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let reason = error.to_string();
+            starter.write_all(&reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)])?;
+            return Err(error.into());
+        }
+    };
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = [listener.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    sendmsg(&starter, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Goes into the network of the container.
+fn enter(options: &RelayOptions) -> io::Result<()> {
+    check(&options.container)?;
+    let process = Pid::from_raw(options.process).ok_or(io::ErrorKind::InvalidInput)?;
+    let open = |kind: &str| File::open(format!("/proc/{process}/ns/{kind}"));
+    let (network, user) = (open("net")?, open("user")?);
+    // Looked at after they were opened: the number may be another process's by now, but then it was not then.
+    if !belongs(process, &options.container) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the container has ended"));
+    }
+    let into_network = || move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network));
+    match into_network() {
+        Err(Errno::PERM) => {}
+        answer => return Ok(answer?),
+    }
+    // Who is not root may do it as the user that the containers' root is to them.
+    move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
+    Ok(into_network()?)
+}
+
+/// Turns connections to the network's addresses to [`PORT`]. Once is enough, and twice does no harm.
+fn redirect() -> io::Result<()> {
+    let (network, prefix) = RELAY_NETWORK;
+    let (addresses, port) = (format!("{network}/{prefix}"), PORT.to_string());
+    let rule = ["OUTPUT", "-d", &addresses, "-p", "tcp", "-j", "REDIRECT", "--to-ports", &port];
+    let iptables = |what: &str| run("iptables", ["-w", "-t", "nat", what].into_iter().chain(rule));
+    match iptables("-C") {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(_) => return iptables("-A"),
+    }
+    let table = format!(
+        "table ip narvana; delete table ip narvana; table ip narvana {{ chain output {{ type nat hook output priority -100; \
+         ip daddr {addresses} meta l4proto tcp redirect to :{port}; }}; }}"
+    );
+    run("nft", [&*table]).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), "neither iptables nor nft is installed on this machine; install one of them")
+        }
+        _ => error,
+    })
+}
+
+/// The program that changes a network's rules on this machine, if there is one.
+pub fn redirecting_program() -> Option<&'static str> {
+    ["iptables", "nft"].into_iter().find(|program| run(program, ["--version"]).is_ok())
+}
+
+fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+    let arguments: Vec<&str> = arguments.into_iter().collect();
+    for place in PLACES {
+        let done = Command::new(format!("{place}{program}")).args(&arguments).stdin(Stdio::null()).output();
+        return match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Ok(done) if !done.status.success() => {
+                Err(io::Error::other(format!("{program}: {}", String::from_utf8_lossy(&done.stderr).trim())))
+            }
+            done => done.map(drop),
+        };
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn bind() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => io::Error::new(
+            error.kind(),
+            format!(
+                "port {PORT} inside the container, which the node needs there, is in use; let the program take another"
+            ),
+        ),
+        _ => error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_or_a_reason_comes_out() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let files = [listener.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        sendmsg(&theirs, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL).expect("sent");
+        drop(listener);
+        assert_eq!(receive(&ours).expect("a socket").local_addr().expect("bound"), address);
+        (&theirs).write_all(b"no such tool").expect("sent");
+        assert_eq!(receive(&ours).expect_err("a reason").to_string(), "no such tool");
+        drop(theirs);
+        assert!(receive(&ours).expect_err("nobody").to_string().contains("without an answer"));
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        ours.set_read_timeout(Some(Duration::from_millis(10))).expect("a limit");
+        assert!(receive(&ours).expect_err("it hangs").to_string().contains("no answer within"));
+    }
+
+    #[test]
+    fn only_a_process_of_the_container_is_followed_inside() {
+        let process = rustix::process::getpid().as_raw_nonzero().get();
+        for (container, process, kind) in [
+            ("ab".repeat(32), process, io::ErrorKind::NotFound),
+            ("../../x".to_owned(), process, io::ErrorKind::InvalidInput),
+            ("ab".repeat(32), 0, io::ErrorKind::InvalidInput),
+        ] {
+            let error = enter(&RelayOptions { container, process }).expect_err("it is none of its");
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+    }
+}
