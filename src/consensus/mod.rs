@@ -11,6 +11,7 @@
 mod beats;
 mod error;
 mod group;
+mod lent;
 mod mark;
 mod members;
 mod network;

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::beats::Beats;
+use super::lent::lend;
 use super::said::{Agreed, Said};
 use super::transport::{Peer, Transport, TransportError};
 use super::wire::{self, Malformed};
@@ -211,14 +212,32 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let requests = requests.take_while(|encoded| {
                 std::future::ready(encoded.as_ref().inspect_err(|error| tracing::error!(%error, "cannot send")).is_ok())
             });
-            let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok())).boxed();
+            let requests = requests.filter_map(|encoded| std::future::ready(encoded.ok()));
+            // The next stream has to find this one gone: both take what openraft has for the member from one place, and what
+            // goes out on a connection that broke is lost. It begins again where it began before then, for ever if the log does
+            // not go back so far. A transport may need its time to see that nobody waits for its answers any more.
+            let (requests, owner) = lend(requests);
             let peer = self.peer();
-            let replies = within(option.soft_ttl(), &peer, self.transport.append(&peer, requests)).await?;
+            let mut replies = within(option.soft_ttl(), &peer, self.transport.append(&peer, requests.boxed())).await?;
             let agreed = &self.agreed;
-            let results = replies.map(move |reply| {
-                let said = questions.try_recv().map_err(|_| broken(&Malformed::Unasked))?;
-                said.heard(reply.map_err(failure)?, agreed).map_err(|error| broken(&error))
-            });
+            let results = async_stream::stream! {
+                let _owner = owner;
+                let mut none_came = true;
+                while let Some(reply) = replies.next().await {
+                    none_came = false;
+                    let said = questions.try_recv().map_err(|_| broken(&Malformed::Unasked));
+                    yield match (said, reply) {
+                        (Ok(said), Ok(reply)) => said.heard(reply, agreed).map_err(|error| broken(&error)),
+                        (Err(error), _) => Err(error),
+                        (_, Err(error)) => Err(failure(error)),
+                    };
+                }
+                // An end alone would have openraft take up what it had for the member before.
+                if none_came || questions.try_recv().is_ok() {
+                    let reason = "it ended the stream without a reply".to_owned();
+                    yield Err(failure(TransportError::Refused { peer, reason }));
+                }
+            };
             Ok(results.boxed())
         })
     }
@@ -304,4 +323,67 @@ fn parts(vote: Vote, snapshot: Snapshot, fatal: Fatal) -> impl Stream<Item = v1:
 fn begin(vote: &Vote, snapshot: &Snapshot) -> Result<(Part, Chunks), store::Error> {
     let head = v1::SnapshotHead { ballot: Some(wire::ballot(vote)), meta: store::encode_meta(&snapshot.meta)? };
     Ok((Part::Head(head), snapshot.snapshot.read()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::network::RPCOption;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::made_up::MadeUp;
+    use super::super::transport::Replies;
+    use super::*;
+
+    async fn connection(
+        answer: impl Fn(BoxStream<'static, v1::AppendRequest>) -> Replies + Send + Sync + 'static,
+    ) -> Connection {
+        let mut network = Network {
+            transport: Arc::new(MadeUp(answer)),
+            addresses: Addresses::default(),
+            learner_heartbeat: Duration::ZERO,
+            fatal: Fatal::new(CancellationToken::new()),
+        };
+        network.new_client(2, &Member { address: "other:9090".to_owned() }).await
+    }
+
+    fn option() -> RPCOption {
+        RPCOption::new(Duration::from_secs(10))
+    }
+
+    fn empty_request() -> AppendEntriesRequest<TypeConfig> {
+        let vote = Vote::new_committed(1, 1);
+        AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+    }
+
+    /// Simulated seeds 2576, 2660 and 2945: an old stream took what was meant for the next one, and the member got nothing more.
+    #[tokio::test]
+    async fn requests_are_gone_with_whoever_waits_for_their_answers() {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keeps = Arc::clone(&kept);
+        // A transport that does not see yet that nobody waits.
+        let mut connection = connection(move |requests| {
+            keeps.lock().expect("not poisoned").push(requests);
+            stream::pending().boxed()
+        })
+        .await;
+        let (sender, requests) = mpsc::unbounded_channel();
+        sender.send(empty_request()).expect("there");
+        let answers = connection.stream_append(UnboundedReceiverStream::new(requests), option()).await;
+        let answers = answers.expect("it is reached");
+        assert!(!sender.is_closed());
+        drop(answers);
+        assert!(sender.is_closed());
+        assert_eq!(kept.lock().expect("not poisoned").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_reply_is_a_failure() {
+        let mut connection = connection(|_| stream::empty().boxed()).await;
+        let (sender, requests) = mpsc::unbounded_channel();
+        sender.send(empty_request()).expect("there");
+        let answers = connection.stream_append(UnboundedReceiverStream::new(requests), option()).await;
+        let answers: Vec<_> = answers.expect("it is reached").collect().await;
+        assert!(matches!(answers.as_slice(), [Err(RPCError::Network(_))]), "{answers:?}");
+    }
 }

@@ -35,13 +35,15 @@ impl World {
         }
         let well: Vec<usize> = (0..self.machines.len()).filter(|machine| !self.machines[*machine].is_lost()).collect();
         for machine in &well {
+            let mut refusal = None;
             let decides = until(DECIDES_MAX, async || {
                 let command = Command::CordonNode { node: self.machines[*machine].node, cordoned: false };
-                self.ask(*machine, command).await.is_ok()
+                refusal = self.ask(*machine, command).await.err();
+                refusal.is_none()
             });
             if !decides.await {
                 let status = self.machines[*machine].consensus().map(|(_, consensus)| consensus.status());
-                return self.ledger.accuse(format!("machine {machine} does not decide again: {status:?}"));
+                return self.ledger.accuse(format!("machine {machine} does not decide again: {refusal:?}, {status:?}"));
             }
         }
         // What has data on a machine that is lost waits for it.
@@ -67,7 +69,15 @@ impl World {
     fn unsettled(&self) -> Option<String> {
         let state = self.ledger.newest();
         if let Some(deployment) = state.deployments().find(|deployment| !is_settled(deployment.status)) {
-            return Some(format!("deployment {} is {}", deployment.id, deployment.status));
+            let instances =
+                state.instances_of(deployment.id).map(|it| (it.placement.node, &it.status, &it.stop_requested));
+            return Some(format!(
+                "deployment {} is {} ({:?}): {:?}",
+                deployment.id,
+                deployment.status,
+                deployment.reason,
+                instances.collect::<Vec<_>>()
+            ));
         }
         for service in state.services() {
             let serving = service.serving.and_then(|serving| state.deployment(serving));

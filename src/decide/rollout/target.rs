@@ -232,11 +232,12 @@ impl Rollout<'_, '_> {
         if deployment.spec.health_check.is_some() {
             return true;
         }
-        // By the clock of its node, which may be ahead of this one.
+        // By the clock of its node, which may be ahead of this one; else by that of who led then. When that was ahead too, or
+        // this one was set back, nobody knows for how long it has run, and waiting until the clock is there again takes hours.
         let now = self.situation.now;
         let started = |instance: &&Instance| instance.status.started_at.filter(|at| *at <= now);
-        let started = instances.iter().map(|instance| started(instance).unwrap_or(instance.created_at));
-        let Some(last) = started.max() else { return true };
+        let began = |instance| started(instance).or(Some(instance.created_at).filter(|at| *at <= now));
+        let Some(last) = instances.iter().filter_map(began).max() else { return true };
         let settled = last.plus(self.situation.options.settle);
         if self.situation.now < settled {
             self.plan.wake(settled);

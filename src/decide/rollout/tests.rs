@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::decide::fixture::{World, has_data};
 use crate::model::{
-    DeploymentId, DeploymentStatus, Desired, Exit, Health, HealthCheck, InstanceState, Memory, NodeId, Probe, Volume,
+    DeploymentId, DeploymentStatus, Desired, Exit, Health, HealthCheck, InstanceState, Memory, NodeId, Probe,
+    Timestamp, Volume,
 };
 use crate::state::Command;
 
@@ -148,6 +149,17 @@ fn without_a_health_check_a_new_version_must_run_a_little_before_it_takes_over()
     world.pass(2);
     world.settle_rounds();
     assert_eq!(world.service_row("web").serving, Some(second));
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_no_rollout_up_until_it_is_there_again() {
+    let (mut world, _, second) = second_version(|_| {});
+    let new = world.live_instances(second)[0].id;
+    world.comes_up(new);
+    world.now = Timestamp(world.now.0 - 3_600_000);
+    world.settle_rounds();
+    assert_eq!(world.service_row("web").serving, Some(second));
+    assert_eq!(world.deployment(second).status, DeploymentStatus::Running);
 }
 
 #[test]

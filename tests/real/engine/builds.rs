@@ -29,7 +29,8 @@ pub(super) async fn failure_carries_the_last_lines(harness: Harness) {
 
 /// In both steps: what an engine does to the first one's group must not take the limit off.
 pub(super) async fn processes_are_bounded(harness: Harness) {
-    let start = "i=0; while [ $i -lt 400 ]; do sleep 300 & i=$((i+1)); done";
+    // Docker's limit comes when the step runs already: so many that they are not all started by then.
+    let start = "i=0; while [ $i -lt 6000 ]; do sleep 300 & i=$((i+1)); done";
     let dockerfile = format!(
         "FROM {BUSYBOX}\nRUN sh -c '{start}' 2>&1 | grep -q unavailable && echo first is bounded\nRUN {start}\n"
     );
