@@ -3,7 +3,8 @@
 //! Every observation is proposed before the next step depends on it. An engine that does not answer makes the runner
 //! wait, never conclude. When narvana stops the runner goes and the container stays.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,21 +192,25 @@ impl Runner {
         }
     }
 
-    /// The file of names that all containers of the app share. An engine on another machine cannot have it.
+    /// The file of names that its container has. Nothing leads through the node before that listens inside. An engine on another
+    /// machine cannot have it.
     async fn hosts(&self) -> Option<PathBuf> {
         if !self.engine.describe().is_here() {
             return None;
         }
-        let app = self.instance.app;
-        let found = discovery(&self.parts.consensus.latest().state, self.options.node, app);
-        let hosts = self.parts.hosts.clone();
-        match blocking(move || hosts.ensure(app, &found.hosts(true))).await {
+        let found = discovery(&self.parts.consensus.latest().state, self.options.node, self.instance.app);
+        let (hosts, instance) = (self.parts.hosts.clone(), self.instance.id);
+        let written = blocking(move || {
+            let path = hosts.write(instance, &found.hosts(false))?;
+            if is_mountable(&path) { Ok(path) } else { Err(io::Error::from(io::ErrorKind::InvalidFilename)) }
+        });
+        match written.await {
             Ok(path) => Some(path),
             Err(error) => {
                 tracing::warn!(
-                    instance = %self.instance.id,
+                    %instance,
                     %error,
-                    "cannot write the names of its app's services: it finds only those that run on this node"
+                    "its container gets no names of services from the node: it finds only those that run here"
                 );
                 None
             }
@@ -581,4 +586,9 @@ fn bindings(seen: &ContainerStatus) -> Vec<PortBinding> {
             host_port: binding.host.port(),
         })
         .collect()
+}
+
+/// Whether an engine can be told of it: a colon ends the path.
+fn is_mountable(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| !path.contains(':'))
 }

@@ -68,8 +68,12 @@ impl<T> Drop for Owner<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::StreamExt;
-    use tokio::sync::{mpsc, oneshot};
+    use futures::future::join;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
     use super::*;
@@ -80,17 +84,13 @@ mod tests {
         let (mut lent, owner) = lend(UnboundedReceiverStream::new(receiver));
         sender.send(1).expect("there");
         assert_eq!(lent.next().await, Some(1));
-        let (ended, waits) = oneshot::channel();
-        let waiting = tokio::spawn(async move {
-            let next = lent.next();
-            ended.send(()).expect("awaited");
-            next.await
+        // The first waits before the second goes on.
+        let both = join(lent.next(), async {
+            tokio::task::yield_now().await;
+            drop(owner);
+            assert!(sender.send(2).is_err(), "the stream itself is gone at once");
         });
-        waits.await.expect("it is about to wait");
-        tokio::task::yield_now().await;
-        drop(owner);
-        assert!(sender.send(2).is_err(), "the stream itself is gone at once");
-        assert_eq!(waiting.await.expect("ended"), None);
+        assert_eq!(timeout(Duration::from_secs(20), both).await, Ok((None, ())));
     }
 
     #[tokio::test]

@@ -52,12 +52,13 @@ impl Discovery {
         self.services.get(&address)
     }
 
-    /// Whether there is a service that only the node leads to.
+    /// Whether the node has to listen inside of the app's containers. It does also while everything is here: programs keep
+    /// addresses that they looked up.
     pub fn needs_relay(&self) -> bool {
-        self.services.values().any(|target| !target.is_here())
+        !self.services.is_empty()
     }
 
-    /// The text of `/etc/hosts` in the app's containers. Without `relayed` nothing is found at the addresses, and the
+    /// The text of `/etc/hosts` in a container of the app. Without `relayed`, when the node does not listen inside, the
     /// engine is asked for every name.
     ///
     /// A name is switched on and off by one byte of its line, so that the text may be written over while it is read.
@@ -79,6 +80,10 @@ impl Discovery {
 pub fn discovery(state: &State, node: NodeId, app: AppId) -> Discovery {
     let mut found = Discovery::default();
     let Some(row) = state.app(app) else { return found };
+    // The engine knows all there is in a cluster of one.
+    if state.nodes().count() < 2 {
+        return found;
+    }
     // In the order of their ids, so that what is made later gives way when two want one address.
     let services: BTreeMap<_, _> = state.services_of(app).map(|service| (service.id, service)).collect();
     for service in services.into_values() {
@@ -202,11 +207,16 @@ mod tests {
         let known: Vec<_> = known.into_iter().map(|(name, ports)| (name, ports.collect::<Vec<_>>())).collect();
         assert_eq!(known, [("two", vec![80, 81])]);
         assert_eq!(discovery(&world.state, NodeId(1), AppId(uuid::Uuid::nil())), Discovery::default());
+
+        let mut alone = World::with_nodes(1);
+        alone.service("web", |_| ());
+        let found = discovery(&alone.state, NodeId(1), alone.app);
+        assert!(!found.needs_relay() && !found.hosts(true).contains("web"), "a cluster of one has its engine's names");
     }
 
     #[test]
     fn services_keep_their_address_and_two_never_share_one() {
-        let mut world = World::with_nodes(1);
+        let mut world = World::with_nodes(2);
         let (network, prefix) = RELAY_NETWORK;
         let first = world.service("first", |_| ());
         let address = |world: &World, name: &str| {

@@ -109,7 +109,15 @@ pub fn hand_out(options: &RelayOptions) -> anyhow::Result<()> {
 fn enter(options: &RelayOptions) -> io::Result<()> {
     check(&options.container)?;
     let process = Pid::from_raw(options.process).ok_or(io::ErrorKind::InvalidInput)?;
-    let open = |kind: &str| File::open(format!("/proc/{process}/ns/{kind}"));
+    let open = |kind: &str| {
+        File::open(format!("/proc/{process}/ns/{kind}")).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => io::Error::new(
+                error.kind(),
+                "the node's user may not enter the container's network: run the node as root, or with that user's own engine",
+            ),
+            _ => error,
+        })
+    };
     let (network, user) = (open("net")?, open("user")?);
     // Looked at after they were opened: the number may be another process's by now, but then it was not then.
     if !belongs(process, &options.container) {
@@ -131,20 +139,17 @@ fn redirect() -> io::Result<()> {
     let (addresses, port) = (format!("{network}/{prefix}"), PORT.to_string());
     let rule = ["OUTPUT", "-d", &addresses, "-p", "tcp", "-j", "REDIRECT", "--to-ports", &port];
     let iptables = |what: &str| run("iptables", ["-w", "-t", "nat", what].into_iter().chain(rule));
-    match iptables("-C") {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => return iptables("-A"),
-    }
+    // The old kind of iptables keeps a lock where only root may write.
+    let Err(refusal) = iptables("-C").or_else(|_| iptables("-A")) else { return Ok(()) };
     let table = format!(
         "table ip narvana; delete table ip narvana; table ip narvana {{ chain output {{ type nat hook output priority -100; \
          ip daddr {addresses} meta l4proto tcp redirect to :{port}; }}; }}"
     );
-    run("nft", [&*table]).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            io::Error::new(error.kind(), "neither iptables nor nft is installed on this machine; install one of them")
-        }
-        _ => error,
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    run("nft", [&*table]).map_err(|error| match (missing(&refusal), missing(&error)) {
+        (true, true) => io::Error::other("neither iptables nor nft is installed on this machine; install one of them"),
+        (false, true) => refusal,
+        (_, false) => error,
     })
 }
 

@@ -146,7 +146,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Listens inside a running container, whose whole id this is: every connection that its processes open to an address of
     /// [`RELAY_NETWORK`](crate::model::RELAY_NETWORK) comes out, and the socket knows where it was to go (`SO_ORIGINAL_DST`). As
-    /// long as the container runs; the newest of several listeners gets them. An error when it is not of this machine,
+    /// long as the container runs; there can be one such socket at a time. An error when it is not of this machine,
     /// or the kernel or the tools for it refuse.
     async fn listen_inside(&self, id: &str) -> io::Result<TcpListener>;
 

@@ -11,20 +11,20 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::net::sockopt::ip_original_dst;
+use rustix::net::sockopt::{ip_original_dst, set_socket_linger};
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Carries, Reach, Wire};
 use crate::decide::discovery::Discovery;
 use crate::decide::route_table::{Backend, Place};
 use crate::model::AppId;
+use crate::random;
 use crate::task::{OnError, Supervisor};
 
 /// How each app's services are found on this node.
@@ -38,7 +38,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Pause before instances that could not be reached are tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Connections of one container, for the memory and the files that they take; more wait until one has ended.
-const CONNECTIONS_MAX: usize = 1_024;
+const CONNECTIONS_MAX: usize = 512;
+/// And of all containers of a node.
+const CONNECTIONS_OF_ALL_MAX: usize = 4_096;
 /// Pause when no connection can be accepted: no file is left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// What is on its way in each direction of a connection.
@@ -50,14 +52,13 @@ pub struct Relay {
     discoveries: watch::Receiver<Discoveries>,
     reach: Arc<dyn Reach>,
     supervisor: Supervisor,
-    /// Whose turn it is of several instances on other nodes.
-    turn: Arc<AtomicUsize>,
+    places: Arc<Semaphore>,
 }
 
 impl Relay {
     /// To the services that these name; the tasks belong to the supervisor.
     pub fn new(discoveries: watch::Receiver<Discoveries>, reach: Arc<dyn Reach>, supervisor: Supervisor) -> Self {
-        Self { discoveries, reach, supervisor, turn: Arc::default() }
+        Self { discoveries, reach, supervisor, places: Arc::new(Semaphore::new(CONNECTIONS_OF_ALL_MAX)) }
     }
 
     /// Serves a socket that listens inside a container of this app, until the guard is dropped.
@@ -74,61 +75,63 @@ impl Relay {
     }
 
     async fn accept(self, app: AppId, listener: TcpListener, stop: CancellationToken) -> Result<(), Infallible> {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let own = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut refused = false;
         loop {
             let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await.expect("never closed");
-                (listener.accept().await, place)
+                let place = Arc::clone(&own).acquire_owned().await.expect("never closed");
+                let of_all = Arc::clone(&self.places).acquire_owned().await.expect("never closed");
+                (listener.accept().await, (place, of_all))
             };
-            let (client, place) = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                (accepted, place) = accepted => match accepted {
-                    Ok((client, _)) => (client, place),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection from a container cannot be accepted");
-                        sleep(ACCEPT_AGAIN_AFTER).await;
-                        continue;
+            let Some((accepted, places)) = stop.run_until_cancelled(accepted).await else { return Ok(()) };
+            match accepted {
+                Ok((client, _)) => {
+                    refused = false;
+                    let (relay, stop) = (self.clone(), stop.clone());
+                    self.supervisor.spawn("relayed connection", OnError::Log, async move {
+                        relay.carry(app, client, stop).await;
+                        drop(places);
+                        Ok::<(), Infallible>(())
+                    });
+                }
+                Err(error) => {
+                    if !refused {
+                        tracing::warn!(%error, "connections from a container cannot be accepted");
                     }
+                    refused = true;
+                    sleep(ACCEPT_AGAIN_AFTER).await;
                 }
-            };
-            let (relay, stop) = (self.clone(), stop.clone());
-            self.supervisor.spawn("relayed connection", OnError::Log, async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = relay.carry(app, client) => {}
-                }
-                drop(place);
-                Ok::<(), Infallible>(())
-            });
+            }
         }
     }
 
     /// One connection, from its beginning to its end.
-    async fn carry(&self, app: AppId, mut client: TcpStream) {
-        // The client shall not take an end for which nobody asked for the end of what was sent.
-        let broke_off = |client: &TcpStream, reason: &dyn std::fmt::Display| {
-            tracing::debug!(%app, %reason, "a connection to a service of the same app was cut off");
-            if let Err(error) = client.set_zero_linger() {
-                tracing::debug!(%error, "a connection ends as if all had been sent");
+    async fn carry(&self, app: AppId, mut client: TcpStream, stop: CancellationToken) {
+        let carried = async {
+            breaks_off(&client, true)?;
+            // Without it each small message waits some 40 ms.
+            client.set_nodelay(true)?;
+            let wanted = ip_original_dst(&client)?;
+            let mut far = self.open(app, wanted).await.map_err(io::Error::other)?;
+            if let Far::Here(stream) = &far {
+                breaks_off(stream, true)?;
             }
+            copy_bidirectional_with_sizes(&mut client, far.wire(), BUFFER_BYTES, BUFFER_BYTES).await?;
+            if let Far::Here(stream) = &far {
+                breaks_off(stream, false)?;
+            }
+            breaks_off(&client, false)
         };
-        // Without the second each small message waits some 40 ms.
-        let wanted = ip_original_dst(&client).map_err(io::Error::from);
-        let wire = match wanted.and_then(|wanted| client.set_nodelay(true).map(|()| wanted)) {
-            Ok(wanted) => self.open(app, wanted).await,
-            Err(error) => Err(error.to_string()),
+        let error = match stop.run_until_cancelled(carried).await {
+            Some(Ok(())) => return,
+            Some(Err(error)) => error,
+            None => io::Error::other("its container has ended, or the node stops"),
         };
-        let mut wire = match wire {
-            Ok(wire) => wire,
-            Err(reason) => return broke_off(&client, &reason),
-        };
-        if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut wire, BUFFER_BYTES, BUFFER_BYTES).await {
-            broke_off(&client, &error);
-        }
+        tracing::debug!(%app, %error, "a connection to a service of the same app was cut off");
     }
 
     /// A connection to the service at this address.
-    async fn open(&self, app: AppId, wanted: SocketAddrV4) -> Result<Box<dyn Wire>, String> {
+    async fn open(&self, app: AppId, wanted: SocketAddrV4) -> Result<Far, String> {
         let deadline = Instant::now() + INSTANCE_WAIT_MAX;
         let mut discoveries = self.discoveries.clone();
         let mut last = None;
@@ -139,8 +142,8 @@ impl Relay {
             let backends = target.ports.get(&wanted.port()).ok_or_else(|| {
                 format!("service {} does not name port {}; add it to the service's ports", target.name, wanted.port())
             })?;
-            for backend in self.in_turn(backends) {
-                match timeout(CONNECT_MAX, self.connect(backend)).await {
+            for backend in in_turn(backends) {
+                match timeout_at(deadline.min(Instant::now() + CONNECT_MAX), self.connect(backend)).await {
                     Ok(Ok(wire)) => return Ok(wire),
                     Ok(Err(reason)) => last = Some(reason),
                     Err(_) => last = Some(format!("instance {} does not answer", backend.instance)),
@@ -157,28 +160,50 @@ impl Relay {
         }
     }
 
-    /// Those of this machine first, the others taking turns.
-    fn in_turn(&self, backends: &[Backend]) -> Vec<Backend> {
-        let mut all = backends.to_vec();
-        if !all.is_empty() {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % all.len();
-            all.rotate_left(turn);
-        }
-        all.sort_by_key(|backend| backend.place.node().is_some());
-        all
-    }
-
-    async fn connect(&self, backend: Backend) -> Result<Box<dyn Wire>, String> {
+    async fn connect(&self, backend: Backend) -> Result<Far, String> {
         match backend.place {
             Place::Here(address) => {
-                Ok(Box::new(connect(address).await.map_err(|error| format!("{address}: {error}"))?))
+                Ok(Far::Here(connect(address).await.map_err(|error| format!("{address}: {error}"))?))
             }
             Place::There { node, port } => {
                 let reached = self.reach.reach(node, backend.instance, port, Carries::Service).await;
-                reached.map_err(|error| error.to_string())
+                reached.map(Far::There).map_err(|error| error.to_string())
             }
         }
     }
+}
+
+/// Those of this machine first; any of the others.
+fn in_turn(backends: &[Backend]) -> Vec<Backend> {
+    let mut all = backends.to_vec();
+    if !all.is_empty() {
+        let first = usize::from(u16::from_be_bytes(random::bytes())) % all.len();
+        all.rotate_left(first);
+    }
+    all.sort_by_key(|backend| backend.place.node().is_some());
+    all
+}
+
+/// The other end of a connection.
+enum Far {
+    /// An instance of this machine.
+    Here(TcpStream),
+    /// One that another node leads to, which tells an end and a break apart.
+    There(Box<dyn Wire>),
+}
+
+impl Far {
+    fn wire(&mut self) -> &mut (dyn Wire + 'static) {
+        match self {
+            Self::Here(stream) => stream,
+            Self::There(wire) => &mut **wire,
+        }
+    }
+}
+
+/// Whether a connection that is dropped breaks off, so that nobody takes that for the end of what was sent.
+fn breaks_off(stream: &TcpStream, breaks: bool) -> io::Result<()> {
+    Ok(set_socket_linger(stream, breaks.then_some(Duration::ZERO))?)
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -189,6 +214,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
 
     use async_trait::async_trait;
@@ -258,7 +284,8 @@ mod tests {
 
         /// The number of the node that a connection came to.
         async fn open(&self) -> Result<u64, String> {
-            Ok(self.relay.open(self.app, DB).await?.read_u64().await.expect("a number"))
+            let mut far = self.relay.open(self.app, DB).await?;
+            Ok(far.wire().read_u64().await.expect("a number"))
         }
     }
 
@@ -267,14 +294,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn instances_take_turns_and_one_that_cannot_be_reached_is_passed_over() {
+    async fn all_instances_are_used_and_one_that_cannot_be_reached_is_passed_over() {
         let scene = Scene::new();
         scene.at(&[there(1), there(2)]);
-        let mut seen = Vec::new();
-        for _ in 0..4 {
-            seen.push(scene.open().await.expect("reached"));
+        let mut seen = BTreeSet::new();
+        for _ in 0..64 {
+            seen.insert(scene.open().await.expect("reached"));
         }
-        assert_eq!(seen, [1, 2, 1, 2]);
+        assert_eq!(seen, BTreeSet::from([1, 2]));
         for down in [DOWN, HANGS] {
             scene.at(&[there(down), there(3)]);
             assert_eq!((scene.open().await, scene.open().await), (Ok(3), Ok(3)));

@@ -1,15 +1,20 @@
 //! Keeps what the containers of this node find their app's services by: the names, and what listens behind them.
 //!
-//! A name leads through the node only when the node listens inside every container of the app here. Until then, and where
-//! that cannot be, the engine is asked for it, which knows what runs on this node.
+//! A name leads through the node only in a container inside of which the node listens. Until then, and where that cannot be,
+//! the engine is asked for it, which knows what runs on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::sync::watch;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::agent::Hosts;
@@ -20,8 +25,16 @@ use crate::model::{AppId, Instance, InstanceId, InstanceState, NodeId};
 use crate::network::{Discoveries, Relay};
 use crate::task::blocking;
 
-/// Pause before it is tried again to listen inside a container, or to write a file.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Containers that are entered at once: each takes a process.
+const ENTER_AT_ONCE: usize = 4;
+/// Longest attempt to enter one; the engine is asked for its process first.
+const ENTER_MAX: Duration = Duration::from_secs(20);
+/// Pause after the first attempt that failed; each one after it doubles the pause.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Until this.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Pause before a file that could not be written is written again.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What keeps it.
 pub(super) struct Keeper {
@@ -33,49 +46,73 @@ pub(super) struct Keeper {
     pub(super) hosts: Hosts,
 }
 
+/// A container that is to be entered, or was.
+struct Entered {
+    app: AppId,
+    step: Step,
+    /// Attempts that failed, one after the other, and why the last one did.
+    failures: u32,
+    reason: String,
+}
+
+enum Step {
+    /// It is tried.
+    Entering,
+    /// The node listens inside.
+    Open { _listens: DropGuard },
+    /// It failed, and is tried again then.
+    Refused(Instant),
+}
+
 /// What is so far.
 #[derive(Default)]
 struct Kept {
-    /// Containers inside of which the node listens.
-    open: BTreeMap<InstanceId, DropGuard>,
-    /// Containers inside of which it cannot.
-    refused: BTreeMap<InstanceId, (Instant, String)>,
+    containers: BTreeMap<InstanceId, Entered>,
+    attempts: FuturesUnordered<BoxFuture<'static, (InstanceId, io::Result<TcpListener>)>>,
     /// What was written last.
-    texts: BTreeMap<AppId, String>,
-    /// Something is to be tried again.
-    unfinished: bool,
+    texts: BTreeMap<InstanceId, String>,
+    /// When something is to be tried again.
+    again: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) async fn keep(self, quit: CancellationToken) -> Result<(), Infallible> {
         let (mut views, mut engines) = (self.consensus.watch(), self.engine.clone());
+        let places = Arc::new(Semaphore::new(ENTER_AT_ONCE));
         let mut kept = Kept::default();
         loop {
             views.borrow_and_update();
             let engine = engines.borrow_and_update().clone();
-            self.pass(&mut kept, engine).await;
+            self.pass(&mut kept, engine, &places).await;
             let again = async {
-                match kept.unfinished {
-                    true => tokio::time::sleep(AGAIN_AFTER).await,
-                    false => std::future::pending().await,
+                match kept.again {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = quit.cancelled() => return Ok(()),
                 changed = views.changed() => if changed.is_err() { return Ok(()) },
                 changed = engines.changed() => if changed.is_err() { return Ok(()) },
+                Some((instance, listener)) = kept.attempts.next() => {
+                    if let Some(container) = kept.containers.get_mut(&instance) {
+                        let outcome = listener.and_then(|listener| self.relay.serve(container.app, listener));
+                        container.tried(instance, outcome);
+                    }
+                }
                 () = again => {}
             }
         }
     }
 
-    async fn pass(&self, kept: &mut Kept, engine: Option<Arc<dyn Engine>>) {
+    /// Compares what is with what should be, and begins what takes its time.
+    async fn pass(&self, kept: &mut Kept, engine: Option<Arc<dyn Engine>>, places: &Arc<Semaphore>) {
         let state = self.consensus.latest().state;
-        let mut here: BTreeMap<AppId, Vec<Arc<Instance>>> = BTreeMap::new();
-        for instance in state.live_instances().filter(|instance| instance.placement.node == self.node) {
-            here.entry(instance.app).or_default().push(Arc::clone(instance));
-        }
-        let found: Discoveries = Arc::new(here.keys().map(|app| (*app, discovery(&state, self.node, *app))).collect());
+        let here = state.live_instances().filter(|instance| instance.placement.node == self.node);
+        let here: BTreeMap<InstanceId, &Arc<Instance>> = here.map(|instance| (instance.id, instance)).collect();
+        let apps: BTreeSet<AppId> = here.values().map(|instance| instance.app).collect();
+        let found = apps.into_iter().map(|app| (app, discovery(&state, self.node, app)));
+        let found: Discoveries = Arc::new(found.collect());
         self.discoveries.send_if_modified(|known| {
             let changed = *known != found;
             if changed {
@@ -83,69 +120,104 @@ impl Keeper {
             }
             changed
         });
-        for instances in here.values_mut() {
-            instances.retain(|instance| instance.status.state == InstanceState::Running);
-        }
-        let runs = |id: &InstanceId| here.values().flatten().any(|instance| instance.id == *id);
-        kept.open.retain(|id, _| runs(id));
-        kept.refused.retain(|id, _| runs(id));
+        // One that is to stop has requests to finish, and needs what it needs for them.
+        let is_needed = |it: &Instance| found[&it.app].needs_relay();
+        kept.containers.retain(|id, _| here.get(id).is_some_and(|it| is_needed(it)));
         if let Some(engine) = engine {
-            let needed = here.iter().filter(|(app, _)| found[app].needs_relay()).flat_map(|(_, instances)| instances);
-            self.listen(kept, &*engine, needed.cloned().collect()).await;
-        }
-        let listens = |instance: &Arc<Instance>| kept.open.contains_key(&instance.id);
-        let texts = here.iter().map(|(app, instances)| (*app, found[app].hosts(instances.iter().all(listens))));
-        let texts: BTreeMap<AppId, String> = texts.collect();
-        let written = texts == kept.texts || self.write(kept, texts).await;
-        kept.unfinished = !kept.refused.is_empty() || !written;
-    }
-
-    /// Listens inside those of these containers inside of which the node does not yet.
-    async fn listen(&self, kept: &mut Kept, engine: &dyn Engine, needed: Vec<Arc<Instance>>) {
-        let waits = |id: &InstanceId| kept.refused.get(id).is_some_and(|(since, _)| since.elapsed() < AGAIN_AFTER);
-        let new = needed.into_iter().filter(|it| !kept.open.contains_key(&it.id) && !waits(&it.id));
-        let attempts = join_all(new.map(async |instance| {
-            let container = instance.status.container.as_deref().unwrap_or_default();
-            let listener = engine.listen_inside(container).await;
-            (instance.id, listener.and_then(|listener| self.relay.serve(instance.app, listener)))
-        }));
-        for (instance, attempt) in attempts.await {
-            match attempt {
-                Ok(guard) => {
-                    kept.refused.remove(&instance);
-                    kept.open.insert(instance, guard);
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if kept.refused.get(&instance).is_none_or(|(_, before)| *before != reason) {
-                        tracing::warn!(
-                            %instance,
-                            reason,
-                            "cannot listen inside a container: services of its app that run on other nodes are not found from there"
-                        );
-                    }
-                    kept.refused.insert(instance, (Instant::now(), reason));
+            let running = here.values().filter(|it| it.status.state == InstanceState::Running && is_needed(it));
+            for instance in running {
+                let container = kept.containers.entry(instance.id).or_insert_with(|| Entered::new(instance.app));
+                if let (Step::Refused(again), Some(id)) = (&container.step, &instance.status.container)
+                    && *again <= Instant::now()
+                {
+                    container.step = Step::Entering;
+                    let attempt = enter(Arc::clone(&engine), instance.id, id.clone(), Arc::clone(places));
+                    kept.attempts.push(attempt.boxed());
                 }
             }
         }
+        let is_open = |id: &InstanceId| kept.containers.get(id).is_some_and(Entered::is_open);
+        let texts = here.values().map(|it| (it.id, found[&it.app].hosts(is_open(&it.id))));
+        let texts: BTreeMap<InstanceId, String> = texts.collect();
+        let written = texts == kept.texts || self.write(&mut kept.texts, texts).await;
+        let refused = kept.containers.values().filter_map(|container| match container.step {
+            Step::Refused(again) => Some(again),
+            Step::Entering | Step::Open { .. } => None,
+        });
+        kept.again = refused.chain((!written).then(|| Instant::now() + WRITE_AGAIN_AFTER)).min();
     }
 
-    /// Writes the texts that changed, and removes those of apps that are not here any more.
-    async fn write(&self, kept: &mut Kept, texts: BTreeMap<AppId, String>) -> bool {
-        let changed = texts.iter().filter(|(app, text)| kept.texts.get(app) != Some(text));
-        let changed: Vec<_> = changed.map(|(app, text)| (*app, text.clone())).collect();
-        let (hosts, here) = (self.hosts.clone(), texts.keys().copied().collect::<Vec<_>>());
-        let written = blocking(move || {
-            changed.iter().try_for_each(|(app, text)| hosts.write(*app, text))?;
-            hosts.keep_only(|app| here.contains(&app))
-        });
-        match written.await {
-            Ok(()) => kept.texts = texts,
-            Err(error) => {
-                tracing::warn!(%error, "cannot write the names by which containers find other services; trying again");
+    /// Writes the texts that changed, and removes those of instances that are no more. False when something is left to be done.
+    async fn write(&self, known: &mut BTreeMap<InstanceId, String>, texts: BTreeMap<InstanceId, String>) -> bool {
+        let changed = texts.iter().filter(|(instance, text)| known.get(instance) != Some(text));
+        let changed: Vec<_> = changed.map(|(instance, text)| (*instance, text.clone())).collect();
+        let (hosts, consensus) = (self.hosts.clone(), self.consensus.clone());
+        let failed = blocking(move || {
+            let mut failed = None;
+            for (instance, text) in &changed {
+                failed = hosts.write(*instance, text).err().or(failed);
+            }
+            // Looked at in this order: a file is made for an instance that the state has.
+            let files = hosts.list();
+            let state = consensus.latest().state;
+            let lives = |id: InstanceId| state.instance(id).is_some_and(|it| !it.status.state.is_terminal());
+            for instance in files.as_deref().unwrap_or_default().iter().filter(|id| !lives(**id)) {
+                failed = hosts.remove(*instance).err().or(failed);
+            }
+            files.err().or(failed)
+        })
+        .await;
+        match failed {
+            None => *known = texts,
+            Some(error) => {
+                tracing::warn!(%error, "cannot write the names by which containers find services; trying again");
                 return false;
             }
         }
         true
     }
+}
+
+impl Entered {
+    /// One that has not been tried yet.
+    fn new(app: AppId) -> Self {
+        Self { app, step: Step::Refused(Instant::now()), failures: 0, reason: String::new() }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.step, Step::Open { .. })
+    }
+
+    fn tried(&mut self, instance: InstanceId, outcome: io::Result<DropGuard>) {
+        let reason = match outcome {
+            Ok(guard) => {
+                self.step = Step::Open { _listens: guard };
+                return;
+            }
+            Err(error) => error.to_string(),
+        };
+        let pause = AGAIN_AFTER.saturating_mul(1 << self.failures.min(16)).min(AGAIN_AFTER_MAX);
+        self.step = Step::Refused(Instant::now() + pause);
+        self.failures += 1;
+        // One that ended meanwhile is tried once.
+        if self.failures > 1 && self.reason != reason {
+            tracing::warn!(
+                %instance,
+                reason,
+                "cannot listen inside a container: it does not find services of its app that run on other nodes"
+            );
+            self.reason = reason;
+        }
+    }
+}
+
+async fn enter(
+    engine: Arc<dyn Engine>,
+    instance: InstanceId,
+    container: String,
+    places: Arc<Semaphore>,
+) -> (InstanceId, io::Result<TcpListener>) {
+    let _place = places.acquire_owned().await.expect("never closed");
+    let entered = timeout(ENTER_MAX, engine.listen_inside(&container)).await;
+    (instance, entered.unwrap_or_else(|_| Err(io::Error::other("the container engine does not answer"))))
 }

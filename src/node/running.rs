@@ -100,6 +100,8 @@ impl Running {
         let mut address = Address::of(&config, &dir, None)?;
         let tunnels = OpenTunnels::default();
         let traffic = Peers::for_traffic(tls.subscribe(), witness.clone());
+        // However many connections services have to each other, visitors get through.
+        let of_services = Peers::for_traffic(tls.subscribe(), witness.clone());
         let (peer_server, peer_port) = peer_port::bind(&address, || rpc::Parts {
             consensus: consensus.clone(),
             artifacts: artifacts.clone(),
@@ -156,11 +158,7 @@ impl Running {
             node: identity.node,
             consensus: consensus.clone(),
             engine: engine.clone(),
-            relay: Relay::new(
-                services,
-                Arc::new(Tunnels::new(traffic.clone(), consensus.watch())),
-                ingress_part.clone(),
-            ),
+            relay: Relay::new(services, Arc::new(Tunnels::new(of_services, consensus.watch())), ingress_part.clone()),
             discoveries,
             hosts: hosts.clone(),
         };

@@ -34,7 +34,7 @@ const TARGET_WAIT_MAX: Duration = Duration::from_secs(5);
 const ENTRIES_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for an instance to take a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// Tunnels of all callers together, for the memory and the files that they take.
+/// Tunnels of all callers together, of ingresses and of services each, for the memory and the files that they take.
 const TUNNELS_MAX: usize = 4_096;
 /// What is on its way between an instance and its tunnel, in each direction.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -83,7 +83,9 @@ impl OpenTunnels {
 
     fn enter(&self, instance: InstanceId, from_service: bool) -> Result<Entered, Status> {
         let mut open = self.0.lock();
-        if open.services + open.requests.values().sum::<usize>() >= TUNNELS_MAX {
+        // Each kind by itself: services that hold many keep no visitor out.
+        let carried = if from_service { open.services } else { open.requests.values().sum() };
+        if carried >= TUNNELS_MAX {
             return Err(Status::resource_exhausted(format!(
                 "this node carries {TUNNELS_MAX} tunnels, which is the most"
             )));

@@ -232,11 +232,14 @@ impl Rollout<'_, '_> {
         if deployment.spec.health_check.is_some() {
             return true;
         }
-        // By the clock of its node, which may be ahead of this one; else by that of who led then. When that was ahead too, or
-        // this one was set back, nobody knows for how long it has run, and waiting until the clock is there again takes hours.
-        let now = self.situation.now;
-        let started = |instance: &&Instance| instance.status.started_at.filter(|at| *at <= now);
-        let began = |instance| started(instance).or(Some(instance.created_at).filter(|at| *at <= now));
+        // By the clock of its node, else by that of who led then. Both may be a little ahead of this one. When they are far
+        // ahead, or this one was set back, nobody knows for how long it has run, and waiting until the clock is there again may
+        // take hours.
+        let soon = self.situation.now.plus(self.situation.options.settle);
+        let began = |instance: &&Instance| {
+            let noted = [instance.status.started_at, Some(instance.created_at)];
+            noted.into_iter().flatten().find(|at| *at <= soon)
+        };
         let Some(last) = instances.iter().filter_map(began).max() else { return true };
         let settled = last.plus(self.situation.options.settle);
         if self.situation.now < settled {

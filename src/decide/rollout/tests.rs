@@ -163,6 +163,19 @@ fn a_clock_that_was_set_back_holds_no_rollout_up_until_it_is_there_again() {
 }
 
 #[test]
+fn a_clock_that_is_a_little_behind_has_a_new_version_run_a_little_all_the_same() {
+    let (mut world, first, second) = second_version(|_| {});
+    let new = world.live_instances(second)[0].id;
+    world.comes_up(new);
+    world.now = Timestamp(world.now.0 - 500);
+    world.settle_rounds();
+    assert_eq!(world.service_row("web").serving, Some(first));
+    world.pass(3);
+    world.settle_rounds();
+    assert_eq!(world.service_row("web").serving, Some(second));
+}
+
+#[test]
 fn one_that_crashes_at_once_never_takes_over_and_says_why() {
     let (mut world, first, second) = second_version(|_| {});
     for _ in 0..2 {

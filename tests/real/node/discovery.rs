@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::image_service;
 use crate::harness::node::Node;
 use crate::harness::site::Site;
-use crate::harness::{EngineKind, Harness, until};
+use crate::harness::{BUSYBOX, EngineKind, Harness, until};
 
 /// Deploys a service to a node, while the others take no work.
 fn deploy_to(nodes: &[&Node], place: usize, app: &str, service: &Value) -> Value {
@@ -42,8 +42,8 @@ enum Through {
 }
 
 /// The address at which the node listens for a service, and whether its name leads there.
-fn named(node: &Node, app: &str, service: &str) -> (String, Through) {
-    let (_, names) = inside(node, app, "web", &["cat", "/etc/hosts"]);
+fn named(node: &Node, app: &str, asking: &str, service: &str) -> (String, Through) {
+    let (_, names) = inside(node, app, asking, &["cat", "/etc/hosts"]);
     let line = names.lines().find(|line| line.ends_with(&format!(" {service} {service}.{app}.internal")));
     let address = line.unwrap_or_else(|| panic!("no {service} in {names}")).split(' ').next().expect("an address");
     match address.strip_prefix('#') {
@@ -54,7 +54,7 @@ fn named(node: &Node, app: &str, service: &str) -> (String, Through) {
 
 async fn finds(node: &Node, host: &str, through: Through) {
     until(&format!("web finds {host} through its {through:?}"), || async {
-        (fetch(node, "shop", "web", host, 8080).0 && named(node, "shop", "db").1 == through).then_some(())
+        (fetch(node, "shop", "web", host, 8080).0 && named(node, "shop", "web", "db").1 == through).then_some(())
     })
     .await;
 }
@@ -87,12 +87,12 @@ async fn services_find_each_other_across_nodes(kind: EngineKind) {
         let (found, said) = fetch(&first, app, "web", host, port);
         assert!(!found, "{app}: {host}:{port}: {said}");
     }
-    let (address, _) = named(&first, "shop", "db");
+    let (address, _) = named(&first, "shop", "web", "db");
     assert!(fetch(&first, "shop", "web", &address, 8080).0, "{address}");
     let (found, said) = fetch(&first, "blog", "web", &address, 8080);
     assert!(!found, "the address of another app's service: {said}");
     let (changed, said) = inside(&first, "shop", "web", &["sh", "-c", "echo 127.64.0.1 db > /etc/hosts"]);
-    assert!(!changed, "all containers of the app share the file: {said}");
+    assert!(!changed, "only the node writes it: {said}");
 
     // The node is started again, and what it runs goes on.
     first.kill();
@@ -108,6 +108,18 @@ async fn services_find_each_other_across_nodes(kind: EngineKind) {
         assert_eq!(moved["instances"][0]["node_name"], to);
         finds(&first, "db", through).await;
     }
+    // An address that a program has kept leads on, wherever its service is, also after a start of the node.
+    let again = first.deploy("shop", "db");
+    assert_eq!(again["instances"][0]["node_name"], "second");
+    assert!(fetch(&first, "shop", "web", &address, 8080).0, "{address}");
+    assert!(first.cli(&["node", "uncordon", "test-node"]).status.success());
+    assert!(first.cli(&["node", "cordon", "second"]).status.success());
+    first.deploy("shop", "db");
+    finds(&first, "db", Through::Engine).await;
+    first.kill();
+    first.run();
+    until("the kept address leads to it", || async { fetch(&first, "shop", "web", &address, 8080).0.then_some(()) })
+        .await;
     assert!(!first.log().contains("cannot listen inside"), "{}", first.log());
 }
 
@@ -119,6 +131,29 @@ async fn services_find_each_other_across_nodes_of_podman() {
 #[tokio::test]
 async fn services_find_each_other_across_nodes_of_docker() {
     services_find_each_other_across_nodes(EngineKind::Docker).await;
+}
+
+/// What is asked to stop may finish what it does, and needs for it what it needed before.
+#[tokio::test]
+async fn a_container_that_is_to_stop_finds_services_of_other_nodes_until_it_has_stopped() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let second = first.joined("second");
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let nodes = [&first, &second];
+    deploy_to(&nodes, 1, "shop", &image_service("db"));
+    let goodbye =
+        "trap \"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 8 db 8080; exit\" TERM; while true; do sleep 1; done";
+    let last = json!({"name": "last", "image": BUSYBOX, "command": ["sh", "-c", goodbye]});
+    deploy_to(&nodes, 0, "shop", &last);
+    until("the node leads to it", || async { (named(&first, "shop", "last", "db").1 == Through::Node).then_some(()) })
+        .await;
+    first.post("/v1/apps/shop/services/last/stop", &json!({})).expect(200);
+    until("its last words are in its log", || async {
+        let said = first.cli(&["logs", "--app", "shop", "--service", "last"]).stdout;
+        String::from_utf8_lossy(&said).contains("hello from narvana").then_some(())
+    })
+    .await;
 }
 
 /// Only the port between nodes is open between the machines; that of the database dies.
