@@ -3,7 +3,6 @@
 //! The state is private to this file: handlers get a [`Caller`] and what its loaders give, and change things by
 //! commands. What may be known without logging in is listed here, function by function.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Exec;
-use crate::artifact::{ArtifactStore, Holdings};
+use crate::artifact::{ArtifactStore, Holdings, OnlyThere};
 use crate::auth::{Caller, Passwords, RateLimiter};
 use crate::build::Inspector;
 use crate::clock;
@@ -109,8 +108,8 @@ impl Gate {
         self.0.artifacts.store()
     }
 
-    /// The services of which a node has the only copy of something. For administrators only: they may be anybody's.
-    pub(super) async fn only_copies_on(&self, node: NodeId) -> BTreeSet<String> {
+    /// What only a node has copies of. For administrators only: the services may be anybody's.
+    pub(super) async fn only_copies_on(&self, node: NodeId) -> OnlyThere {
         self.0.artifacts.only_on(node, &self.0.replica.latest().state).await
     }
 

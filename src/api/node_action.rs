@@ -158,29 +158,36 @@ async fn set_cordoned(change: super::change::Change, node: NodeId, cordoned: boo
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
-    /// Also when it has the only copy of an image or of an uploaded source. False when absent.
+    /// Also when it has, or may have, the only copy of an image or of an uploaded source. False when absent.
     #[serde(default)]
     force: bool,
 }
 
-/// Refuses while a node has something that no other one has. The others fetch their copies within seconds of a build, so that
+/// Refuses while a node has something that no other one has, or may have it. The others fetch their copies within seconds of a build, so that
 /// this is about a build of just now, or about nodes that cannot fetch.
 async fn check_copies(gate: &Gate, node: NodeId) -> Result<(), Error> {
-    let only = Vec::from_iter(gate.only_copies_on(node).await);
-    if only.is_empty() {
+    let only = gate.only_copies_on(node).await;
+    if only.services.is_empty() {
         return Ok(());
     }
-    Err(Error::Conflict(format!(
-        "node {node} has the only copy of what was built or uploaded for {}; the other nodes fetch it as soon as they can: try \
-         again in a minute, or remove the node with --force (force=true) and deploy these again",
-        only.join(", ")
-    )))
+    let services = Vec::from_iter(only.services).join(", ");
+    Err(Error::Conflict(if only.is_certain {
+        format!(
+            "node {node} has the only copy of what was built or uploaded for {services}; the other nodes fetch it as soon as \
+             they can: try again in a minute, or remove the node with --force (force=true) and deploy these again"
+        )
+    } else {
+        format!(
+            "no node that answers has all that was built or uploaded for {services}, and node {node}, which does not answer, \
+             may: start it once more and the others fetch it, or remove it with --force (force=true) and deploy these again"
+        )
+    }))
 }
 
 /// Remove a node
 ///
 /// It can do nothing in the cluster from then on, and stops what it runs; others take its work. Its volumes stay on its machine.
-/// Refused with 409 while it has the only copy of an image or of an uploaded source.
+/// Refused with 409 while it has the only copy of an image or of an uploaded source, or does not answer and may have it.
 /// For administrators of the cluster.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "cluster",
     params(("node" = u64, Path, description = "Its id"), RemoveQuery), responses((status = 200, body = RemovedNode)))]

@@ -25,6 +25,15 @@ impl OtherStores for Nobody {
     }
 }
 
+/// What nobody else has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnlyThere {
+    /// The services, as `app/service`, that need it.
+    pub services: BTreeSet<String>,
+    /// Whether the node has it. One that does not answer may have it.
+    pub is_certain: bool,
+}
+
 /// The stores of this node and the others. Clones are the same.
 #[derive(Clone)]
 pub struct Holdings {
@@ -44,33 +53,32 @@ impl Holdings {
         &self.store
     }
 
-    /// The services, as `app/service`, of which a node has something that the state references and no other member that answers
-    /// has. None when it does not answer itself: what is there is out of reach already.
-    pub async fn only_on(&self, node: NodeId, state: &State) -> BTreeSet<String> {
+    /// What a node has, or may have when it does not answer, that the state references and no other member that answers has.
+    pub async fn only_on(&self, node: NodeId, state: &State) -> OnlyThere {
         let roots = Roots::of(state);
         if roots == Roots::default() {
-            return BTreeSet::new();
+            return OnlyThere::default();
         }
         let asked = state.members().map(|member| member.node).map(async |node| (node, self.held(node, &roots).await));
-        let only = only_on(node, join_all(asked).await.into_iter().collect());
-        whose(state, &only)
+        let mut held: BTreeMap<NodeId, Option<BTreeSet<Digest>>> = join_all(asked).await.into_iter().collect();
+        let (own, all) = (held.remove(&node).flatten(), roots.sources.union(&roots.manifests).copied().collect());
+        let only = only_there(own.as_ref(), held.into_values().flatten().flatten().collect(), all);
+        OnlyThere { services: whose(state, &only), is_certain: own.is_some() }
     }
 
-    async fn held(&self, node: NodeId, roots: &Roots) -> BTreeSet<Digest> {
+    /// None when the node does not answer.
+    async fn held(&self, node: NodeId, roots: &Roots) -> Option<BTreeSet<Digest>> {
         if node == self.own {
-            return held(&self.store, roots).await;
+            return Some(held(&self.store, roots).await);
         }
-        self.others.held_by(node, roots).await.unwrap_or_else(|error| {
-            tracing::debug!(%node, %error, "what a node has is not known");
-            BTreeSet::new()
-        })
+        let answer = self.others.held_by(node, roots).await;
+        answer.inspect_err(|error| tracing::debug!(%node, %error, "what a node has is not known")).ok()
     }
 }
 
-fn only_on(node: NodeId, mut held: BTreeMap<NodeId, BTreeSet<Digest>>) -> BTreeSet<Digest> {
-    let own = held.remove(&node).unwrap_or_default();
-    let elsewhere: BTreeSet<Digest> = held.into_values().flatten().collect();
-    own.difference(&elsewhere).copied().collect()
+/// What goes with a node: of what it has, or of all when it does not answer, what is nowhere else.
+fn only_there(own: Option<&BTreeSet<Digest>>, elsewhere: BTreeSet<Digest>, all: BTreeSet<Digest>) -> BTreeSet<Digest> {
+    own.unwrap_or(&all).difference(&elsewhere).copied().collect()
 }
 
 /// The services that these blobs are of.
@@ -145,13 +153,10 @@ mod tests {
     #[test]
     fn what_another_one_has_too_is_not_lost() {
         let blob = |number: u8| Digest::new([number; 32]);
-        let held = BTreeMap::from([
-            (NodeId(1), BTreeSet::from([blob(1), blob(2), blob(3)])),
-            (NodeId(2), BTreeSet::from([blob(2)])),
-            (NodeId(3), BTreeSet::new()),
-        ]);
-        assert_eq!(only_on(NodeId(1), held.clone()), BTreeSet::from([blob(1), blob(3)]));
-        assert_eq!(only_on(NodeId(2), held.clone()), BTreeSet::new());
-        assert_eq!(only_on(NodeId(9), held), BTreeSet::new());
+        let set = |numbers: &[u8]| numbers.iter().copied().map(blob).collect::<BTreeSet<_>>();
+        let all = set(&[1, 2, 3, 4]);
+        assert_eq!(only_there(Some(&set(&[1, 2, 3])), set(&[2]), all.clone()), set(&[1, 3]));
+        assert_eq!(only_there(Some(&set(&[2])), set(&[2, 3]), all.clone()), set(&[]));
+        assert_eq!(only_there(None, set(&[1, 2, 3]), all), set(&[4]), "one that does not answer may have it");
     }
 }

@@ -134,7 +134,7 @@ async fn a_machine_without_an_engine_joins_and_says_that_it_runs_nothing() {
 async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
     let harness = Harness::podman().await;
     let first = Node::registered(harness.address());
-    let second = first.joined("second");
+    let mut second = first.joined("second");
     first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     first.post("/v1/apps/shop/services", &json!({"name": "web", "source_type": "upload"})).expect(201);
     let folder = tempfile::tempdir().expect("a folder");
@@ -151,6 +151,14 @@ async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     assert!(words.contains("the only copy of what was built or uploaded for shop/web"), "{words}");
     assert!(words.contains("--force"), "{words}");
+    // One that is dead may have it.
+    second.kill();
+    until("nobody answers for the second", || async {
+        let words = first.cli(&["node", "remove", "second"]).stderr;
+        let words = String::from_utf8_lossy(&words);
+        (words.contains("which does not answer, may") && words.contains("shop/web")).then_some(())
+    })
+    .await;
     std::fs::remove_dir(copy(&first)).expect("it is empty");
     std::fs::rename(&aside, copy(&first)).expect("it is back");
     let removed = first.cli(&["node", "remove", "second"]);
