@@ -22,6 +22,14 @@ impl Hosts {
         Self { folder }
     }
 
+    /// Writes the file that is to be mounted. Fails in a folder that no engine can be told of: a colon ends its path there.
+    pub(super) fn begin(&self, instance: InstanceId, text: &str) -> io::Result<PathBuf> {
+        if self.folder.to_str().is_none_or(|folder| folder.contains(':')) {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        }
+        self.write(instance, text)
+    }
+
     /// Writes the file of an instance, and says where it is.
     pub fn write(&self, instance: InstanceId, text: &str) -> io::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
@@ -62,13 +70,15 @@ mod tests {
         let hosts = Hosts::new(folder.path().join("hosts"));
         assert_eq!(hosts.list().expect("nothing yet"), []);
         let (one, other): (InstanceId, InstanceId) = (random::id(), random::id());
-        let path = hosts.write(one, "first and longer").expect("written");
+        let path = hosts.begin(one, "first and longer").expect("written");
         let mut mounted = fs::File::open(&path).expect("there");
         hosts.write(one, "second").expect("written");
         let mut text = String::new();
         mounted.read_to_string(&mut text).expect("text");
         assert_eq!(text, "second");
 
+        let unspeakable = Hosts::new(folder.path().join("a:b"));
+        assert_eq!(unspeakable.begin(one, "x").expect_err("refused").kind(), io::ErrorKind::InvalidFilename);
         hosts.write(other, "x").expect("written");
         hosts.remove(other).expect("removed");
         assert_eq!(hosts.list().expect("one"), [one]);

@@ -3,8 +3,7 @@
 //! Every observation is proposed before the next step depends on it. An engine that does not answer makes the runner
 //! wait, never conclude. When narvana stops the runner goes and the container stays.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,11 +199,7 @@ impl Runner {
         }
         let found = discovery(&self.parts.consensus.latest().state, self.options.node, self.instance.app);
         let (hosts, instance) = (self.parts.hosts.clone(), self.instance.id);
-        let written = blocking(move || {
-            let path = hosts.write(instance, &found.hosts(false))?;
-            if is_mountable(&path) { Ok(path) } else { Err(io::Error::from(io::ErrorKind::InvalidFilename)) }
-        });
-        match written.await {
+        match blocking(move || hosts.begin(instance, &found.hosts(false))).await {
             Ok(path) => Some(path),
             Err(error) => {
                 tracing::warn!(
@@ -586,9 +581,4 @@ fn bindings(seen: &ContainerStatus) -> Vec<PortBinding> {
             host_port: binding.host.port(),
         })
         .collect()
-}
-
-/// Whether an engine can be told of it: a colon ends the path.
-fn is_mountable(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| !path.contains(':'))
 }

@@ -67,10 +67,10 @@ impl Discovery {
             "# Written by narvana. Services in lines that begin with # are found by the engine's own names.\n\
              127.0.0.1 localhost\n::1 localhost\n",
         );
-        for (address, Target { name, full_name, .. }) in &self.services {
-            let line = format!("{address} {name} {full_name}");
-            let on = relayed && !self.services[address].is_here();
-            let _infallible = if on { writeln!(text, "{line}") } else { writeln!(text, "#{}", &line[1..]) };
+        for (address, target) in &self.services {
+            let line = format!("{address} {} {}", target.name, target.full_name);
+            let _infallible =
+                if relayed && !target.is_here() { writeln!(text, "{line}") } else { writeln!(text, "#{}", &line[1..]) };
         }
         text
     }

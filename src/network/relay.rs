@@ -30,7 +30,7 @@ use crate::task::{OnError, Supervisor};
 /// How each app's services are found on this node.
 pub type Discoveries = Arc<BTreeMap<AppId, Discovery>>;
 
-/// How long a connection waits for a healthy instance: longer than one takes to be started elsewhere, shorter than clients
+/// How long a connection waits for a healthy instance: longer than one version takes to follow another, shorter than clients
 /// wait for an answer.
 const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long an instance may take to accept a connection before another one is tried.
