@@ -12,7 +12,7 @@ use narvana::artifact::ArtifactStore;
 use narvana::cluster::{Authority, PEER_LIFE};
 use narvana::consensus::{self, Consensus, Mark, Peer};
 use narvana::logs::{self, LogStore};
-use narvana::model::{ClusterId, Cpu, JoinToken, Memory, NodeId, NodeResources, NodeRole};
+use narvana::model::{ClusterId, Cpu, JoinToken, Memory, NEWEST_CLUSTER_VERSION, NodeId, NodeResources, NodeRole};
 use narvana::rpc::{Hello, OpenTunnels, Options, Parts, Peers, Server, Tls, Witness};
 use narvana::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use narvana::store::{self, KEY_FILE, SealKey, Store};
@@ -57,7 +57,7 @@ pub(crate) async fn group(folder: &Path, members: u64) -> anyhow::Result<Vec<Mem
             digest: token.digest,
             name: format!("n{number}"),
             address: "127.0.0.1:1".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
         };
         let Outcome::Node(node) = all[0].command(admission).await? else { anyhow::bail!("it is not let in") };
         let next = Member::start(folder, node, cluster, &authority).await?;
@@ -125,7 +125,7 @@ impl Member {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
             engine: Ok("none".to_owned()),
             resources: NodeResources { cpu: Cpu::from_millis(4_000), memory: large, disk: large },
             labels: BTreeMap::new(),

@@ -325,8 +325,13 @@ mod tests {
     impl Scene {
         async fn new() -> Self {
             let fake = Arc::new(FakeEngine::new());
-            let image =
-                Image { id: format!("sha256:{:064x}", 1), bytes: 1, exposed_ports: Vec::new(), architecture: None };
+            let image = Image {
+                id: format!("sha256:{:064x}", 1),
+                bytes: 1,
+                exposed_ports: Vec::new(),
+                architecture: None,
+                digest: None,
+            };
             fake.add_image("app:1", image);
             fake.script_command(&["sh"], Script::default());
             let container = fake.create(&ContainerSpec::new("web".to_owned(), "app:1")).await.expect("created");

@@ -157,7 +157,13 @@ mod tests {
         let engine = FakeEngine::new();
         engine.add_image(
             "web",
-            Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new(), architecture: None },
+            Image {
+                id: "sha256:web".to_owned(),
+                bytes: 1,
+                exposed_ports: Vec::new(),
+                architecture: None,
+                digest: None,
+            },
         );
         engine
     }

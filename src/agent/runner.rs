@@ -3,6 +3,8 @@
 //! Every observation is proposed before the next step depends on it. An engine that does not answer makes the runner
 //! wait, never conclude. When narvana stops the runner goes and the container stays.
 
+mod image;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +18,15 @@ use crate::decide::discovery::discovery;
 use crate::decide::probe::Probing;
 use crate::engine::{self, ContainerState, ContainerStatus, Engine};
 use crate::logs::LogKey;
-use crate::model::{
-    BuiltImage, Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding,
-};
-use crate::state::{Actor, Command, LogEntry};
+use crate::model::{Deployment, Health, HealthCheck, Instance, InstanceState, InstanceStatus, Memory, PortBinding};
+use crate::state::{Actor, Command, LogEntry, Rejection};
 use crate::task::{OnError, blocking};
 
 use super::contact::is_only_member;
 use super::ground::Ground;
 use super::guard::keep_standing;
 use super::log_pump::pump;
-use super::{Options, Parts, container, exit, image, probe};
+use super::{Options, Parts, container, exit, probe};
 
 /// Lines of its log that a failed instance is shown with.
 const LOG_TAIL_LINES: usize = 20;
@@ -209,54 +209,6 @@ impl Runner {
                 );
                 None
             }
-        }
-    }
-
-    /// The id of the image on this node, fetched when it is not there.
-    async fn image(&mut self, ground: &Ground) -> Step<String> {
-        let Some(artifact) = self.deployment.artifact.clone() else {
-            return Err(Halt::Fail("its deployment has no artifact".to_owned()));
-        };
-        let reference = artifact.image_id.clone().unwrap_or_else(|| artifact.image.clone());
-        let look = async { Ok(self.insist(|| self.engine.image(&reference)).await?.map(|image| image.id)) };
-        if let Some(id) = ground.image(look).await? {
-            return Ok(id);
-        }
-        if self.deployment.spec.source.needs_build() {
-            let built = artifact.image.parse().map_err(|_| {
-                // Built by a version that left images with the engine alone.
-                let image = &artifact.image;
-                Halt::Fail(format!("image {image} is not on this node's engine any more; deploy the service again"))
-            })?;
-            return self.built_image(&built).await;
-        }
-        self.status.state = self.status.state.max(InstanceState::Pulling);
-        self.report().await?;
-        let (engine, image) = (&self.engine, &artifact.image);
-        // A pull can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
-        let pulled = self.interruptible(self.attempt(|| image::pull(engine, image))).await?;
-        pulled.map(|image| image.id).map_err(|error| Halt::Fail(error.to_string()))
-    }
-
-    /// The id of an image that was built, brought to the engine.
-    async fn built_image(&mut self, built: &BuiltImage) -> Step<String> {
-        self.status.state = self.status.state.max(InstanceState::Pulling);
-        self.status.reason = Some("its image is brought to this node's engine".to_owned());
-        self.report().await?;
-        let (engine, registry) = (&self.engine, &self.parts.registry);
-        let bring = self.attempt(|| async {
-            match image::bring(engine, registry, built, (&self.parts.logs, self.instance.id)).await {
-                Ok(image) => Ok(Ok(image.id)),
-                Err(image::Trouble::Engine(error)) => Err(error),
-                Err(image::Trouble::Image(error)) => Ok(Err(error)),
-            }
-        });
-        let brought = self.interruptible(bring).await?;
-        self.status.reason = None;
-        match brought {
-            Ok(Ok(id)) => Ok(id),
-            Ok(Err(error)) => Err(Halt::Fail(format!("cannot get image {built}: {error}; deploy the service again"))),
-            Err(error) => Err(Halt::Fail(error.to_string())),
         }
     }
 
@@ -491,25 +443,30 @@ impl Runner {
     }
 
     async fn put_on_record(&self) -> Step<()> {
+        let report = Command::ReportInstance {
+            instance: self.instance.id,
+            node: self.options.node,
+            status: self.status.clone(),
+        };
+        match self.propose(report).await? {
+            Ok(()) => Ok(()),
+            Err(rejection) => {
+                tracing::debug!(instance = %self.instance.id, %rejection, "report refused");
+                Err(Halt::Quit)
+            }
+        }
+    }
+
+    /// Proposes until there is an answer. Whatever it is, the command must be one that does nothing the second time.
+    async fn propose(&self, command: Command) -> Step<Result<(), Rejection>> {
+        let node = Actor::Node(self.options.node);
         loop {
-            let entry = LogEntry {
-                proposed_at: clock::now(),
-                actor: Actor::Node(self.options.node),
-                request: None,
-                command: Command::ReportInstance {
-                    instance: self.instance.id,
-                    node: self.options.node,
-                    status: self.status.clone(),
-                },
-            };
+            let entry = LogEntry { proposed_at: clock::now(), actor: node, request: None, command: command.clone() };
             match self.parts.consensus.propose(entry).await {
-                Ok(_) | Err(ProposeError::NotYetHere { .. }) => return Ok(()),
-                Err(ProposeError::Rejected(rejection)) => {
-                    tracing::debug!(instance = %self.instance.id, %rejection, "report refused");
-                    return Err(Halt::Quit);
-                }
+                Ok(_) | Err(ProposeError::NotYetHere { .. }) => return Ok(Ok(())),
+                Err(ProposeError::Rejected(rejection)) => return Ok(Err(rejection)),
                 Err(error) => {
-                    tracing::debug!(instance = %self.instance.id, %error, "report not acknowledged, repeating it");
+                    tracing::debug!(instance = %self.instance.id, %error, "no answer, proposing it again");
                     self.pause().await?;
                 }
             }

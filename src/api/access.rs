@@ -76,6 +76,7 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/nodes", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}", LogIn, none.clone(), 200),
         ("get", "/v1/nodes/{node}/moves", Admin, none.clone(), 200),
+        ("get", "/v1/nodes/{node}/only-copies", Admin, none.clone(), 200),
         ("post", "/v1/nodes/{node}/cordon", Admin, nothing.clone(), 200),
         ("post", "/v1/nodes/{node}/uncordon", Admin, nothing.clone(), 200),
         ("patch", "/v1/nodes/{node}", Admin, json!({"labels": {"disk": "hdd", "zone": null}}), 200),
@@ -397,6 +398,16 @@ fn traces(people: &[Person]) -> Vec<String> {
     ids.into_iter().chain(texts.map(str::to_owned)).chain(emails).collect()
 }
 
+/// The status without what it says of services: to administrators of those of all organisations.
+fn for_administrators_left_out(answer: &str) -> String {
+    let (head, body) = answer.split_once('\n').expect("a head and a body");
+    let mut status: Value = serde_json::from_str(body).expect("JSON");
+    for field in ["if_lost", "without_copies"] {
+        status[field].take();
+    }
+    format!("{head}\n{status}")
+}
+
 #[tokio::test]
 async fn what_everybody_may_ask_for_shows_nothing_of_other_organisations() {
     let harness = Harness::new().await;
@@ -416,6 +427,8 @@ async fn what_everybody_may_ask_for_shows_nothing_of_other_organisations() {
             for person in &people {
                 let token = Tokens::default().issue(&cluster, &person.session);
                 let text = harness.read(&state, &at, &token).await;
+                let sees_all = template == "/v1/status" && person.name == "cluster admin";
+                let text = if sees_all { for_administrators_left_out(&text) } else { text };
                 let found: Vec<&String> = traces.iter().filter(|trace| text.contains(trace.as_str())).collect();
                 if person.role.is_none() {
                     assert!(found.is_empty(), "{at} shows {found:?} to the {}: {text}", person.name);

@@ -3,6 +3,7 @@
 //! The state is private to this file: handlers get a [`Caller`] and what its loaders give, and change things by
 //! commands. What may be known without logging in is listed here, function by function.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::build::Inspector;
 use crate::clock;
 use crate::consensus::{Committed, ProposeError, Quorum, ReadError, Status, View};
 use crate::logs::Library;
-use crate::model::{Cluster, NodeId, Timestamp, User};
+use crate::model::{Cluster, NodeId, ServiceId, Timestamp, User};
 use crate::state::{Actor, Command, LogEntry, Outcome, Request, Upgrade};
 use crate::telemetry::Metrics;
 
@@ -111,6 +112,15 @@ impl Gate {
     /// What only a node has copies of. For administrators only: the services may be anybody's.
     pub(super) async fn only_copies_on(&self, node: NodeId) -> OnlyThere {
         self.0.artifacts.only_on(node, &self.0.replica.latest().state).await
+    }
+
+    /// The services that need a copy which is on no member that answers. Asks nobody while all are here: then the copies are, too.
+    pub(super) async fn without_copies(&self) -> BTreeSet<ServiceId> {
+        let state = self.0.replica.latest().state;
+        if state.absences().next().is_none() {
+            return BTreeSet::new();
+        }
+        self.0.artifacts.nowhere(&state).await
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -163,14 +163,45 @@ pub(super) struct RemoveQuery {
     force: bool,
 }
 
+/// What only one node has.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OnlyCopies {
+    /// Services of which an image or an uploaded source is on no other node that answers, as `app/service`.
+    services: Vec<String>,
+    /// Whether the node has them. One that does not answer may.
+    is_certain: bool,
+}
+
+async fn only_copies(caller: &Caller, gate: &Gate, node: NodeId) -> OnlyCopies {
+    let only = gate.only_copies_on(node).await;
+    let services = only.services.into_iter().filter_map(|service| caller.path_of(service)).collect();
+    OnlyCopies { services, is_certain: only.is_certain }
+}
+
+/// What only one node has copies of
+///
+/// Of what was built or uploaded and is on record. The other nodes fetch theirs within seconds. All nodes are asked. For
+/// administrators of the cluster.
+#[utoipa::path(get, path = "/v1/nodes/{node}/only-copies", tag = "cluster",
+    params(("node" = u64, Path, description = "Its id")), responses((status = 200, body = OnlyCopies)))]
+pub(super) async fn has_only_copies(
+    State(gate): State<Gate>,
+    Reader(caller): Reader,
+    At(id): At<NodeId>,
+) -> Result<Json<OnlyCopies>, Error> {
+    caller.require_admin()?;
+    caller.node(id)?;
+    Ok(Json(only_copies(&caller, &gate, id).await))
+}
+
 /// Refuses while a node has something that no other one has, or may have it. The others fetch their copies within seconds of a build, so that
 /// this is about a build of just now, or about nodes that cannot fetch.
-async fn check_copies(gate: &Gate, node: NodeId) -> Result<(), Error> {
-    let only = gate.only_copies_on(node).await;
+async fn check_copies(caller: &Caller, gate: &Gate, node: NodeId) -> Result<(), Error> {
+    let only = only_copies(caller, gate, node).await;
     if only.services.is_empty() {
         return Ok(());
     }
-    let services = Vec::from_iter(only.services).join(", ");
+    let services = only.services.join(", ");
     Err(Error::Conflict(if only.is_certain {
         format!(
             "node {node} has the only copy of what was built or uploaded for {services}; the other nodes fetch it as soon as \
@@ -198,7 +229,7 @@ pub(super) async fn remove(
 ) -> Result<Json<RemovedNode>, Error> {
     change.caller().require_admin()?;
     if !force {
-        check_copies(change.gate(), id).await?;
+        check_copies(change.caller(), change.gate(), id).await?;
     }
     // One that is removed already has nothing to move.
     let moves = moves(change.caller(), change.gate(), id, true).unwrap_or_default();

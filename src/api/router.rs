@@ -57,6 +57,7 @@ fn about_node() -> OpenApiRouter<Gate> {
         .routes(routes!(node::list))
         .routes(routes!(node::show, node_action::remove, node_action::relabel))
         .routes(routes!(node_action::would_move))
+        .routes(routes!(node_action::has_only_copies))
         .routes(routes!(node_action::cordon))
         .routes(routes!(node_action::uncordon))
         .routes(routes!(drain::show, drain::begin))

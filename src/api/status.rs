@@ -21,6 +21,8 @@ use super::{Error, health};
 
 /// Longest wait for a majority, so that the answer comes soon when there is none.
 const QUORUM_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait until all nodes have said what they have, or are known not to answer.
+const COPIES_WAIT: Duration = Duration::from_secs(4);
 
 /// Services that would be down for long named for each node at most; `GET /v1/nodes/{node}/moves` has all.
 const LOSS_EXAMPLES_MAX: usize = 10;
@@ -153,6 +155,9 @@ pub(super) struct StatusView {
     /// What would go down with one node, for each with which something would; in the caller's organisations, or in all for
     /// administrators.
     if_lost: Vec<LossView>,
+    /// Services of which an image or an uploaded source is on no node that answers, as `app/service`: they start again when one comes
+    /// back that has it, or when they are deployed again. Nodes are asked only while one is away.
+    without_copies: Vec<String>,
 }
 
 /// Services that would go down with a node, as `app/service`.
@@ -194,7 +199,9 @@ fn loss(loss: Loss) -> LossView {
 /// that this is the newest.
 #[utoipa::path(get, path = "/v1/status", tag = "cluster", responses((status = 200, body = StatusView)))]
 pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Result<Json<StatusView>, Error> {
-    let has_quorum = matches!(timeout(QUORUM_WAIT, gate.has_quorum()).await, Ok(Ok(_)));
+    let (has_quorum, without_copies) =
+        tokio::join!(timeout(QUORUM_WAIT, gate.has_quorum()), timeout(COPIES_WAIT, gate.without_copies()));
+    let has_quorum = matches!(has_quorum, Ok(Ok(_)));
     let (status, cluster) = (gate.status(), gate.cluster()?);
     let (state_bytes, state_limit_bytes) = gate.state_size();
     Ok(Json(StatusView {
@@ -220,6 +227,7 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
         if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),
+        without_copies: without_copies.unwrap_or_default().into_iter().filter_map(|id| caller.path_of(id)).collect(),
         nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
     }))
 }

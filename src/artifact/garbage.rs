@@ -36,6 +36,11 @@ impl Roots {
             manifests: images.map(|image| image.manifest).collect(),
         }
     }
+
+    /// All of them.
+    pub fn all(&self) -> BTreeSet<Digest> {
+        self.sources.union(&self.manifests).copied().collect()
+    }
 }
 
 /// Blobs that nobody needed lately, with how many looks in a row found that.

@@ -1,4 +1,4 @@
-//! Who has what: asked before a node goes that may be the only one to have something.
+//! Who has what: asked before a node goes that may be the only one to have something, and while some are away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ impl OtherStores for Nobody {
 /// What nobody else has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnlyThere {
-    /// The services, as `app/service`, that need it.
-    pub services: BTreeSet<String>,
+    /// The services that need it.
+    pub services: BTreeSet<ServiceId>,
     /// Whether the node has it. One that does not answer may have it.
     pub is_certain: bool,
 }
@@ -61,9 +61,20 @@ impl Holdings {
         }
         let asked = state.members().map(|member| member.node).map(async |node| (node, self.held(node, &roots).await));
         let mut held: BTreeMap<NodeId, Option<BTreeSet<Digest>>> = join_all(asked).await.into_iter().collect();
-        let (own, all) = (held.remove(&node).flatten(), roots.sources.union(&roots.manifests).copied().collect());
-        let only = only_there(own.as_ref(), held.into_values().flatten().flatten().collect(), all);
+        let own = held.remove(&node).flatten();
+        let only = only_there(own.as_ref(), held.into_values().flatten().flatten().collect(), roots.all());
         OnlyThere { services: whose(state, &only), is_certain: own.is_some() }
+    }
+
+    /// The services that need something which no member that answers has.
+    pub async fn nowhere(&self, state: &State) -> BTreeSet<ServiceId> {
+        let roots = Roots::of(state);
+        if roots == Roots::default() {
+            return BTreeSet::new();
+        }
+        let asked = state.members().map(|member| self.held(member.node, &roots));
+        let held: BTreeSet<Digest> = join_all(asked).await.into_iter().flatten().flatten().collect();
+        whose(state, &only_there(None, held, roots.all()))
     }
 
     /// None when the node does not answer.
@@ -81,20 +92,21 @@ fn only_there(own: Option<&BTreeSet<Digest>>, elsewhere: BTreeSet<Digest>, all: 
     own.unwrap_or(&all).difference(&elsewhere).copied().collect()
 }
 
+/// The services that need something which is not in this store alone.
+pub async fn not_here(store: &ArtifactStore, state: &State) -> BTreeSet<ServiceId> {
+    let roots = Roots::of(state);
+    whose(state, &only_there(None, held(store, &roots).await, roots.all()))
+}
+
 /// The services that these blobs are of.
-fn whose(state: &State, blobs: &BTreeSet<Digest>) -> BTreeSet<String> {
+fn whose(state: &State, blobs: &BTreeSet<Digest>) -> BTreeSet<ServiceId> {
     let is_image = |image: &str| image.parse::<BuiltImage>().is_ok_and(|image| blobs.contains(&image.manifest));
     let artifact = |artifact: &Option<Artifact>| artifact.as_ref().is_some_and(|artifact| is_image(&artifact.image));
     let is_source = |sha256: &str| sha256.parse().is_ok_and(|digest| blobs.contains(&digest));
     let deployed = state.deployments().filter(|deployment| artifact(&deployment.artifact)).map(|found| found.service);
     let built = state.builds().filter(|build| artifact(&build.artifact)).map(|build| build.service);
     let uploaded = state.sources().filter(|source| is_source(&source.sha256)).map(|source| source.service);
-    let services: BTreeSet<ServiceId> = deployed.chain(built).chain(uploaded).collect();
-    let name = |id: ServiceId| {
-        let service = state.service(id)?;
-        Some(format!("{}/{}", state.app(service.app)?.name, service.name))
-    };
-    services.into_iter().filter_map(name).collect()
+    deployed.chain(built).chain(uploaded).collect()
 }
 
 /// Which of these are whole in a store: of an image, its manifest and every part. Nobody else is asked.

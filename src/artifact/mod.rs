@@ -28,7 +28,7 @@ pub use error::Error;
 pub use fetch::{
     BLOB_BYTES_MAX, BlobSource, Fetch, FetchError, Fetcher, Nobody, OpenError, Progress, RemoteBlob, Unavailable, Whom,
 };
-pub use holdings::{Holdings, OnlyThere, OtherStores, held};
+pub use holdings::{Holdings, OnlyThere, OtherStores, held, not_here};
 pub use images::{ImageError, Images};
 pub use store::{ArtifactStore, Stored};
 pub use upload::{Bounds, Upload};

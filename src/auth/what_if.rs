@@ -10,7 +10,7 @@ use crate::decide::rebalance::{self, Proposal};
 use crate::decide::{self, Situation, what_if};
 use crate::model::{
     App, BuildStatus, Cpu, Deployment, Drain, Incarnation, Instance, InstanceId, Memory, Node, NodeId, NodeResources,
-    Timestamp,
+    ServiceId, Timestamp,
 };
 use crate::state::State;
 
@@ -78,19 +78,12 @@ impl Caller {
         let state = &self.0.state;
         let fenced = BTreeSet::new();
         let mut losses = what_if::Losses::of(Situation { state, now, fenced: &fenced, options });
-        let all = self.require_admin().is_ok();
         let mut found = Vec::new();
         for node in state.nodes() {
             let mut loss = Loss { node: node.clone(), back_elsewhere: BTreeSet::new(), down_for_long: BTreeMap::new() };
             for one in losses.without(node.id).into_iter().filter(|one| one.goes_down) {
                 let Some(instance) = state.instance(one.instance) else { continue };
-                let (Some(app), Some(service)) = (state.app(instance.app), state.service(instance.service)) else {
-                    continue;
-                };
-                if !all && state.role(app.org, self.user().id).is_none() {
-                    continue;
-                }
-                let name = format!("{}/{}", app.name, service.name);
+                let Some(name) = self.path_of(instance.service) else { continue };
                 match one.to {
                     Ok(_) => drop(loss.back_elsewhere.insert(name)),
                     Err(why) => drop(loss.down_for_long.insert(name, why)),
@@ -103,6 +96,15 @@ impl Caller {
             }
         }
         found
+    }
+
+    /// A service as `app/service`: of the caller's organisations, or any for an administrator.
+    pub fn path_of(&self, service: ServiceId) -> Option<String> {
+        let state = &self.0.state;
+        let service = state.service(service)?;
+        let app = state.app(service.app)?;
+        let may_see = self.require_admin().is_ok() || state.role(app.org, self.user().id).is_some();
+        may_see.then(|| state.path_of(service.id)).flatten()
     }
 
     /// What emptying a node does, or would do. What is not said of stopping exclusive services and those with volumes is as

@@ -12,7 +12,7 @@ use super::output::{Table, time, yes_no};
 use super::rebalance::{self, JoinedArgs};
 use super::session::Session;
 use super::value::LabelChange;
-use crate::client::view::{Cluster, Loss, Move, Node, Upgrade};
+use crate::client::view::{Cluster, Loss, Move, Node, OnlyCopies, Upgrade};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -140,6 +140,7 @@ async fn show_moves(session: &Session, node: &str, is_removed: bool) -> anyhow::
     let id = id_of(session, node).await?;
     let found = session.client.moves_without(&id, is_removed).await?;
     note_volumes(session, node, &found.view);
+    note_copies(session, node, &session.client.only_copies(&id).await?.view);
     session.output.show_list(&found, "nothing runs on this node", moves)
 }
 
@@ -151,6 +152,23 @@ fn note_volumes(session: &Session, node: &str, moves: &[Move]) {
             one.service_name, one.app_name
         ));
     }
+}
+
+/// Says what cannot start anywhere else.
+fn note_copies(session: &Session, node: &str, only: &OnlyCopies) {
+    if only.services.is_empty() {
+        return;
+    }
+    let services = only.services.join(", ");
+    session.output.note(&match only.is_certain {
+        true => format!(
+            "only node {node} has what was built or uploaded for {services}: without it they start nowhere else until they are deployed \
+             again; the other nodes fetch it as soon as they can"
+        ),
+        false => format!(
+            "no node that answers has all that was built or uploaded for {services}, and node {node}, which does not answer, may"
+        ),
+    });
 }
 
 fn moves(moves: &[Move]) -> Table {
@@ -306,6 +324,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("upgrade", cluster.upgrade.as_ref().map(upgrading).unwrap_or_default()),
         ("state", format!("{} of {} MiB", cluster.state_bytes.div_ceil(1 << 20), cluster.state_limit_bytes >> 20)),
         ("authority", cluster.rotation.as_ref().map(super::ca::waiting).unwrap_or_default()),
+        ("no copy", without_copies(&cluster.without_copies)),
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {
@@ -317,6 +336,17 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         }
     }
     table
+}
+
+/// What cannot start until a node is back.
+fn without_copies(services: &[String]) -> String {
+    if services.is_empty() {
+        return String::new();
+    }
+    format!(
+        "what was built or uploaded for {} is on no node that answers: start the nodes that are away, or deploy these again",
+        services.join(", ")
+    )
 }
 
 /// What an upgrade waits for.

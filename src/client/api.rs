@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use super::connection::{Body, Connection, Request};
 use super::view::{
     App, Authority, Build, Cluster, Deployment, Deployments, Detection, Drain, EnvVars, Explanation, Instance,
-    JoinToken, Logs, Move, Node, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
+    JoinToken, Logs, Move, Node, OnlyCopies, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
 
@@ -374,6 +374,11 @@ impl Client {
     /// Where the instances of a node would go without it, or when it is removed.
     pub async fn moves_without(&self, node: &str, is_removed: bool) -> Reply<Vec<Move>> {
         self.get(&["v1", "nodes", node, "moves"], &[("removed", is_removed.to_string())]).await
+    }
+
+    /// What only a node has copies of.
+    pub async fn only_copies(&self, node: &str) -> Reply<OnlyCopies> {
+        self.get(&["v1", "nodes", node, "only-copies"], &[]).await
     }
 
     /// Keeps new work away from a node, or gives it work again.

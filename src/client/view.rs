@@ -371,6 +371,8 @@ view! {
         nodes: Vec<Node>,
         /// What would go down with one node.
         if_lost: Vec<Loss>,
+        /// Services of which something is on no node that answers.
+        without_copies: Vec<String>,
     }
     /// Services that would go down with a node.
     Loss {
@@ -473,6 +475,13 @@ view! {
         to_node_name: String,
         /// Why there, or why nowhere.
         reasons: Vec<String>,
+    }
+    /// What only one node has copies of.
+    OnlyCopies {
+        /// Services that need them.
+        services: Vec<String>,
+        /// Whether the node has them, or only may.
+        is_certain: bool,
     }
     /// What is left until a node is empty, or would be.
     Drain {

@@ -10,8 +10,8 @@ use crate::consensus::{MemberError, NoTransport};
 use crate::decide::members::Step;
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, DeploymentId, DeploymentStatus, EnvVars, Health,
-    InstanceState, InstanceStatus, Memory, NodeResources, OrgId, PasswordHash, Resources, ServiceId, ServiceSpec,
-    Session, Source, UserId,
+    InstanceState, InstanceStatus, Memory, NEWEST_CLUSTER_VERSION, NodeResources, OrgId, PasswordHash, Resources,
+    ServiceId, ServiceSpec, Session, Source, UserId,
 };
 use crate::state::{NewApp, NewDeployment, NewService, NewUser, NodeFacts, State};
 use crate::store::{self, KEY_FILE, SealKey, Store};
@@ -65,7 +65,7 @@ impl Node {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
             engine: Ok("fake".to_owned()),
             resources: NodeResources {
                 cpu: Cpu::from_millis(4_000),

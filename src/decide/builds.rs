@@ -1,7 +1,8 @@
 //! Which node runs which build, and which running build is lost.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::{Build, BuildId, BuildStatus, Lease, Memory, Node, NodeId};
 use crate::state::Command;
@@ -50,6 +51,14 @@ fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
     }
 }
 
+/// What the image may be for: the processors of the nodes whose labels the service asks for. An image is for that of the node that built
+/// it. Empty when there is no such node; then the deployment waits for one whatever it is built on.
+fn architectures<'a>(situation: Situation<'a>, build: &Build) -> BTreeSet<&'a str> {
+    let Some(deployment) = situation.state.deployment(build.deployment) else { return BTreeSet::new() };
+    let has_all = |node: &&Arc<Node>| deployment.spec.constraints.iter().all(|constraint| node.has_label(constraint));
+    situation.state.nodes().filter(has_all).map(|node| node.arch.as_str()).collect()
+}
+
 /// How good a node is for a build, the least is the best: builds of the same deployment that it lost, builds that run there, its memory.
 type Score = (usize, u32, Reverse<Memory>);
 
@@ -62,12 +71,17 @@ fn builder<'a>(situation: Situation<'a>, build: &Build, running: &BTreeMap<NodeI
         let before = situation.state.builds_of(build.deployment).filter(|other| other.status == BuildStatus::Lost);
         before.filter(|other| other.lease.is_some_and(|lease| lease.node == node)).count()
     };
+    let wanted = architectures(situation, build);
     for node in situation.state.nodes() {
         let busy = running.get(&node.id).copied().unwrap_or(0);
         let refusal = match &node.engine {
             _ if !situation.answers(node.id) => "does not answer".to_owned(),
             _ if node.cordoned => "is cordoned".to_owned(),
             Err(reason) => format!("has no container engine: {reason}"),
+            Ok(_) if !wanted.is_empty() && !wanted.contains(node.arch.as_str()) => {
+                let wanted = Vec::from_iter(wanted.iter().copied()).join(" or ");
+                format!("is {}, and the nodes with the labels that the service asks for are {wanted}", node.arch)
+            }
             Ok(_) if busy >= limit => format!("runs {busy} of at most {limit} builds"),
             Ok(_) => {
                 let score = (lost_by(node.id), busy, Reverse(node.resources.memory));
@@ -110,6 +124,31 @@ mod tests {
         assert_eq!(world.deployment(deployment).status, DeploymentStatus::Built);
         world.round();
         assert_eq!(world.deployment(deployment).status, DeploymentStatus::Scheduled);
+    }
+
+    #[test]
+    fn what_must_run_on_another_processor_is_built_on_one() {
+        let mut world = World::with_nodes(2);
+        world.service("web", |spec| {
+            spec.source = Source::Git { repo: "github.com/o/r".to_owned(), reference: String::new() };
+            spec.constraints = vec!["site=shed".to_owned()];
+        });
+        world.change_node(2, |node| {
+            node.arch = "arm64".to_owned();
+            node.labels.insert("site".to_owned(), "shed".to_owned());
+            node.cordoned = true;
+        });
+        let deployment = world.deploy("web");
+        let plan = world.round();
+        assert_eq!(
+            plan.waiting[&deployment],
+            "waits for a builder: node n1 is amd64, and the nodes with the labels that the service asks for are arm64; \
+             node n2 is cordoned"
+        );
+        world.uncordon(2);
+        world.settle_rounds();
+        let build = world.deployment(deployment).build.and_then(|id| world.state.build(id)).expect("a build");
+        assert_eq!(build.lease.map(|lease| lease.node), Some(NodeId(2)));
     }
 
     #[test]

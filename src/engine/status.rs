@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::Labels;
-use crate::model::{Protocol, Timestamp};
+use crate::model::{Digest, Protocol, Timestamp};
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct Image {
     pub exposed_ports: Vec<(u16, Protocol)>,
     /// The processor architecture that it says it is for: `amd64`, `arm64`.
     pub architecture: Option<String>,
+    /// The digest by which it is pulled under the name that it was looked up by, as far as the engine knows one.
+    pub digest: Option<Digest>,
 }
 
 /// An image in a list.

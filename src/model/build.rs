@@ -92,7 +92,8 @@ pub struct Lease {
 /// What a build made and an instance runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// Image reference that the engine of the building node knows.
+    /// Of what was built the reference that every node knows; of what a service names its reference, by digest as soon as somebody
+    /// has looked it up.
     pub image: String,
     /// The engine's id of the image, when it is known.
     pub image_id: Option<String>,

@@ -321,47 +321,6 @@ pub fn check_flake_uri(uri: &str) -> Check {
     Ok(())
 }
 
-/// A container image reference: `[registry[:port]/]path[:tag][@sha256:…]`, at most 255 bytes.
-pub fn check_image(image: &str) -> Check {
-    let bad =
-        |why: &str| Err(Problem::new(format!("{why}, got {}; such as docker.io/library/nginx:1.27", quoted(image))));
-    if image.is_empty() || image.len() > 255 {
-        return bad("must have 1 to 255 characters");
-    }
-    let (named, digest) = match image.split_once('@') {
-        Some((named, digest)) => (named, Some(digest)),
-        None => (image, None),
-    };
-    if let Some(digest) = digest {
-        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return bad("its digest must be sha256: and 64 hex digits");
-        }
-    }
-    let last_slash = named.rfind('/').map_or(0, |at| at + 1);
-    let (path, tag) = match named[last_slash..].split_once(':') {
-        Some((last, tag)) => (&named[..last_slash + last.len()], Some(tag)),
-        None => (named, None),
-    };
-    if let Some(tag) = tag {
-        let charset_ok = tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        if tag.is_empty() || tag.len() > 128 || !charset_ok || tag.starts_with(['.', '-']) {
-            return bad("its tag must be 1 to 128 of letters, digits and _.-");
-        }
-    }
-    for (position, part) in path.split('/').enumerate() {
-        let is_registry = position == 0 && path.contains('/') && (part.contains(['.', ':']) || part == "localhost");
-        let (name, port) = if is_registry { part.split_once(':').unwrap_or((part, "0")) } else { (part, "0") };
-        let charset_ok = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-        let edges_ok = name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.ends_with(|c: char| c.is_ascii_alphanumeric());
-        if !charset_ok || !edges_ok || port.parse::<u16>().is_err() {
-            return bad("its path must be lower-case letters, digits and ._- between slashes");
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -463,28 +422,11 @@ mod tests {
     }
 
     #[test]
-    fn flakes_and_images() {
+    fn flakes() {
         table(
             check_flake_uri,
             &["github:o/r", "nixpkgs#hello", "git+https://h/r", "path:/srv/x"],
             &["", "github:", "path:x", "git+file:///x", "http://x", "github:o r"],
-        );
-        let digest = format!("nginx@sha256:{}", "a".repeat(64));
-        table(
-            check_image,
-            &["nginx", "nginx:1.27", "docker.io/library/nginx:latest", "localhost:5000/a/b", "localhost/x:y", &digest],
-            &[
-                "",
-                "-v/:/h",
-                "Nginx",
-                "nginx:",
-                "nginx:-a",
-                "a//b",
-                "a@sha256:1",
-                "x y",
-                "host:99999/a",
-                &"a".repeat(256),
-            ],
         );
     }
 }

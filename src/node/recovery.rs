@@ -11,6 +11,7 @@ use anyhow::Context;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifact::{self, ArtifactStore};
 use crate::clock;
 use crate::cluster::{DataDir, Identity};
 use crate::consensus::Peer;
@@ -23,6 +24,7 @@ use super::address;
 use super::peer_port::authorities;
 use super::removal;
 use super::restoring::Losses;
+use super::running::ARTIFACTS;
 
 /// A recovery that is possible and not begun. Its folder is locked.
 pub struct Recovery {
@@ -35,6 +37,8 @@ pub struct Recovery {
     presence: BTreeMap<NodeId, Presence>,
     /// Why the node is no member any more, when it was told that.
     ended: Option<String>,
+    /// The services, as `app/service`, that need an image or an uploaded source which this node has no copy of.
+    without_copies: Vec<String>,
 }
 
 /// Why there is nothing to recover, or not here.
@@ -83,7 +87,10 @@ impl Recovery {
         let address = kept.or_else(|| survey.members.get(&identity.node).cloned());
         let address = address.context("it is not known where other nodes reach this one")?;
         let ended = removal::told(&dir)?;
-        Ok(Self { dir, identity, survey, begun, address, presence, ended })
+        let artifacts = ArtifactStore::open(dir.path().join(ARTIFACTS)).await?;
+        let without = artifact::not_here(&artifacts, &survey.state).await;
+        let without_copies = without.into_iter().filter_map(|service| survey.state.path_of(service)).collect();
+        Ok(Self { dir, identity, survey, begun, address, presence, ended, without_copies })
     }
 
     /// Everything that somebody has to know before they say yes.
@@ -124,8 +131,10 @@ impl Recovery {
         for name in &losses.with_volumes {
             line(format!("  what the volumes of {name} held on the other nodes: it begins with empty ones"));
         }
-        for name in &losses.built {
-            line(format!("  the image of {name}, if this node has no copy: deploy it again if it does not start"));
+        for name in &self.without_copies {
+            line(format!(
+                "  what was built or uploaded for {name}: this node has no copy; deploy it again, unless it runs here already"
+            ));
         }
         line("\nWhat happens:".to_owned());
         let left: Vec<String> = self.left_behind().map(|node| called(survey, node)).collect();

@@ -96,8 +96,7 @@ impl Losses {
             if !is_hit {
                 continue;
             }
-            let app = state.app(service.app).map_or_else(String::new, |app| app.name.clone());
-            let name = format!("{app}/{}", service.name);
+            let Some(name) = state.path_of(service.id) else { continue };
             if service.spec.source.needs_build() {
                 losses.built.push(name.clone());
             }

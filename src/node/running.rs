@@ -42,6 +42,9 @@ use super::{
     registry, removal, room, routes, tidy,
 };
 
+/// The folder in the data folder that holds copies of what was built and uploaded.
+pub(super) const ARTIFACTS: &str = "artifacts";
+
 /// How long requests to an instance may take to end before its process is asked to.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a process may take to end after it was asked to.
@@ -78,7 +81,7 @@ impl Running {
         let (consensus, tls, peers, witness) = start_consensus(&config, &dir, identity, incarnation, &fatal).await?;
         let membership = Membership::new(Arc::clone(&dir), identity, consensus.clone(), witness.refused())?;
         let space = consensus.space().clone();
-        let artifacts = ArtifactStore::open(space.at(dir.path().join("artifacts"))).await?;
+        let artifacts = ArtifactStore::open(space.at(dir.path().join(ARTIFACTS))).await?;
         let logs_part = Supervisor::new("logs", fatal.clone());
         let logs =
             LogStore::open(space.at(dir.path().join("logs")), logs::Options::default(), logs_part.clone()).await?;

@@ -141,7 +141,9 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
             world.kill(one, None);
             let disk = world.machines[one].disk.clone();
             let whole = disk.contents();
-            (0..1 + dice.roll(3)).for_each(|_| disk.flip(dice.roll(2), &mut dice));
+            // Of one file a bit or two that may never be read, or so many that some of them are.
+            let file = dice.roll(2);
+            (0..[1, 2, 3, 12][dice.roll(4)]).for_each(|_| disk.flip(file, &mut dice));
             // It may have hit what nobody reads. What must not be is a start with less than there was, which the start finds out.
             world.machines[one].is_damaged = true;
             if world.start(one).await.is_err() {

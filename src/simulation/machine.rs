@@ -28,7 +28,7 @@ use crate::engine::fake::{End, FakeEngine, Pace};
 use crate::engine::{Engine, Image};
 use crate::host::{self, Host};
 use crate::logs::{self, LogStore};
-use crate::model::{ClusterId, Cpu, Memory, NodeId, NodeResources, Timestamp};
+use crate::model::{ClusterId, Cpu, Digest, Memory, NodeId, NodeResources, Timestamp, image_by_digest};
 use crate::node::{admit, keep_registered};
 use crate::random;
 use crate::space::Space;
@@ -37,8 +37,10 @@ use crate::store::crash_disk::{Dice, Fate};
 use crate::store::{self, KEY_FILE, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 
-/// The only image there is.
-pub(super) const IMAGE: &str = "localhost/web:1";
+/// The only name of an image there is.
+pub(super) const IMAGE: &str = "registry.test/web:1";
+/// More machines than any run has.
+const MACHINES_MAX: u8 = 32;
 /// How long calls to an engine take at most.
 const CALL_MAX: Duration = Duration::from_millis(80);
 /// Longest wait for a process to start.
@@ -108,10 +110,21 @@ impl Machine {
             call: CALL_MAX,
             stop: agent_options(cluster, node).stop_grace,
         }));
-        engine.add_image(
-            IMAGE,
-            Image { id: "sha256:web".to_owned(), bytes: 1, exposed_ports: Vec::new(), architecture: None },
-        );
+        // The tag moves on: each machine that asks for it gets another image, and anyone that a machine got by its digest.
+        for other in 0..MACHINES_MAX {
+            let digest = Digest::new([other; 32]);
+            let image = Image {
+                id: format!("sha256:web-{other}"),
+                bytes: 1,
+                exposed_ports: Vec::new(),
+                architecture: None,
+                digest: Some(digest),
+            };
+            if usize::from(other) == number {
+                engine.add_remote_image(IMAGE, image.clone());
+            }
+            engine.add_remote_image(&image_by_digest(IMAGE, &digest), image);
+        }
         Self {
             number,
             node,

@@ -18,13 +18,14 @@ use super::network::{Net, Weather, address};
 use super::trace::Trace;
 use super::wait::until;
 use super::workload::{CANARY, Client, Counts, Doors, Known, join_token};
-use crate::agent::SERVICE_LABEL;
+use crate::agent::{INSTANCE_LABEL, SERVICE_LABEL};
 use crate::config::cluster_versions;
 use crate::consensus::{self, Peer};
 use crate::engine::ContainerState;
 use crate::host::Host;
 use crate::model::{
-    Cluster, ClusterId, JoinTokenId, NodeId, OrgId, PasswordHash, Secret, Session, SessionId, Timestamp, UserId,
+    Cluster, ClusterId, DeploymentId, JoinTokenId, NodeId, OrgId, PasswordHash, Secret, Session, SessionId, Timestamp,
+    UserId,
 };
 use crate::state::{Actor, Command, LogEntry, NewUser, Outcome};
 use crate::store::crash_disk::{Dice, Fate};
@@ -383,7 +384,8 @@ impl World {
         result
     }
 
-    /// Looks all the time whether anything runs in two places that must not.
+    /// Looks all the time whether anything runs in two places that must not, or two instances of a deployment run different
+    /// programs.
     fn watch_over(&self) -> tokio::task::JoinHandle<()> {
         let engines: Vec<_> = self.machines.iter().map(|machine| Arc::clone(&machine.engine)).collect();
         let ledger = Rc::clone(&self.ledger);
@@ -391,14 +393,22 @@ impl World {
             loop {
                 sleep(LOOK_EVERY).await;
                 let mut places: BTreeMap<String, u32> = BTreeMap::new();
+                let mut images: BTreeMap<DeploymentId, String> = BTreeMap::new();
+                let state = ledger.newest();
                 for container in engines.iter().flat_map(|engine| engine.containers()) {
+                    let instance = container.labels.get(INSTANCE_LABEL).and_then(|id| id.parse().ok());
+                    if let Some(instance) = instance.and_then(|id| state.instance(id))
+                        && *images.entry(instance.deployment).or_insert_with(|| container.image_id.clone())
+                            != container.image_id
+                    {
+                        ledger.accuse(format!("instances of deployment {} run different images", instance.deployment));
+                    }
                     if container.state == ContainerState::Running
                         && let Some(service) = container.labels.get(SERVICE_LABEL)
                     {
                         *places.entry(service.clone()).or_default() += 1;
                     }
                 }
-                let state = ledger.newest();
                 for (service, _) in places.into_iter().filter(|(_, count)| *count > 1) {
                     let alone = service.parse().ok().and_then(|id| state.service(id)).map(|it| it.spec.runs_alone());
                     if alone == Some(true) {

@@ -42,7 +42,8 @@ impl LogEntry {
             (
                 Command::ReportInstance { node, .. }
                 | Command::ReaddressNode { node, .. }
-                | Command::NoteAuthority { node, .. },
+                | Command::NoteAuthority { node, .. }
+                | Command::PinImage { node, .. },
                 _,
             ) => Some(*node),
             (_, Actor::Node(node)) => Some(node),
@@ -337,4 +338,15 @@ pub enum Command {
     },
     /// Makes a setting what it is by default.
     ResetSetting(SettingKey),
+    /// A node says which image the tag of a deployment meant when it looked: all its instances run that one.
+    PinImage {
+        /// Of which.
+        deployment: DeploymentId,
+        /// Who looked; must have an instance of it.
+        node: NodeId,
+        /// The SHA-256 by which the registry has the image.
+        digest: [u8; 32],
+        /// The engine's id of it, which other engines may have without having asked the registry.
+        image_id: String,
+    },
 }

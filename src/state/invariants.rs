@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{DeploymentStatus, Instance};
+use crate::model::{DeploymentStatus, Instance, Source, image_name};
 
 use super::State;
 
@@ -72,6 +72,11 @@ fn check_deployments(state: &State, wrong: &mut Vec<String>) {
             if service.serving != Some(deployment.id) {
                 wrong.push(format!("deployment {} runs but does not serve", deployment.id));
             }
+        }
+        if let (Source::Image { image }, Some(artifact)) = (&deployment.spec.source, &deployment.artifact)
+            && image_name(image) != image_name(&artifact.image)
+        {
+            wrong.push(format!("deployment {} runs {}, not {image}", deployment.id, artifact.image));
         }
         let needs_artifact = (DeploymentStatus::Built..=DeploymentStatus::Running).contains(&deployment.status);
         if needs_artifact && deployment.artifact.is_none() {

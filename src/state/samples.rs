@@ -290,6 +290,7 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::Rebalance { budget: 5 },
         Command::RaiseClusterVersion { to: 2 },
         Command::ResetSetting(SettingKey::ServerDomain),
+        Command::PinImage { deployment, node: NodeId::FOUNDER, digest: [11; 32], image_id: "sha256:ab".to_owned() },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -463,7 +464,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 44, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 45, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl State {
         self.admissions.values().filter(|admission| admission.removed_at.is_none())
     }
 
+    /// A service in words: `app/service`.
+    pub fn path_of(&self, service: ServiceId) -> Option<String> {
+        let service = self.services.get(&service)?;
+        Some(format!("{}/{}", self.apps.get(&service.app)?.name, service.name))
+    }
+
     /// What a user may do in an organisation, if anything.
     pub fn role(&self, org: OrgId, user: UserId) -> Option<Role> {
         self.memberships.get(&(org, user)).map(|membership| membership.role)

@@ -40,7 +40,7 @@ fn spec(kind: u8) -> ServiceSpec {
         spec.volumes.clear();
     }
     match kind % 3 {
-        0 => spec.source = Source::Image { image: "localhost/web:1".to_owned() },
+        0 => spec.source = Source::Image { image: "registry.test/web:1".to_owned() },
         1 => spec.source = Source::Upload,
         _ => {}
     }
@@ -147,6 +147,12 @@ fn command() -> impl Strategy<Value = Command> {
             instance: id(11, instance),
             node: NodeId(1),
             status: InstanceStatus { state: STATES[state], health: Health::Healthy, ..InstanceStatus::assigned() },
+        }),
+        (small(), small()).prop_map(|(deployment, digest)| Command::PinImage {
+            deployment: id(9, deployment),
+            node: NodeId(1),
+            digest: [digest % 2; 32],
+            image_id: "sha256:1".to_owned(),
         }),
         small().prop_map(|deployment| Command::Promote(id(9, deployment))),
         (small(), small()).prop_map(|(instance, deployment)| Command::Sweep {
@@ -412,6 +418,11 @@ proptest! {
                 let after = next.deployment(before.id);
                 prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
             }
+            for before in state.deployments().filter(|deployment| !deployment.spec.source.needs_build()) {
+                let tag = before.artifact.as_ref().is_some_and(|artifact| artifact.image_id.is_none());
+                let after = next.deployment(before.id);
+                prop_assert!(tag || after.is_none_or(|after| after.artifact == before.artifact), "pinned twice");
+            }
             for before in state.instances() {
                 let Some(after) = next.instance(before.id) else { continue };
                 prop_assert!(after.status.state >= before.status.state, "{}", entry.command.name());
@@ -466,6 +477,7 @@ fn the_random_commands_get_somewhere() {
         "advance_deployment",
         "assign_instances",
         "report_instance",
+        "pin_image",
         "promote",
         "sweep",
         "create_join_token",
@@ -477,4 +489,63 @@ fn the_random_commands_get_somewhere() {
     ] {
         assert!(reached.contains(name), "{name} was never accepted; accepted were {reached:?}");
     }
+}
+
+#[test]
+fn a_tag_is_pinned_once_by_a_node_that_runs_it() {
+    let mut state = replay(&begin());
+    let mut index = 100;
+    let mut run = |command: Command| {
+        index += 1;
+        let entry = LogEntry { command, request: None, ..begin()[0].clone() };
+        let applied = apply(&state, index, &entry);
+        state = applied.state;
+        (applied.result, state.deployment(id(9, 0)).and_then(|deployment| deployment.artifact.clone()))
+    };
+    let deploy = |number: u8, service: u8, cause: Cause| {
+        let (id, build, service) = (id(9, number), id(10, number), id(6, service));
+        Command::Deploy(vec![NewDeployment { id, build, service, cause, git_ref: None }])
+    };
+    let pin = |deployment: u8, node: NodeId, digest: u8, image_id: &str| Command::PinImage {
+        deployment: id(9, deployment),
+        node,
+        digest: [digest; 32],
+        image_id: image_id.to_owned(),
+    };
+    let assign = |deployment: u8| Command::AssignInstances {
+        deployment: id(9, deployment),
+        instances: vec![NewInstance {
+            id: id(11, deployment),
+            slot: 0,
+            attempt: 0,
+            placement: Placement { node: NodeId(1), reasons: Vec::new() },
+            start_after: Timestamp(0),
+            relocation: None,
+        }],
+    };
+    run(deploy(0, 0, Cause::Deploy)).0.expect("deployed");
+    let (refused, _) = run(pin(0, NodeId(1), 1, "sha256:1"));
+    assert!(matches!(refused, Err(Rejection::Conflict(_))), "nobody runs it: {refused:?}");
+    run(assign(0)).0.expect("assigned");
+    assert!(run(pin(0, SECOND, 1, "sha256:1")).0.is_err(), "it does not run there");
+    for bad in ["", &"x".repeat(256)] {
+        assert!(matches!(run(pin(0, NodeId(1), 1, bad)).0, Err(Rejection::Invalid(_))));
+    }
+    let (done, artifact) = run(pin(0, NodeId(1), 1, "sha256:1"));
+    assert_eq!(done, Ok(Outcome::Done));
+    let artifact = artifact.expect("named");
+    assert_eq!(artifact.image, format!("registry.test/web@sha256:{}", "01".repeat(32)));
+    assert_eq!(artifact.image_id.as_deref(), Some("sha256:1"));
+    assert_eq!(run(pin(0, NodeId(1), 1, "sha256:1")), (Ok(Outcome::Done), Some(artifact.clone())), "once more");
+    let (refused, same) = run(pin(0, NodeId(1), 2, "sha256:2"));
+    assert!(matches!(refused, Err(Rejection::Conflict(_))), "{refused:?}");
+    assert_eq!(same, Some(artifact.clone()));
+
+    // The same again is the same image, and a new deployment is free to run another one.
+    run(deploy(1, 0, Cause::Restart(id(9, 0)))).0.expect("restarted");
+    run(deploy(2, 0, Cause::Deploy)).0.expect("deployed");
+    let image =
+        |number: u8| state.deployment(id(9, number)).and_then(|it| it.artifact.as_ref()).map(|it| it.image.clone());
+    assert_eq!(image(1), Some(artifact.image));
+    assert_eq!(image(2).as_deref(), Some("registry.test/web:1"));
 }

@@ -15,7 +15,7 @@ use narvana::artifact::{ArtifactStore, Holdings, Nobody};
 use narvana::build::Inspector;
 use narvana::consensus::{self, Consensus};
 use narvana::logs::{self, Library, LogStore};
-use narvana::model::{Cluster, ClusterId, Incarnation, NodeId, NodeResources, Secret};
+use narvana::model::{Cluster, ClusterId, Incarnation, NEWEST_CLUSTER_VERSION, NodeId, NodeResources, Secret};
 use narvana::space::Space;
 use narvana::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use narvana::store::{self, SealKey, Store};
@@ -176,7 +176,7 @@ impl Api {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
             engine: Ok("podman 4.3.1".to_owned()),
             resources: NodeResources::default(),
             labels: BTreeMap::new(),

@@ -70,7 +70,13 @@ async fn the_fake_keeps_the_contract() {
     let id = format!("sha256:{}", "0".repeat(64));
     fake.add_image(
         BUSYBOX,
-        Image { id, bytes: 1, exposed_ports: vec![(8080, Protocol::Tcp)], architecture: Some("amd64".to_owned()) },
+        Image {
+            id,
+            bytes: 1,
+            exposed_ports: vec![(8080, Protocol::Tcp)],
+            architecture: Some("amd64".to_owned()),
+            digest: None,
+        },
     );
     let line = |stream, text: &str| (stream, text.to_owned());
     let says = |lines, end| Script { lines, end, ..Script::default() };

@@ -9,7 +9,8 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use super::ApiEngine;
-use crate::engine::{Error, Image};
+use crate::engine::{Error, Image, Kind};
+use crate::model::{Digest, image_name};
 
 /// How long an engine may fetch one image: a few gigabytes on a slow line.
 const PULL_TIME: Duration = Duration::from_secs(60 * 60);
@@ -25,12 +26,27 @@ impl ApiEngine {
         let exposed = found.config.and_then(|config| config.exposed_ports).unwrap_or_default();
         let mut exposed_ports: Vec<_> = exposed.iter().filter_map(|key| super::containers::port(key)).collect();
         exposed_ports.sort_unstable();
+        let digest = self.digest_of(reference, &found.repo_digests.unwrap_or_default()).await?;
         Ok(Some(Image {
             id: with_algorithm(found.id.unwrap_or_default()),
             bytes: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
             exposed_ports,
             architecture: found.architecture.filter(|architecture| !architecture.is_empty()),
+            digest,
         }))
+    }
+
+    /// Which of the digests of an image is the one to pull it by under the name in `reference`.
+    async fn digest_of(&self, reference: &str, known: &[String]) -> Result<Option<Digest>, Error> {
+        let digests = digests_under(reference, known);
+        if digests.len() > 1 && self.description.kind == Kind::Podman {
+            // It lists the image for this machine's processor too, where the name leads to a list of several.
+            let own = self.read_image_digest(reference).await?;
+            if own.is_some_and(|own| digests.contains(&own)) {
+                return Ok(own);
+            }
+        }
+        Ok(digests.last().copied())
     }
 
     pub(super) async fn pull_image(&self, reference: &str, progress: mpsc::Sender<String>) -> Result<Image, Error> {
@@ -81,6 +97,22 @@ impl ApiEngine {
     }
 }
 
+/// The digests that an engine knows of an image (`name@sha256:…`) under the name in a reference.
+fn digests_under(reference: &str, known: &[String]) -> Vec<Digest> {
+    let name = familiar(image_name(reference));
+    let under = |known: &String| {
+        let (other, digest) = known.split_once('@')?;
+        (familiar(other) == name).then(|| Digest::from_algorithm_and_hex(digest).ok()).flatten()
+    };
+    known.iter().filter_map(under).collect()
+}
+
+/// Docker leaves out what its own registry's names begin with.
+fn familiar(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
 /// Docker fetches every tag of a reference that names none.
 fn with_tag(reference: &str) -> String {
     let name = reference.rsplit('/').next().unwrap_or(reference);
@@ -106,5 +138,18 @@ mod tests {
         ] {
             assert_eq!(with_tag(reference), whole);
         }
+    }
+
+    #[test]
+    fn digests_of_other_names_say_nothing() {
+        let digest = |byte: u8| Digest::new([byte; 32]);
+        let known = |name: &str, byte| format!("{name}@{}", digest(byte).with_algorithm());
+        let all =
+            [known("nginx", 1), known("docker.io/library/nginx", 2), known("quay.io/nginx", 3), known("a/nginx", 4)];
+        assert_eq!(digests_under("docker.io/library/nginx:1", &all), [digest(1), digest(2)]);
+        assert_eq!(digests_under("nginx", &all), [digest(1), digest(2)]);
+        assert_eq!(digests_under("docker.io/a/nginx:1", &all), [digest(4)]);
+        assert_eq!(digests_under("quay.io/nginx:1@sha256:00", &all), [digest(3)]);
+        assert_eq!(digests_under(&digest(1).with_algorithm(), &all), []);
     }
 }

@@ -15,7 +15,9 @@ use super::ApiEngine;
 use super::call::Call;
 use super::containers::label_filter;
 use super::images::with_algorithm;
+use super::transfer::replace_path;
 use crate::engine::{Error, Labels, StoredImage, StoredNetwork};
+use crate::model::Digest;
 
 /// The path of the call whose bytes are wanted, as the library makes it.
 const CARRIER: &str = "/containers/x/export";
@@ -38,6 +40,13 @@ struct ListedImage {
     references: Option<Vec<String>>,
     #[serde(rename = "Labels")]
     labels: Option<Labels>,
+}
+
+/// An image in Podman's own API.
+#[derive(serde::Deserialize)]
+struct OwnImage {
+    #[serde(rename = "Digest")]
+    digest: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -83,6 +92,14 @@ impl ApiEngine {
         Ok(listed.into_iter().map(|container| container.id).collect())
     }
 
+    /// The digest that Podman pulled an image by, of which only its own API tells.
+    pub(super) async fn read_image_digest(&self, reference: &str) -> Result<Option<Digest>, Error> {
+        let call = self.call(format!("inspect image {reference}"));
+        let path = format!("/v4.0.0/libpod/images/{}/json", http_query(reference));
+        let image: OwnImage = self.get_at(&call, move |uri| replace_path(uri, &path)).await?;
+        Ok(Digest::from_algorithm_and_hex(&image.digest).ok())
+    }
+
     pub(super) async fn read_images(&self, labels: &Labels) -> Result<Vec<StoredImage>, Error> {
         // Podman 4.3 finds no image at all when asked for two labels, so it is asked for one.
         let query = labels_query(&labels.clone().into_iter().take(1).collect());
@@ -119,9 +136,20 @@ impl ApiEngine {
     }
 
     async fn get<T: DeserializeOwned>(&self, call: &Call, path: String) -> Result<T, Error> {
+        self.get_at(call, move |uri| {
+            *uri = uri.to_string().replacen(CARRIER, &path, 1).parse().expect("names and percent signs make a path");
+        })
+        .await
+    }
+
+    /// The answer to a call whose path, version of the API included, `lead` changes to another one.
+    async fn get_at<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        lead: impl Fn(&mut http::Uri) + Send + Sync + 'static,
+    ) -> Result<T, Error> {
         let docker = self.docker.clone().with_request_modifier(move |mut request| {
-            let uri = request.uri().to_string().replacen(CARRIER, &path, 1);
-            *request.uri_mut() = uri.parse().expect("names and percent signs make a path");
+            lead(request.uri_mut());
             request
         });
         let bytes = call.run(docker.export_container("x").try_collect::<Vec<_>>()).await?.concat();

@@ -198,7 +198,7 @@ fn host(name: &str) -> &str {
     name.split('/').next().unwrap_or(name)
 }
 
-fn replace_path(uri: &mut http::Uri, path: &str) {
+pub(super) fn replace_path(uri: &mut http::Uri, path: &str) {
     let mut parts = std::mem::take(uri).into_parts();
     parts.path_and_query = Some(path.parse().expect("a path with percent signs and digits is one"));
     *uri = http::Uri::from_parts(parts).expect("the parts were those of a URI");

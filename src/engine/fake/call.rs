@@ -171,7 +171,10 @@ impl Engine for FakeEngine {
             }
             let id = format!("sha256:{}", state.new_id());
             state.image_labels.insert(id.clone(), labels);
-            state.images.insert(tag, Image { id: id.clone(), bytes: 1, exposed_ports: Vec::new(), architecture: None });
+            state.images.insert(
+                tag,
+                Image { id: id.clone(), bytes: 1, exposed_ports: Vec::new(), architecture: None, digest: None },
+            );
             Ok(id)
         })
         .await

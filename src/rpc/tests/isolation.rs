@@ -54,7 +54,13 @@ async fn agent(consensus: &Consensus, folder: &std::path::Path) -> (Arc<FakeEngi
     let fake = Arc::new(FakeEngine::new());
     fake.add_image(
         IMAGE,
-        Image { id: format!("sha256:{}", "1".repeat(64)), bytes: 1, exposed_ports: Vec::new(), architecture: None },
+        Image {
+            id: format!("sha256:{}", "1".repeat(64)),
+            bytes: 1,
+            exposed_ports: Vec::new(),
+            architecture: None,
+            digest: None,
+        },
     );
     let supervisor = Supervisor::new("agent", CancellationToken::new());
     let logs = LogStore::open(folder.join("logs"), logs::Options::default(), supervisor.clone()).await.expect("opens");

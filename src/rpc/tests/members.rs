@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::group::{Cluster, Member, everybody, leader, until};
 use crate::consensus::{self, Status};
 use crate::control::{self, Control};
-use crate::model::{Cpu, JoinToken, Memory, NodeId, NodeResources, NodeRole};
+use crate::model::{Cpu, JoinToken, Memory, NEWEST_CLUSTER_VERSION, NodeId, NodeResources, NodeRole};
 use crate::state::{Actor, Command, LogEntry, NodeFacts, Outcome};
 use crate::task::{OnError, Supervisor};
 use crate::{clock, random};
@@ -70,7 +70,7 @@ impl Group {
             digest: self.token.digest,
             name,
             address: "127.0.0.1:1".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
         };
         let Outcome::Node(node) = self.command(admit).await else { panic!("a node") };
         self.start(node.0).await;
@@ -90,7 +90,7 @@ impl Group {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
             engine: Ok("fake".to_owned()),
             resources: NodeResources {
                 cpu: Cpu::from_millis(4_000),
@@ -231,7 +231,7 @@ async fn of_two_that_join_with_one_token_at_once_one_is_let_in() {
                 digest,
                 name: format!("racer-{round}-{position}"),
                 address: "127.0.0.1:1".to_owned(),
-                cluster_version_max: 2,
+                cluster_version_max: NEWEST_CLUSTER_VERSION,
             };
             let entry = LogEntry { proposed_at: clock::now(), actor: Actor::System, request: None, command };
             group.members[position].consensus.propose(entry).await

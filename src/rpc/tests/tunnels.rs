@@ -19,8 +19,8 @@ use super::group::{Cluster, Member, until, witness};
 use crate::consensus::{self, Mark};
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, DeploymentId, EnvVars, Health, InstanceId,
-    InstanceState, InstanceStatus, Memory, NodeResources, PasswordHash, Placement, Port, PortBinding, Protocol,
-    Resources, ServiceSpec, Session, Source,
+    InstanceState, InstanceStatus, Memory, NEWEST_CLUSTER_VERSION, NodeResources, PasswordHash, Placement, Port,
+    PortBinding, Protocol, Resources, ServiceSpec, Session, Source,
 };
 use crate::network::{Carries, Reach, ReachError, Wire};
 use crate::state::{Actor, Command, LogEntry, NewApp, NewDeployment, NewInstance, NewService, NewUser, NodeFacts};
@@ -126,7 +126,7 @@ async fn run_instance(member: &Member, host_port: u16) -> InstanceId {
             ingress_http_port: 0,
             arch: "amd64".to_owned(),
             version: "0.1.0".to_owned(),
-            cluster_version_max: 2,
+            cluster_version_max: NEWEST_CLUSTER_VERSION,
             engine: Ok("fake".to_owned()),
             resources: NodeResources::default(),
             labels: BTreeMap::new(),

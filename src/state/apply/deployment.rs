@@ -1,12 +1,15 @@
 //! Commands about deployments.
 
 use crate::model::{
-    Artifact, Cause, Deployment, DeploymentId, DeploymentStatus, Desired, InstanceId, Invalid, Service, SessionId,
-    Source, SourceId, check_git_ref,
+    Artifact, Cause, Deployment, DeploymentId, DeploymentStatus, Desired, Digest, Instance, InstanceId, Invalid,
+    NodeId, Service, SessionId, Source, SourceId, check_git_ref, image_by_digest, is_image_by_tag,
 };
 use crate::state::{Key, NewDeployment, Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
+
+/// Longest id that an engine may give an image: theirs have 71.
+const IMAGE_ID_BYTES_MAX: usize = 255;
 
 impl Draft {
     fn deployment(&self, id: DeploymentId) -> Result<Deployment, Rejection> {
@@ -172,6 +175,39 @@ impl Draft {
                 self.put(service);
             }
         }
+        self.put(deployment);
+        Ok(Outcome::Done)
+    }
+
+    /// The first to look decides what all instances run: a tag can mean another image a moment later.
+    pub(super) fn pin_image(&mut self, id: DeploymentId, node: NodeId, digest: Digest, image_id: &str) -> Answer {
+        let mut deployment = self.deployment(id)?;
+        if deployment.status.is_terminal() {
+            return Err(Rejection::Conflict(format!("deployment {id} is {}", deployment.status)));
+        }
+        let runs_here = |instance: &Instance| instance.placement.node == node && !instance.status.state.is_terminal();
+        if !self.state.instances_of(id).any(|instance| runs_here(instance)) {
+            return Err(Rejection::Conflict(format!("node {node} has no instance of deployment {id}")));
+        }
+        if image_id.is_empty() || image_id.len() > IMAGE_ID_BYTES_MAX {
+            return Err(Rejection::Invalid(Invalid::field(
+                "image_id",
+                format!("must have 1 to {IMAGE_ID_BYTES_MAX} characters"),
+            )));
+        }
+        let (Source::Image { image: by_tag }, Some(artifact)) = (&deployment.spec.source, &mut deployment.artifact)
+        else {
+            return Err(Rejection::Precondition(format!("what deployment {id} runs is built")));
+        };
+        let pinned = image_by_digest(by_tag, &digest);
+        if artifact.image == pinned {
+            return Ok(Outcome::Done);
+        }
+        if artifact.image != *by_tag || !is_image_by_tag(by_tag) {
+            return Err(Rejection::Conflict(format!("deployment {id} runs {}", artifact.image)));
+        }
+        artifact.image = pinned;
+        artifact.image_id = Some(image_id.to_owned());
         self.put(deployment);
         Ok(Outcome::Done)
     }

@@ -13,7 +13,7 @@ mod user;
 
 use std::time::Duration;
 
-use crate::model::Timestamp;
+use crate::model::{Digest, Timestamp};
 
 use super::record::{Change, ChangeSet, Key, Record, RequestRecord};
 use super::{Command, LogEntry, Outcome, Rejection, Request, State};
@@ -173,6 +173,9 @@ impl Draft {
             Command::Rebalance { budget } => self.rebalance(*budget),
             Command::RaiseClusterVersion { to } => self.raise_cluster_version(*to),
             Command::ResetSetting(key) => self.reset_setting(*key),
+            Command::PinImage { deployment, node, digest, image_id } => {
+                self.pin_image(*deployment, *node, Digest::new(*digest), image_id)
+            }
         }
     }
 }

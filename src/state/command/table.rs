@@ -88,6 +88,7 @@ impl Command {
             Self::Rebalance { .. } => ("rebalance", FIRST, Keeps),
             Self::RaiseClusterVersion { .. } => ("raise_cluster_version", FIRST, Keeps),
             Self::ResetSetting(_) => ("reset_setting", 2, Keeps),
+            Self::PinImage { .. } => ("pin_image", 3, Keeps),
         }
     }
 }

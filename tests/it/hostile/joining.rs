@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use narvana::cluster::{Authority, JoinSecret, PEER_LIFE, SigningRequest, TokenText, peer_name};
-use narvana::model::{NodeId, RequestId};
+use narvana::model::{NEWEST_CLUSTER_VERSION, NodeId, RequestId};
 use narvana::rpc::{Admitted, JoinError, Newcomer, Request};
 use narvana::{clock, random};
 use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
@@ -75,7 +75,7 @@ pub(super) fn question(token: &TokenText, signing_request: Vec<u8>, name: &str) 
         signing_request,
         name: name.to_owned(),
         address: "127.0.0.1:9".to_owned(),
-        cluster_version_max: 2,
+        cluster_version_max: NEWEST_CLUSTER_VERSION,
     }
 }
 

@@ -173,8 +173,13 @@ pub(super) async fn moves_images_as_every_engine_does(harness: Harness) {
 #[tokio::test]
 async fn the_fake_moves_images_as_every_engine_does() {
     let fake = FakeEngine::new();
-    let image =
-        Image { id: format!("sha256:{}", "0".repeat(64)), bytes: 1, exposed_ports: Vec::new(), architecture: None };
+    let image = Image {
+        id: format!("sha256:{}", "0".repeat(64)),
+        bytes: 1,
+        exposed_ports: Vec::new(),
+        architecture: None,
+        digest: None,
+    };
     fake.add_image("localhost/narvana-test/moving:1", image);
     let login = LocalLogin { user: "u".to_owned(), password: Secret::new("p") };
     there_and_back(&fake, "localhost/narvana-test/moving:1", ("127.0.0.1:5000/x", "1"), &login).await;

@@ -62,6 +62,15 @@ impl Registry {
 
     /// Puts an image there that says `page`, and nowhere else: the engine that built it forgets it. Returns its digest.
     pub(crate) async fn fill(&self, harness: &Harness, image: &str, page: &str) -> String {
+        let digest = self.publish(harness, image, page).await;
+        let (engine, reference) = (harness.engine(), format!("{}/{image}", self.host));
+        engine.remove_image(&reference).await.expect("removed");
+        assert_eq!(engine.image(&reference).await.expect("an answer"), None, "only the registry has it");
+        digest
+    }
+
+    /// Puts an image there that says `page`, as somebody does who builds it. Returns its digest.
+    pub(crate) async fn publish(&self, harness: &Harness, image: &str, page: &str) -> String {
         let reference = format!("{}/{image}", self.host);
         let dockerfile = format!("FROM {BUSYBOX}\nCOPY index.html /www/index.html\n");
         let request = context_with(&reference, &dockerfile, &[("index.html", page.as_bytes(), 0o644)]);
@@ -79,8 +88,6 @@ impl Registry {
         };
         let pushed = push.output().expect("the engine's own program is installed");
         assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
-        engine.remove_image(&reference).await.expect("removed");
-        assert_eq!(engine.image(&reference).await.expect("an answer"), None, "only the registry has it");
         self.digest(image)
     }
 
@@ -92,6 +99,14 @@ impl Registry {
         let head = curl(&["--head", "-H", accept, &url]);
         let digest = head.body.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
         digest.unwrap_or_else(|| panic!("a digest: {head:?}")).trim().to_owned()
+    }
+
+    /// Removes what has this digest, as registries do with what no tag leads to any more.
+    pub(crate) fn forget(&self, image: &str, digest: &str) {
+        let (name, _) = image.rsplit_once(':').expect("a tag");
+        let hex = digest.strip_prefix("sha256:").expect("a digest");
+        let revisions = self.folder.path().join("storage/docker/registry/v2/repositories").join(name);
+        std::fs::remove_dir_all(revisions.join("_manifests/revisions/sha256").join(hex)).expect("a folder of ours");
     }
 
     /// Gives out something else under this digest of a manifest from now on, which is still a good manifest.

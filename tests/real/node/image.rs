@@ -84,3 +84,120 @@ async fn an_image_is_pulled_on_podman() {
 async fn an_image_is_pulled_on_docker() {
     an_image_is_pulled(EngineKind::Docker).await;
 }
+
+/// A service that runs one image, and what it says.
+fn web(image: &str) -> Value {
+    let check = json!({"type": "tcp", "interval_seconds": 1, "retries": 5});
+    json!({"name": "web", "source_type": "image", "image": image, "health_check": check, "replicas": 1})
+}
+
+/// Moves whatever the service has to the node, and off the other one.
+async fn move_to(node: &Node, other: &Node, deployment: &str) {
+    assert!(node.cli(&["node", "uncordon", node.name()]).status.success());
+    let drained = node.cli(&["node", "drain", other.name()]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    let seen = node.get(&format!("/v1/deployments/{deployment}")).expect(200);
+    let running = seen["instances"].as_array().expect("a list").iter().filter(|it| it["status"] == "running");
+    let places: Vec<_> = running.map(|it| it["node_name"].clone()).collect();
+    assert_eq!(places, [node.name()], "{seen:#}");
+}
+
+/// A tag that leads somewhere else by now changes nothing of what was deployed, wherever that starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moves_moves_no_deployment() {
+    let registry = Registry::start();
+    let docker = Harness::docker().await;
+    let podman = Harness::with_registry(EngineKind::Podman, &registry).await;
+    let tagged = format!("shop/web-{}:1", docker.name("moving"));
+    let (name, _) = tagged.rsplit_once(':').expect("a tag");
+    let by_digest = |digest: &str| format!("{}/{name}@{digest}", registry.host());
+    let image = format!("{}/{tagged}", registry.host());
+    let first_digest = registry.fill(&docker, &tagged, "one").await;
+    let first = Node::registered(docker.address());
+    let second = first.joined_on("second", podman.address());
+    assert!(first.cli(&["node", "cordon", "second"]).status.success());
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &web(&image)).expect(201);
+    let deployed = first.deploy("shop", "web");
+    assert_eq!(deployed["artifact"], by_digest(&first_digest), "{deployed:#}");
+    let id = deployed["id"].as_str().expect("an id");
+    expect_page(&first, "one").await;
+
+    let second_digest = registry.fill(&docker, &tagged, "two").await;
+    assert_ne!(first_digest, second_digest);
+    move_to(&second, &first, id).await;
+    expect_page(&second, "one").await;
+    // Who deploys it again gets what the tag means now, and the way back needs no registry.
+    let deployed = second.deploy("shop", "web");
+    assert_eq!(deployed["artifact"], by_digest(&second_digest), "{deployed:#}");
+    expect_page(&second, "two").await;
+    registry.hang();
+    let back = second.post("/v1/apps/shop/services/web/rollback", &json!({})).expect(202);
+    let back = second.wait_deployment(back["id"].as_str().expect("an id"), &["running"]);
+    assert_eq!(back["artifact"], by_digest(&first_digest), "{back:#}");
+    expect_page(&second, "one").await;
+    registry.resume();
+
+    // The newest is what the registry has, not what the engine has; that is better than nothing.
+    let latest = format!("{name}:latest");
+    registry.fill(&docker, &latest, "three").await;
+    deploy(&second, &format!("{}/{latest}", registry.host()), "running");
+    expect_page(&second, "three").await;
+    let last_digest = registry.fill(&docker, &latest, "four").await;
+    second.deploy("shop", "web");
+    expect_page(&second, "four").await;
+    registry.forget(&latest, &last_digest);
+    let host = registry.host().to_owned();
+    drop(registry);
+    let deployed = second.deploy("shop", "web");
+    assert_eq!(deployed["artifact"], format!("{host}/{name}@{last_digest}"), "{deployed:#}");
+    expect_page(&second, "four").await;
+
+    drop((first, second));
+    for reference in [format!("{host}/{name}:1"), format!("{host}/{latest}")] {
+        podman.engine().remove_image(&reference).await.expect("removed");
+    }
+    for digest in [first_digest, second_digest, last_digest] {
+        podman.engine().remove_image(&format!("{host}/{name}@{digest}")).await.expect("removed");
+    }
+}
+
+/// Podman has another digest of what it built than the registry that it pushed it to. It is the same program; and what the
+/// registry has no more is named with the way out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_engine_built_and_pushed_is_pulled_by_the_others() {
+    let registry = Registry::start();
+    let podman = Harness::with_registry(EngineKind::Podman, &registry).await;
+    let docker = Harness::docker().await;
+    let tagged = format!("shop/web-{}:1", podman.name("pushed"));
+    let image = format!("{}/{tagged}", registry.host());
+    registry.publish(&podman, &tagged, "pushed").await;
+    let first = Node::registered(podman.address());
+    let second = first.joined_on("second", docker.address());
+    assert!(first.cli(&["node", "cordon", "second"]).status.success());
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    first.post("/v1/apps/shop/services", &web(&image)).expect(201);
+    let deployed = first.deploy("shop", "web");
+    let id = deployed["id"].as_str().expect("an id");
+    move_to(&second, &first, id).await;
+    expect_page(&second, "pushed").await;
+
+    // Now the tag leads elsewhere, and nobody has what ran first.
+    move_to(&first, &second, id).await;
+    docker.engine().remove_image(&image).await.expect("removed");
+    registry.publish(&podman, &tagged, "something else").await;
+    assert!(second.cli(&["node", "uncordon", "second"]).status.success());
+    assert!(second.cli(&["node", "cordon", first.name()]).status.success());
+    first.post("/v1/apps/shop/services/web/scale", &json!({"replicas": 2})).expect(200);
+    let reason = until("it says why", || async {
+        let seen = second.get(&format!("/v1/deployments/{id}")).expect(200);
+        let instances = seen["instances"].as_array().expect("a list").clone();
+        let failed = instances.iter().find(|it| it["node_name"] == "second" && it["status"] == "failed")?;
+        Some(failed["reason"].as_str().expect("a reason").to_owned())
+    })
+    .await;
+    let words = format!("version 1 runs what {image} was when it started: deploy the service again");
+    assert!(reason.contains("cannot pull image") && reason.contains(&words), "{reason}");
+    drop((first, second));
+    podman.engine().remove_image(&image).await.expect("removed");
+}

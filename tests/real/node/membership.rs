@@ -151,12 +151,25 @@ async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     assert!(words.contains("the only copy of what was built or uploaded for shop/web"), "{words}");
     assert!(words.contains("--force"), "{words}");
+    let told = |args: &[&str]| String::from_utf8_lossy(&first.cli(args).stderr).into_owned();
+    let foreseen = told(&["simulate", "lose", "second"]);
+    assert!(foreseen.contains("only node second has what was built or uploaded for shop/web"), "{foreseen}");
+    let known = first.get("/v1/status").expect(200);
+    assert_eq!(known["without_copies"], json!([]), "the second has it: {known:#}");
     // One that is dead may have it.
     second.kill();
     until("nobody answers for the second", || async {
         let words = first.cli(&["node", "remove", "second"]).stderr;
         let words = String::from_utf8_lossy(&words);
         (words.contains("which does not answer, may") && words.contains("shop/web")).then_some(())
+    })
+    .await;
+    let foreseen = told(&["simulate", "lose", "second"]);
+    assert!(foreseen.contains("node second, which does not answer, may"), "{foreseen}");
+    until("the status says so", || async {
+        let status = first.cli(&["status"]).stdout;
+        let status = String::from_utf8_lossy(&status).into_owned();
+        status.contains("uploaded for shop/web is on no node that answers").then_some(())
     })
     .await;
     std::fs::remove_dir(copy(&first)).expect("it is empty");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use narvana::model::NEWEST_CLUSTER_VERSION;
 use narvana::store::RENEWAL_FAILPOINTS;
 use serde_json::{Value, json};
 
@@ -136,8 +137,10 @@ async fn a_backup_of_a_newer_cluster_is_refused_by_an_old_program() {
     const OLDER: (&str, &str) = ("NARVANA_CLUSTER_VERSION_MAX", "1");
     let harness = Harness::podman().await;
     let mut node = Node::registered(harness.address());
-    until("it is of today", || async { (node.get("/v1/status").expect(200)["cluster_version"] == 2).then_some(()) })
-        .await;
+    until("it is of today", || async {
+        (node.get("/v1/status").expect(200)["cluster_version"] == NEWEST_CLUSTER_VERSION).then_some(())
+    })
+    .await;
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("cluster.age");
@@ -195,7 +198,15 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     let port = u16::try_from(nodes[0]["grpc_port"].as_u64().expect("a port")).expect("a port");
     let running = recover(&third.data, &["--yes"], "");
     assert!(!running.status.success() && words(&running).contains("in use"), "{}", words(&running));
+    // Something that was uploaded, and that this machine has no copy of.
+    first.post("/v1/apps/shop/services", &json!({"name": "job", "source_type": "upload"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    let source = first.upload("shop", "job", folder.path());
+    let copy = third.data.join("artifacts").join(source["sha256"].as_str().expect("a digest"));
+    until("the third has a copy", || async { copy.exists().then_some(()) }).await;
     third.kill();
+    std::fs::remove_file(&copy).expect("it was there");
     let needless = recover(&third.data, &["--yes"], "");
     assert!(words(&needless).contains("needs no recovery"), "{}", words(&needless));
     second.kill();
@@ -208,6 +219,7 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     assert_eq!(unasked.status.code(), Some(2), "{said}");
     for expected in [
         "What may be lost",
+        "what was built or uploaded for shop/job: this node has no copy",
         "test-node (node 1) votes",
         "does not show to be it",
         "does not answer",

@@ -16,6 +16,7 @@ use crate::harness::{BUSYBOX, Harness, until};
 use super::visitors::Visitors;
 
 const HOST: &str = "web-shop.localhost";
+const NEWEST: u64 = narvana::model::NEWEST_CLUSTER_VERSION as u64;
 
 fn downgrade(node: &mut Node) {
     node.env.push((OLDER.to_owned(), "1".to_owned()));
@@ -167,7 +168,7 @@ async fn nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
         }
     }
     for node in &nodes {
-        settled_at(node, 2).await;
+        settled_at(node, NEWEST).await;
     }
     all_are_there(&nodes, &made);
     let settings = nodes[1].send("DELETE", "/v1/settings/public_ip", &json!({})).expect(200);
@@ -185,7 +186,10 @@ async fn nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
     downgrade(&mut late);
     assert!(!late.try_join());
     let told = late.log();
-    assert!(told.contains("is at cluster version 2") && told.contains("supports up to 1: upgrade narvana"), "{told}");
+    assert!(
+        told.contains(&format!("is at cluster version {NEWEST}")) && told.contains("supports up to 1: upgrade narvana"),
+        "{told}"
+    );
     upgrade(&mut late);
     assert!(late.try_join(), "the token was not used: {}", late.log());
 }
@@ -213,11 +217,11 @@ async fn mixed_with_a_new_leader(nodes: &mut [Node; 3], old: usize, made: &mut V
     }
     let shown = nodes[new].cli(&["status"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("to cluster version 2 waits for node"), "{shown}");
+    assert!(shown.contains(&format!("to cluster version {NEWEST} waits for node")), "{shown}");
     made.extend(writer.stop());
 }
 
-/// It says what it needs, and ends with the exit code that keeps systemd from starting it again.
+/// It says what the first command needs that it does not know, and ends with the exit code that keeps systemd from starting it again.
 #[track_caller]
 fn refused(node: &mut Node, verb: &str) {
     node.begin(verb);
@@ -245,7 +249,7 @@ async fn an_old_program_stops_when_it_hears_what_it_does_not_understand() {
         upgrade(node);
         node.run();
     }
-    settled_at(&first, 2).await;
+    settled_at(&first, NEWEST).await;
     second.send("DELETE", "/v1/settings/public_ip", &json!({})).expect(200);
     first.post("/v1/apps", &json!({"name": "since"})).expect(201);
     downgrade(&mut third);
@@ -255,5 +259,5 @@ async fn an_old_program_stops_when_it_hears_what_it_does_not_understand() {
     upgrade(&mut third);
     third.run();
     third.get("/v1/apps/since").expect(200);
-    settled_at(&third, 2).await;
+    settled_at(&third, NEWEST).await;
 }
