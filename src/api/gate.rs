@@ -26,6 +26,7 @@ use crate::telemetry::Metrics;
 
 use super::census::Census;
 use super::context::Context;
+use super::node::Sight;
 use super::replica::Replica;
 use super::{Error, Options, Parts};
 
@@ -156,6 +157,11 @@ impl Gate {
     /// How this node stands in the Raft group; not a secret of any organisation.
     pub(super) fn status(&self) -> Status {
         self.0.replica.status()
+    }
+
+    /// What this node knows of the others besides the state.
+    pub(super) fn sight(&self) -> Sight {
+        Sight { status: self.status(), rules: self.0.options.rules.clone() }
     }
 
     /// This node.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::consensus::Status;
 use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources, NodeRole};
+use crate::rpc::{Difference, Rules};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -51,6 +52,9 @@ pub(super) struct NodeView {
     /// The newest version of a cluster that its program supports; 0 when it has not said.
     cluster_version_max: u32,
     labels: BTreeMap<String, String>,
+    /// Options that decide for the whole cluster in which it was started unlike the node that answers, as far as that node heard: every
+    /// two nodes of which one votes hear each other.
+    started_otherwise: Vec<DifferenceView>,
     resources: NodeResourcesView,
     /// Instances on it that have not ended.
     instances: usize,
@@ -70,20 +74,44 @@ pub(super) struct NodeResourcesView {
     disk_total: String,
 }
 
+/// An option of which two nodes have different values.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OptionDifference)]
+pub(super) struct DifferenceView {
+    /// Its name on the command line, without dashes.
+    option: String,
+    /// As the node that answers was started.
+    here: String,
+    /// As this node was.
+    there: String,
+}
+
+impl From<Difference> for DifferenceView {
+    fn from(Difference { option, here, there }: Difference) -> Self {
+        Self { option, here, there }
+    }
+}
+
+/// What the node that answers knows of the others besides the state.
+pub(super) struct Sight {
+    pub(super) status: Status,
+    pub(super) rules: Rules,
+}
+
 /// A member, whether it has come up or not.
 pub(super) fn member_view(
     (admission, node): (&Arc<Admission>, Option<&Arc<Node>>),
     caller: &Caller,
-    status: &Status,
+    sight: &Sight,
 ) -> NodeView {
     match node {
-        Some(node) => view(node, caller, status),
-        None => silent(admission, caller, status),
+        Some(node) => view(node, caller, sight),
+        None => silent(admission, caller, sight),
     }
 }
 
 /// A member that has said nothing of itself.
-fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
+fn silent(admission: &Admission, caller: &Caller, sight: &Sight) -> NodeView {
     let why = match admission.removed_at {
         None => format!(
             "was let in at {} and has not come up yet: start it with `narvana run`; the others have to reach it at {}",
@@ -114,11 +142,11 @@ fn silent(admission: &Admission, caller: &Caller, status: &Status) -> NodeView {
         started_at: admission.admitted_at,
     };
     let since = admission.removed_at.unwrap_or(admission.admitted_at);
-    NodeView { silent_since: Some(since.to_string()), ..view(&nothing, caller, status) }
+    NodeView { silent_since: Some(since.to_string()), ..view(&nothing, caller, sight) }
 }
 
-pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
-    let voter = status.voters.contains(&node.id);
+pub(super) fn view(node: &Node, caller: &Caller, sight: &Sight) -> NodeView {
+    let voter = sight.status.voters.contains(&node.id);
     let load = caller.load_of(node.id);
     let silent_since = caller.absent_since(node.id);
     let silent = silent_since.map(|since| format!("does not answer since {since}"));
@@ -132,7 +160,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         ingress_http_port: node.ingress_http_port,
         role: if voter { "voter" } else { caller.role_of(node.id).map_or("worker", NodeRole::as_str) },
         voter,
-        leader: status.leader == Some(node.id),
+        leader: sight.status.leader == Some(node.id),
         healthy: unhealthy_reason.is_none(),
         unhealthy_reason,
         silent_since: silent_since.map(|since| since.to_string()),
@@ -143,6 +171,7 @@ pub(super) fn view(node: &Node, caller: &Caller, status: &Status) -> NodeView {
         version: node.version.clone(),
         cluster_version_max: node.cluster_version_max,
         labels: node.labels.clone(),
+        started_otherwise: sight.rules.differing(node.id).into_iter().map(DifferenceView::from).collect(),
         resources: NodeResourcesView {
             cpu_total: node.resources.cpu.to_string(),
             cpu_reserved: load.cpu.to_string(),
@@ -163,12 +192,12 @@ pub(super) async fn list(
     Reader(caller): Reader,
     Search(page): Search<PageQuery>,
 ) -> Result<Page<NodeView>, Error> {
-    let status = gate.status();
+    let sight = gate.sight();
     page.cut(
         Order::OldestFirst,
         caller.members(),
         |member| member.0.node,
-        |member| member_view(member, &caller, &status),
+        |member| member_view(member, &caller, &sight),
     )
 }
 
@@ -182,5 +211,5 @@ pub(super) async fn show(
 ) -> Result<Json<NodeView>, Error> {
     let found = caller.members().find(|member| member.0.node == id);
     let member = found.ok_or_else(|| Error::NotFound(format!("node {id} does not exist")))?;
-    Ok(Json(member_view(member, &caller, &gate.status())))
+    Ok(Json(member_view(member, &caller, &gate.sight())))
 }

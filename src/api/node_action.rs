@@ -128,7 +128,7 @@ pub(super) async fn relabel(
             Ok(Command::LabelNode { node, changes: labels })
         })
         .await?;
-    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().status())))
+    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().sight())))
 }
 
 /// Give a node work again
@@ -150,7 +150,7 @@ async fn set_cordoned(change: super::change::Change, node: NodeId, cordoned: boo
             Ok(Command::CordonNode { node, cordoned })
         })
         .await?;
-    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().status())))
+    Ok(Json(view(&*caller.node(node)?, &caller, &change.gate().sight())))
 }
 
 /// How a node is removed.

@@ -12,6 +12,7 @@ use crate::consensus::Consensus;
 use crate::decide;
 use crate::logs::Library;
 use crate::model::Secret;
+use crate::rpc::Rules;
 use crate::telemetry::Metrics;
 
 /// What the operator may choose.
@@ -53,6 +54,8 @@ pub struct Options {
     pub pace_by_account: Pace,
     /// What the leader decides by; explanations are made from the same.
     pub decide: decide::Options,
+    /// What nodes were started with.
+    pub rules: Rules,
     /// Time between two `ping` events of a stream.
     pub ping_every: Duration,
 }
@@ -79,6 +82,7 @@ impl Default for Options {
             pace_by_address: Pace { burst: 30, every: Duration::from_secs(2) },
             pace_by_account: Pace { burst: 10, every: Duration::from_secs(6) },
             decide: decide::Options::default(),
+            rules: Rules::default(),
             ping_every: Duration::from_secs(15),
         }
     }

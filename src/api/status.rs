@@ -202,7 +202,8 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
     let (has_quorum, without_copies) =
         tokio::join!(timeout(QUORUM_WAIT, gate.has_quorum()), timeout(COPIES_WAIT, gate.without_copies()));
     let has_quorum = matches!(has_quorum, Ok(Ok(_)));
-    let (status, cluster) = (gate.status(), gate.cluster()?);
+    let (sight, cluster) = (gate.sight(), gate.cluster()?);
+    let status = &sight.status;
     let (state_bytes, state_limit_bytes) = gate.state_size();
     Ok(Json(StatusView {
         cluster_id: cluster.id.to_string(),
@@ -228,7 +229,7 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         failure: status.failure.clone(),
         if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),
         without_copies: without_copies.unwrap_or_default().into_iter().filter_map(|id| caller.path_of(id)).collect(),
-        nodes: caller.members().map(|member| member_view(member, &caller, &status)).collect(),
+        nodes: caller.members().map(|member| member_view(member, &caller, &sight)).collect(),
     }))
 }
 

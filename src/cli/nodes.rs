@@ -281,6 +281,7 @@ fn fields(node: &Node) -> Table {
         ("version", node.version.clone()),
         ("supports cluster version", node.cluster_version_max.to_string()),
         ("labels", labels.join(", ")),
+        ("options", started_otherwise(node)),
     ]);
     if let Some(resources) = node.resources.as_object() {
         for (name, value) in resources {
@@ -331,11 +332,24 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         let (name, health, instances) = (&node.hostname, health(node), node.instances);
         let state = format!("{name} {}, narvana {}, {health}, {instances} instances", node.address, node.version);
         table.field(&format!("node {}", node.id), state);
+        if !node.started_otherwise.is_empty() {
+            table.field("  options", started_otherwise(node));
+        }
         if let Some(loss) = cluster.if_lost.iter().find(|loss| loss.node_id == node.id) {
             table.field("  if it dies", would_be_down(loss));
         }
     }
     table
+}
+
+/// In what a node was started unlike the one that answered.
+fn started_otherwise(node: &Node) -> String {
+    if node.started_otherwise.is_empty() {
+        return String::new();
+    }
+    let each = node.started_otherwise.iter();
+    let each: Vec<String> = each.map(|one| format!("--{} {}, not {}", one.option, one.there, one.here)).collect();
+    format!("{}: start all nodes with the same, the leader's count", each.join("; "))
 }
 
 /// What cannot start until a node is back.

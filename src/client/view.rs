@@ -594,6 +594,17 @@ view! {
         instances: u64,
         /// Labels.
         labels: BTreeMap<String, String>,
+        /// In what it was started unlike the node that answered.
+        started_otherwise: Vec<Difference>,
+    }
+    /// An option of which two nodes have different values.
+    Difference {
+        /// Its name.
+        option: String,
+        /// That of the node that answered.
+        here: String,
+        /// That of this one.
+        there: String,
     }
 }
 

@@ -34,7 +34,7 @@ use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::guard::GuardProcess;
 use super::options::{
-    LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, scope,
+    LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, rules, scope,
 };
 use super::removal::Membership;
 use super::{
@@ -168,7 +168,10 @@ impl Running {
         ingress_part.spawn("service discovery", OnError::StopNode, names.keep(ingress_part.stopping()));
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
-            api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?,
+            api::Options {
+                rules: witness.rules().clone(),
+                ..api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?
+            },
             api::Parts {
                 consensus: consensus.clone(),
                 logs: logs::Library::new(
@@ -364,6 +367,7 @@ async fn start_consensus(
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let witness = Witness::new(Hello { run, began: Mark::found(&store.log()) }, memory::read(dir)?);
+    let witness = witness.with_rules(rules(config, identity.cluster));
     let peers = Peers::new(tls.subscribe(), witness.clone());
     let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options(config) };
     let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;

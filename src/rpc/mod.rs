@@ -22,6 +22,7 @@ mod peers;
 mod probe;
 mod raft;
 mod refusal;
+mod rules;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use newcomer::{Admitted, Door, JoinError, Newcomer, Request};
 pub use peers::Peers;
 pub use probe::{Presence, Probe};
 pub use refusal::Refusal;
+pub use rules::{Difference, Rule, Rules};
 pub use server::{Options, Parts, Server};
 pub use tls::{Tls, TlsError};
 pub use tunnel::Tunnels;

@@ -314,8 +314,9 @@ impl Transport for Peers {
 
     fn greet<'a>(&'a self, peer: &'a Peer, holds: Mark) -> Asked<'a, v1::RollCallReply> {
         async move {
-            let request = v1::RollCallRequest { holds: Some(holds.into()) };
+            let request = v1::RollCallRequest { holds: Some(holds.into()), rules: self.witness.rules().told() };
             let reply = self.answer(peer, self.forward(peer)?.roll_call(request).await)?;
+            self.witness.rules().note(peer.node, &reply.rules);
             if let (Ok(run), Some(holds)) = (Uuid::from_slice(&reply.run), reply.holds) {
                 self.witness.note(peer.node, Incarnation(run), holds.into(), Instant::now());
             }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Admit, Refusal};
+use super::{Admit, Refusal, Rules};
 use crate::consensus::Mark;
 use crate::model::{Incarnation, NodeId};
 
@@ -75,6 +75,8 @@ pub struct Witness {
     members: Arc<OnceLock<Admit>>,
     /// Why others do not hear this process any more.
     refused: watch::Sender<Option<Refusal>>,
+    /// What nodes were started with.
+    rules: Rules,
 }
 
 struct Known {
@@ -102,7 +104,18 @@ impl Witness {
             takes_part: Arc::default(),
             members: Arc::default(),
             refused: watch::Sender::new(None),
+            rules: Rules::default(),
         }
+    }
+
+    /// The same, which also tells what this node was started with.
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// What nodes were started with.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// What this process says of itself.

@@ -178,6 +178,35 @@ async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
     assert!(removed.status.success(), "{removed:?}");
 }
 
+/// What the leader was started with counts for all, so nobody is to be surprised by another one leading.
+#[tokio::test]
+async fn nodes_that_were_started_otherwise_are_named() {
+    let harness = Harness::podman().await;
+    let first = Node::registered(harness.address());
+    let secret = "not the one of the cluster, and long enough";
+    let mut second = first.joined_as("second", &[("WORKER_MAX_CONCURRENCY", "7"), ("JWT_SECRET", secret)]);
+    let of_second = || {
+        let nodes = first.get("/v1/nodes").expect(200);
+        nodes.as_array().expect("a list").iter().find(|node| node["hostname"] == "second").expect("a member").clone()
+    };
+    let differences = || of_second()["started_otherwise"].clone();
+    let expected = json!([
+        {"option": "worker-max-concurrency", "here": "2", "there": "7"},
+        {"option": "jwt-secret", "here": "its own", "there": "another one"},
+    ]);
+    until("they have greeted", || async { (differences() == expected).then_some(()) }).await;
+    let words = format!("node {} was started with --worker-max-concurrency 7, and this node with 2", of_second()["id"]);
+    assert_eq!(first.log().matches(&words).count(), 1, "it is said once: {}", first.log());
+    assert!(second.log().contains("node 1 was started with --worker-max-concurrency 2"), "{}", second.log());
+    assert!(!first.log().contains(secret) && !second.log().contains(secret));
+    let shown = String::from_utf8_lossy(&first.cli(&["status"]).stdout).into_owned();
+    assert!(shown.contains("--worker-max-concurrency 7, not 2; --jwt-secret another one, not its own"), "{shown}");
+    second.stop();
+    second.env.clear();
+    second.run();
+    until("they are the same", || async { (differences() == json!([])).then_some(()) }).await;
+}
+
 /// It was told once, and may never be told again.
 #[tokio::test]
 async fn a_removed_node_that_dies_before_it_is_done_goes_on_with_that() {
