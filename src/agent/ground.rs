@@ -6,13 +6,15 @@
 
 use std::future::Future;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Shared by the runners of a deployment.
 #[derive(Default)]
 pub(super) struct Ground {
     /// The image's id, once it is there.
     image: Mutex<Option<String>>,
+    /// Whose turn it is to pull it, and whether its registry was asked for the newest.
+    turn: Mutex<bool>,
     /// That the network is there.
     network: Mutex<bool>,
 }
@@ -28,6 +30,11 @@ impl Ground {
             *image = look.await?;
         }
         Ok(image.clone())
+    }
+
+    /// Returns when nobody else pulls, with whether somebody has asked the registry for the newest before.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, bool> {
+        self.turn.lock().await
     }
 
     /// Returns when the network is there.

@@ -461,6 +461,9 @@ impl Runner {
     async fn propose(&self, command: Command) -> Step<Result<(), Rejection>> {
         let node = Actor::Node(self.options.node);
         loop {
+            if self.orders.quit.is_cancelled() {
+                return Err(Halt::Quit);
+            }
             let entry = LogEntry { proposed_at: clock::now(), actor: node, request: None, command: command.clone() };
             match self.parts.consensus.propose(entry).await {
                 Ok(_) | Err(ProposeError::NotYetHere { .. }) => return Ok(Ok(())),

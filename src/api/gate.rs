@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Exec;
@@ -42,6 +43,9 @@ pub(super) struct Freshness {
     pub(super) min_index: Option<u64>,
 }
 
+/// How long what the members have is not asked again.
+const COPIES_KEPT: Duration = Duration::from_secs(5);
+
 /// Shared by all handlers.
 #[derive(Clone)]
 pub(super) struct Gate(Arc<Inner>);
@@ -57,6 +61,7 @@ struct Inner {
     passwords: Passwords,
     by_address: RateLimiter<IpAddr>,
     by_account: RateLimiter<String>,
+    without_copies: Mutex<Option<(Instant, BTreeSet<ServiceId>)>>,
     stopping: CancellationToken,
     started_at: Timestamp,
 }
@@ -89,6 +94,7 @@ impl Gate {
             by_account: RateLimiter::new(options.pace_by_account),
             options,
             passwords: Passwords::default(),
+            without_copies: Mutex::default(),
             stopping,
             started_at: clock::now(),
         }))
@@ -115,13 +121,18 @@ impl Gate {
         self.0.artifacts.only_on(node, &self.0.replica.latest().state).await
     }
 
-    /// The services that need a copy which is on no member that answers. Asks nobody while all are here: then the copies are, too.
+    /// The services that cannot start from what the members have that answer, as it was some seconds ago at most: all members are asked,
+    /// however many people want to know.
     pub(super) async fn without_copies(&self) -> BTreeSet<ServiceId> {
-        let state = self.0.replica.latest().state;
-        if state.absences().next().is_none() {
-            return BTreeSet::new();
+        let mut known = self.0.without_copies.lock().await;
+        match &*known {
+            Some((asked, services)) if asked.elapsed() < COPIES_KEPT => services.clone(),
+            _ => {
+                let services = self.0.artifacts.nowhere(&self.0.replica.latest().state).await;
+                *known = Some((Instant::now(), services.clone()));
+                services
+            }
         }
-        self.0.artifacts.nowhere(&state).await
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -161,7 +172,7 @@ impl Gate {
 
     /// What this node knows of the others besides the state.
     pub(super) fn sight(&self) -> Sight {
-        Sight { status: self.status(), rules: self.0.options.rules.clone() }
+        Sight { status: self.status(), shared_options: self.0.options.shared_options.clone() }
     }
 
     /// This node.

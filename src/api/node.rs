@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::consensus::Status;
 use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources, NodeRole};
-use crate::rpc::{Difference, Rules};
+use crate::rpc::{OptionDifference, SharedOptions};
 
 use super::Error;
 use super::extract::{At, Reader, Search};
@@ -52,9 +52,9 @@ pub(super) struct NodeView {
     /// The newest version of a cluster that its program supports; 0 when it has not said.
     cluster_version_max: u32,
     labels: BTreeMap<String, String>,
-    /// Options that decide for the whole cluster in which it was started unlike the node that answers, as far as that node heard: every
+    /// Options that all nodes should have alike and in which it differs from the node that answers, as far as that node heard: every
     /// two nodes of which one votes hear each other.
-    started_otherwise: Vec<DifferenceView>,
+    option_differences: Vec<OptionDifferenceView>,
     resources: NodeResourcesView,
     /// Instances on it that have not ended.
     instances: usize,
@@ -77,7 +77,7 @@ pub(super) struct NodeResourcesView {
 /// An option of which two nodes have different values.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OptionDifference)]
-pub(super) struct DifferenceView {
+pub(super) struct OptionDifferenceView {
     /// Its name on the command line, without dashes.
     option: String,
     /// As the node that answers was started.
@@ -86,8 +86,8 @@ pub(super) struct DifferenceView {
     there: String,
 }
 
-impl From<Difference> for DifferenceView {
-    fn from(Difference { option, here, there }: Difference) -> Self {
+impl From<OptionDifference> for OptionDifferenceView {
+    fn from(OptionDifference { option, here, there }: OptionDifference) -> Self {
         Self { option, here, there }
     }
 }
@@ -95,7 +95,7 @@ impl From<Difference> for DifferenceView {
 /// What the node that answers knows of the others besides the state.
 pub(super) struct Sight {
     pub(super) status: Status,
-    pub(super) rules: Rules,
+    pub(super) shared_options: SharedOptions,
 }
 
 /// A member, whether it has come up or not.
@@ -171,7 +171,12 @@ pub(super) fn view(node: &Node, caller: &Caller, sight: &Sight) -> NodeView {
         version: node.version.clone(),
         cluster_version_max: node.cluster_version_max,
         labels: node.labels.clone(),
-        started_otherwise: sight.rules.differing(node.id).into_iter().map(DifferenceView::from).collect(),
+        option_differences: sight
+            .shared_options
+            .differing(node.id)
+            .into_iter()
+            .map(OptionDifferenceView::from)
+            .collect(),
         resources: NodeResourcesView {
             cpu_total: node.resources.cpu.to_string(),
             cpu_reserved: load.cpu.to_string(),

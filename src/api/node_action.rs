@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Moving};
 use crate::clock;
-use crate::model::NodeId;
+use crate::model::{NodeId, ServiceId};
 use crate::state::Command;
 
 use super::Error;
@@ -174,8 +174,9 @@ pub(super) struct OnlyCopies {
 
 async fn only_copies(caller: &Caller, gate: &Gate, node: NodeId) -> OnlyCopies {
     let only = gate.only_copies_on(node).await;
-    let services = only.services.into_iter().filter_map(|service| caller.path_of(service)).collect();
-    OnlyCopies { services, is_certain: only.is_certain }
+    // One that was made a moment ago has no name here yet.
+    let name = |id: ServiceId| caller.path_of(id).unwrap_or_else(|| id.to_string());
+    OnlyCopies { services: only.services.into_iter().map(name).collect(), is_certain: only.is_certain }
 }
 
 /// What only one node has copies of

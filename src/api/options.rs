@@ -12,7 +12,7 @@ use crate::consensus::Consensus;
 use crate::decide;
 use crate::logs::Library;
 use crate::model::Secret;
-use crate::rpc::Rules;
+use crate::rpc::SharedOptions;
 use crate::telemetry::Metrics;
 
 /// What the operator may choose.
@@ -55,7 +55,7 @@ pub struct Options {
     /// What the leader decides by; explanations are made from the same.
     pub decide: decide::Options,
     /// What nodes were started with.
-    pub rules: Rules,
+    pub shared_options: SharedOptions,
     /// Time between two `ping` events of a stream.
     pub ping_every: Duration,
 }
@@ -82,7 +82,7 @@ impl Default for Options {
             pace_by_address: Pace { burst: 30, every: Duration::from_secs(2) },
             pace_by_account: Pace { burst: 10, every: Duration::from_secs(6) },
             decide: decide::Options::default(),
-            rules: Rules::default(),
+            shared_options: SharedOptions::default(),
             ping_every: Duration::from_secs(15),
         }
     }

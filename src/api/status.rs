@@ -155,9 +155,9 @@ pub(super) struct StatusView {
     /// What would go down with one node, for each with which something would; in the caller's organisations, or in all for
     /// administrators.
     if_lost: Vec<LossView>,
-    /// Services of which an image or an uploaded source is on no node that answers, as `app/service`: they start again when one comes
-    /// back that has it, or when they are deployed again. Nodes are asked only while one is away.
-    without_copies: Vec<String>,
+    /// Services whose image or uploaded source is on no node that answers, as `app/service`: they start again when one comes
+    /// back that has it, or when they are deployed again. Some seconds old at most; absent when the nodes do not say in time.
+    without_copies: Option<Vec<String>>,
 }
 
 /// Services that would go down with a node, as `app/service`.
@@ -228,7 +228,7 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         rotation: authority::rotation(&cluster, &caller),
         failure: status.failure.clone(),
         if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),
-        without_copies: without_copies.unwrap_or_default().into_iter().filter_map(|id| caller.path_of(id)).collect(),
+        without_copies: without_copies.ok().map(|ids| ids.into_iter().filter_map(|id| caller.path_of(id)).collect()),
         nodes: caller.members().map(|member| member_view(member, &caller, &sight)).collect(),
     }))
 }

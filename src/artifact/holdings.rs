@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use super::garbage::Roots;
 use super::{ArtifactStore, Digest, Fetcher, Images, Nobody, Unavailable};
-use crate::model::{Artifact, BuiltImage, NodeId, ServiceId};
+use crate::model::{Artifact, BuiltImage, NodeId, ServiceId, SourceId};
 use crate::state::State;
 
 /// The stores of other nodes.
@@ -66,15 +66,15 @@ impl Holdings {
         OnlyThere { services: whose(state, &only), is_certain: own.is_some() }
     }
 
-    /// The services that need something which no member that answers has.
+    /// The services that cannot start from what the members have that answer. Those that are known to be away are not asked.
     pub async fn nowhere(&self, state: &State) -> BTreeSet<ServiceId> {
         let roots = Roots::of(state);
         if roots == Roots::default() {
             return BTreeSet::new();
         }
-        let asked = state.members().map(|member| self.held(member.node, &roots));
-        let held: BTreeSet<Digest> = join_all(asked).await.into_iter().flatten().flatten().collect();
-        whose(state, &only_there(None, held, roots.all()))
+        let here = state.members().filter(|member| state.absence(member.node).is_none());
+        let held = join_all(here.map(|member| self.held(member.node, &roots))).await;
+        stuck(state, &only_there(None, held.into_iter().flatten().flatten().collect(), roots.all()))
     }
 
     /// None when the node does not answer.
@@ -92,10 +92,23 @@ fn only_there(own: Option<&BTreeSet<Digest>>, elsewhere: BTreeSet<Digest>, all: 
     own.unwrap_or(&all).difference(&elsewhere).copied().collect()
 }
 
-/// The services that need something which is not in this store alone.
+/// The services that cannot start from what is in this store.
 pub async fn not_here(store: &ArtifactStore, state: &State) -> BTreeSet<ServiceId> {
     let roots = Roots::of(state);
-    whose(state, &only_there(None, held(store, &roots).await, roots.all()))
+    stuck(state, &only_there(None, held(store, &roots).await, roots.all()))
+}
+
+/// The services that cannot start without these blobs as they are now, or cannot be deployed again: what they ran before does not count.
+fn stuck(state: &State, lost: &BTreeSet<Digest>) -> BTreeSet<ServiceId> {
+    let is_image = |image: &str| image.parse::<BuiltImage>().is_ok_and(|image| lost.contains(&image.manifest));
+    let current =
+        state.live_deployments().filter(|it| it.artifact.as_ref().is_some_and(|artifact| is_image(&artifact.image)));
+    let is_source = |id: SourceId| {
+        let source = state.source(id).and_then(|source| source.sha256.parse().ok());
+        source.is_some_and(|digest: Digest| lost.contains(&digest))
+    };
+    let sources = state.services().filter(|service| service.source.is_some_and(is_source)).map(|service| service.id);
+    current.map(|deployment| deployment.service).chain(sources).collect()
 }
 
 /// The services that these blobs are of.

@@ -39,6 +39,12 @@ pub struct Stored {
 }
 
 impl ArtifactStore {
+    /// The store in a folder that nobody uses, to be looked at: nothing is changed, and a folder that is not there is an empty store.
+    pub fn at_rest(folder: impl Into<Space>) -> Self {
+        let space: Space = folder.into();
+        Self { dir: space.folder().into(), space, used: Arc::default() }
+    }
+
     /// Opens (and makes) the folder; removes what uploads that never ended have left. What was fetched in part stays.
     pub async fn open(folder: impl Into<Space>) -> Result<Self, Error> {
         let space: Space = folder.into();

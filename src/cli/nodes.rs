@@ -140,7 +140,10 @@ async fn show_moves(session: &Session, node: &str, is_removed: bool) -> anyhow::
     let id = id_of(session, node).await?;
     let found = session.client.moves_without(&id, is_removed).await?;
     note_volumes(session, node, &found.view);
-    note_copies(session, node, &session.client.only_copies(&id).await?.view);
+    match session.client.only_copies(&id).await {
+        Ok(only) => note_copies(session, node, &only.view),
+        Err(error) => session.output.note(&format!("what only node {node} has copies of is not known: {error}")),
+    }
     session.output.show_list(&found, "nothing runs on this node", moves)
 }
 
@@ -281,7 +284,7 @@ fn fields(node: &Node) -> Table {
         ("version", node.version.clone()),
         ("supports cluster version", node.cluster_version_max.to_string()),
         ("labels", labels.join(", ")),
-        ("options", started_otherwise(node)),
+        ("options", option_differences(node)),
     ]);
     if let Some(resources) = node.resources.as_object() {
         for (name, value) in resources {
@@ -332,8 +335,8 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         let (name, health, instances) = (&node.hostname, health(node), node.instances);
         let state = format!("{name} {}, narvana {}, {health}, {instances} instances", node.address, node.version);
         table.field(&format!("node {}", node.id), state);
-        if !node.started_otherwise.is_empty() {
-            table.field("  options", started_otherwise(node));
+        if !node.option_differences.is_empty() {
+            table.field("  options", option_differences(node));
         }
         if let Some(loss) = cluster.if_lost.iter().find(|loss| loss.node_id == node.id) {
             table.field("  if it dies", would_be_down(loss));
@@ -342,14 +345,14 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
     table
 }
 
-/// In what a node was started unlike the one that answered.
-fn started_otherwise(node: &Node) -> String {
-    if node.started_otherwise.is_empty() {
+/// The options of a node that are not those of the one that answered.
+fn option_differences(node: &Node) -> String {
+    if node.option_differences.is_empty() {
         return String::new();
     }
-    let each = node.started_otherwise.iter();
-    let each: Vec<String> = each.map(|one| format!("--{} {}, not {}", one.option, one.there, one.here)).collect();
-    format!("{}: start all nodes with the same, the leader's count", each.join("; "))
+    let each = node.option_differences.iter();
+    let each: Vec<String> = each.map(|one| format!("--{} {}, here {}", one.option, one.there, one.here)).collect();
+    format!("{}: start all nodes with the same", each.join("; "))
 }
 
 /// What cannot start until a node is back.

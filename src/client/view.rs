@@ -595,10 +595,10 @@ view! {
         /// Labels.
         labels: BTreeMap<String, String>,
         /// In what it was started unlike the node that answered.
-        started_otherwise: Vec<Difference>,
+        option_differences: Vec<OptionDifference>,
     }
     /// An option of which two nodes have different values.
-    Difference {
+    OptionDifference {
         /// Its name.
         option: String,
         /// That of the node that answered.

@@ -8,7 +8,7 @@ use crate::model::{Build, BuildId, BuildStatus, Lease, Memory, Node, NodeId};
 use crate::state::Command;
 
 use super::plan::{Ids, Plan, Situation};
-use super::schedule::listed;
+use super::schedule::{Want, listed};
 
 /// Leases queued builds, oldest first, and gives up those whose node was restarted or is gone.
 pub(super) fn decide(situation: Situation<'_>, ids: &mut Ids<'_>, plan: &mut Plan) {
@@ -51,12 +51,19 @@ fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
     }
 }
 
-/// What the image may be for: the processors of the nodes whose labels the service asks for. An image is for that of the node that built
-/// it. Empty when there is no such node; then the deployment waits for one whatever it is built on.
+/// What the image may be for: the processors of the nodes that it may run on, since an image is for that of the node that built it. Those that
+/// answer count, or else all. Empty when there is no such node; then the deployment waits for one whatever it is built on.
 fn architectures<'a>(situation: Situation<'a>, build: &Build) -> BTreeSet<&'a str> {
     let Some(deployment) = situation.state.deployment(build.deployment) else { return BTreeSet::new() };
-    let has_all = |node: &&Arc<Node>| deployment.spec.constraints.iter().all(|constraint| node.has_label(constraint));
-    situation.state.nodes().filter(has_all).map(|node| node.arch.as_str()).collect()
+    let home = Want::of(situation.state, deployment).home;
+    let suits = |node: &&Arc<Node>| {
+        let has_all = deployment.spec.constraints.iter().all(|constraint| node.has_label(constraint));
+        has_all && home.is_none_or(|home| home == node.id)
+    };
+    let suitable: Vec<&Arc<Node>> = situation.state.nodes().filter(suits).collect();
+    let answering = suitable.iter().filter(|node| situation.answers(node.id));
+    let found: BTreeSet<&str> = answering.map(|node| node.arch.as_str()).collect();
+    if found.is_empty() { suitable.into_iter().map(|node| node.arch.as_str()).collect() } else { found }
 }
 
 /// How good a node is for a build, the least is the best: builds of the same deployment that it lost, builds that run there, its memory.
@@ -80,7 +87,7 @@ fn builder<'a>(situation: Situation<'a>, build: &Build, running: &BTreeMap<NodeI
             Err(reason) => format!("has no container engine: {reason}"),
             Ok(_) if !wanted.is_empty() && !wanted.contains(node.arch.as_str()) => {
                 let wanted = Vec::from_iter(wanted.iter().copied()).join(" or ");
-                format!("is {}, and the nodes with the labels that the service asks for are {wanted}", node.arch)
+                format!("is {}, and the nodes that the service may run on are {wanted}", node.arch)
             }
             Ok(_) if busy >= limit => format!("runs {busy} of at most {limit} builds"),
             Ok(_) => {
@@ -142,8 +149,7 @@ mod tests {
         let plan = world.round();
         assert_eq!(
             plan.waiting[&deployment],
-            "waits for a builder: node n1 is amd64, and the nodes with the labels that the service asks for are arm64; \
-             node n2 is cordoned"
+            "waits for a builder: node n1 is amd64, and the nodes that the service may run on are arm64; node n2 is cordoned"
         );
         world.uncordon(2);
         world.settle_rounds();

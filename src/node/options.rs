@@ -12,7 +12,7 @@ use crate::config::{NodeConfig, cluster_versions, test_setting};
 use crate::consensus::{self, Consensus};
 use crate::model::{ClusterId, Cpu, Incarnation, Lease, Memory, NodeResources, Secret, format_duration};
 use crate::network::IngressHandle;
-use crate::rpc::{Rule, Rules};
+use crate::rpc::{SharedOption, SharedOptions};
 use crate::state::NodeFacts;
 use crate::{api, build, decide, engine};
 
@@ -122,21 +122,21 @@ pub(super) fn build_options(
 }
 
 /// What this node was started with that decides for the whole cluster.
-pub(super) fn rules(config: &NodeConfig, ClusterId(cluster): ClusterId) -> Rules {
-    let rule = |option, value| Rule { option, value, is_secret: false };
+pub(super) fn shared_options(config: &NodeConfig, ClusterId(cluster): ClusterId) -> SharedOptions {
+    let own = |option, value| SharedOption { option, value, is_secret: false };
     // Tells keys apart and says nothing of them: of another cluster even that is another one.
     let key = config.jwt_secret.as_ref().map(|secret| {
         let digest = Sha256::new().chain_update(cluster.as_bytes()).chain_update(secret.expose()).finalize();
         hex::encode(&digest[..8])
     });
-    Rules::new(vec![
-        rule("worker-max-concurrency", config.builds_max.to_string()),
-        rule("scheduler-max-retries", config.rollout_attempts.to_string()),
-        rule("scheduler-deployment-timeout", format_duration(config.deployment_timeout)),
-        rule("scheduler-health-threshold", format_duration(config.health_threshold)),
-        rule("jwt-expiry", format_duration(config.jwt_expiry)),
-        rule("allow-loopback-sources", config.allow_loopback_sources.to_string()),
-        Rule { option: "jwt-secret", value: key.unwrap_or_else(|| "none".to_owned()), is_secret: true },
+    SharedOptions::new(vec![
+        own("worker-max-concurrency", config.builds_max.to_string()),
+        own("scheduler-max-retries", config.rollout_attempts.to_string()),
+        own("scheduler-deployment-timeout", format_duration(config.deployment_timeout)),
+        own("scheduler-health-threshold", format_duration(config.health_threshold)),
+        own("jwt-expiry", format_duration(config.jwt_expiry)),
+        own("allow-loopback-sources", config.allow_loopback_sources.to_string()),
+        SharedOption { option: "jwt-secret", value: key.unwrap_or_else(|| "none".to_owned()), is_secret: true },
     ])
 }
 

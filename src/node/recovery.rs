@@ -17,6 +17,7 @@ use crate::cluster::{DataDir, Identity};
 use crate::consensus::Peer;
 use crate::model::{ClusterId, NodeId};
 use crate::rpc::{Presence, Probe};
+use crate::space::Space;
 use crate::state::{Beginning, Begun, State, begin_epoch};
 use crate::store::{self, SealKey, Seed, Store, Survey};
 
@@ -87,7 +88,7 @@ impl Recovery {
         let address = kept.or_else(|| survey.members.get(&identity.node).cloned());
         let address = address.context("it is not known where other nodes reach this one")?;
         let ended = removal::told(&dir)?;
-        let artifacts = ArtifactStore::open(dir.path().join(ARTIFACTS)).await?;
+        let artifacts = ArtifactStore::at_rest(Space::of(dir.path().join(ARTIFACTS)));
         let without = artifact::not_here(&artifacts, &survey.state).await;
         let without_copies = without.into_iter().filter_map(|service| survey.state.path_of(service)).collect();
         Ok(Self { dir, identity, survey, begun, address, presence, ended, without_copies })
@@ -133,7 +134,7 @@ impl Recovery {
         }
         for name in &self.without_copies {
             line(format!(
-                "  what was built or uploaded for {name}: this node has no copy; deploy it again, unless it runs here already"
+                "  what was built or uploaded for {name}: this node has no copy; upload it and deploy it again"
             ));
         }
         line("\nWhat happens:".to_owned());

@@ -34,7 +34,8 @@ use super::endpoints::Endpoints;
 use super::founding::SETUP_TOKEN_FILE;
 use super::guard::GuardProcess;
 use super::options::{
-    LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, rules, scope,
+    LOOKING, api_options, build_options, consensus_options, decide_options, engine_options, node_facts, scope,
+    shared_options,
 };
 use super::removal::Membership;
 use super::{
@@ -169,7 +170,7 @@ impl Running {
         let setup_token = tokio::fs::read_to_string(dir.path().join(SETUP_TOKEN_FILE)).await.unwrap_or_default();
         let server = api::Server::bind(
             api::Options {
-                rules: witness.rules().clone(),
+                shared_options: witness.shared_options().clone(),
                 ..api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?
             },
             api::Parts {
@@ -367,7 +368,7 @@ async fn start_consensus(
     let tls = watch::Sender::new(peer_port::first_certificates(&known, identity, dir)?);
     let supervisor = Supervisor::new("consensus", fatal.clone());
     let witness = Witness::new(Hello { run, began: Mark::found(&store.log()) }, memory::read(dir)?);
-    let witness = witness.with_rules(rules(config, identity.cluster));
+    let witness = witness.with_shared_options(shared_options(config, identity.cluster));
     let peers = Peers::new(tls.subscribe(), witness.clone());
     let options = consensus::Options { doors: joining::doors(dir)?, ..consensus_options(config) };
     let consensus = Consensus::start(identity.node, options, store, Arc::new(peers.clone()), supervisor).await?;

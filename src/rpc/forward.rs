@@ -59,13 +59,13 @@ impl Forward for ForwardService {
 
     async fn roll_call(&self, request: Request<v1::RollCallRequest>) -> Result<Response<v1::RollCallReply>, Status> {
         let Member { node, run } = process(&request)?;
-        let v1::RollCallRequest { holds, rules } = request.into_inner();
+        let v1::RollCallRequest { holds, shared_options } = request.into_inner();
         if let Some(holds) = holds {
             self.witness.note(node, run, holds.into(), Instant::now());
         }
-        self.witness.rules().note(node, &rules);
+        self.witness.shared_options().note(node, &shared_options);
         let run = self.witness.own().run.0.as_bytes().to_vec().into();
-        let rules = self.witness.rules().told();
-        Ok(Response::new(v1::RollCallReply { run, rules, ..self.receiver.roll_call(node) }))
+        let shared_options = self.witness.shared_options().told();
+        Ok(Response::new(v1::RollCallReply { run, shared_options, ..self.receiver.roll_call(node) }))
     }
 }

@@ -314,9 +314,10 @@ impl Transport for Peers {
 
     fn greet<'a>(&'a self, peer: &'a Peer, holds: Mark) -> Asked<'a, v1::RollCallReply> {
         async move {
-            let request = v1::RollCallRequest { holds: Some(holds.into()), rules: self.witness.rules().told() };
+            let request =
+                v1::RollCallRequest { holds: Some(holds.into()), shared_options: self.witness.shared_options().told() };
             let reply = self.answer(peer, self.forward(peer)?.roll_call(request).await)?;
-            self.witness.rules().note(peer.node, &reply.rules);
+            self.witness.shared_options().note(peer.node, &reply.shared_options);
             if let (Ok(run), Some(holds)) = (Uuid::from_slice(&reply.run), reply.holds) {
                 self.witness.note(peer.node, Incarnation(run), holds.into(), Instant::now());
             }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Admit, Refusal, Rules};
+use super::{Admit, Refusal, SharedOptions};
 use crate::consensus::Mark;
 use crate::model::{Incarnation, NodeId};
 
@@ -76,7 +76,7 @@ pub struct Witness {
     /// Why others do not hear this process any more.
     refused: watch::Sender<Option<Refusal>>,
     /// What nodes were started with.
-    rules: Rules,
+    shared_options: SharedOptions,
 }
 
 struct Known {
@@ -104,18 +104,18 @@ impl Witness {
             takes_part: Arc::default(),
             members: Arc::default(),
             refused: watch::Sender::new(None),
-            rules: Rules::default(),
+            shared_options: SharedOptions::default(),
         }
     }
 
     /// The same, which also tells what this node was started with.
-    pub fn with_rules(self, rules: Rules) -> Self {
-        Self { rules, ..self }
+    pub fn with_shared_options(self, shared_options: SharedOptions) -> Self {
+        Self { shared_options, ..self }
     }
 
     /// What nodes were started with.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    pub fn shared_options(&self) -> &SharedOptions {
+        &self.shared_options
     }
 
     /// What this process says of itself.

@@ -37,8 +37,8 @@ use crate::store::crash_disk::{Dice, Fate};
 use crate::store::{self, KEY_FILE, SealKey, Store};
 use crate::task::{OnError, Supervisor};
 
-/// The only name of an image there is.
-pub(super) const IMAGE: &str = "registry.test/web:1";
+/// The names of an image there are: of one version, and of the newest.
+pub(super) const IMAGES: [&str; 2] = ["registry.test/web:1", "registry.test/web"];
 /// More machines than any run has.
 const MACHINES_MAX: u8 = 32;
 /// How long calls to an engine take at most.
@@ -114,16 +114,16 @@ impl Machine {
         for other in 0..MACHINES_MAX {
             let digest = Digest::new([other; 32]);
             let image = Image {
-                id: format!("sha256:web-{other}"),
+                id: format!("sha256:{other:064x}"),
                 bytes: 1,
                 exposed_ports: Vec::new(),
                 architecture: None,
                 digest: Some(digest),
             };
             if usize::from(other) == number {
-                engine.add_remote_image(IMAGE, image.clone());
+                IMAGES.iter().for_each(|name| engine.add_remote_image(name, image.clone()));
             }
-            engine.add_remote_image(&image_by_digest(IMAGE, &digest), image);
+            engine.add_remote_image(&image_by_digest(IMAGES[0], &digest), image);
         }
         Self {
             number,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::ledger::Ledger;
-use super::machine::{IMAGE, on};
+use super::machine::{IMAGES, on};
 use super::trace::Trace;
 use crate::consensus::{Consensus, ProposeError};
 use crate::host::Host;
@@ -272,7 +272,7 @@ impl Client {
         let kind = self.dice.roll(4);
         let volume = Volume { name: "data".to_owned(), path: "/data".to_owned(), size: None };
         let spec = ServiceSpec {
-            source: Source::Image { image: IMAGE.to_owned() },
+            source: Source::Image { image: IMAGES[self.dice.roll(IMAGES.len())].to_owned() },
             build: BuildSpec {
                 strategy: BuildStrategy::Dockerfile,
                 build_type: BuildType::Oci,

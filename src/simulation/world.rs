@@ -390,10 +390,10 @@ impl World {
         let engines: Vec<_> = self.machines.iter().map(|machine| Arc::clone(&machine.engine)).collect();
         let ledger = Rc::clone(&self.ledger);
         tokio::task::spawn_local(async move {
+            let mut images: BTreeMap<DeploymentId, String> = BTreeMap::new();
             loop {
                 sleep(LOOK_EVERY).await;
                 let mut places: BTreeMap<String, u32> = BTreeMap::new();
-                let mut images: BTreeMap<DeploymentId, String> = BTreeMap::new();
                 let state = ledger.newest();
                 for container in engines.iter().flat_map(|engine| engine.containers()) {
                     let instance = container.labels.get(INSTANCE_LABEL).and_then(|id| id.parse().ok());

@@ -152,7 +152,7 @@ fn command() -> impl Strategy<Value = Command> {
             deployment: id(9, deployment),
             node: NodeId(1),
             digest: [digest % 2; 32],
-            image_id: "sha256:1".to_owned(),
+            image_id: format!("sha256:{}", "1".repeat(64)),
         }),
         small().prop_map(|deployment| Command::Promote(id(9, deployment))),
         (small(), small()).prop_map(|(instance, deployment)| Command::Sweep {
@@ -493,6 +493,8 @@ fn the_random_commands_get_somewhere() {
 
 #[test]
 fn a_tag_is_pinned_once_by_a_node_that_runs_it() {
+    const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+    const OTHER_ID: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
     let mut state = replay(&begin());
     let mut index = 100;
     let mut run = |command: Command| {
@@ -524,20 +526,20 @@ fn a_tag_is_pinned_once_by_a_node_that_runs_it() {
         }],
     };
     run(deploy(0, 0, Cause::Deploy)).0.expect("deployed");
-    let (refused, _) = run(pin(0, NodeId(1), 1, "sha256:1"));
+    let (refused, _) = run(pin(0, NodeId(1), 1, ID));
     assert!(matches!(refused, Err(Rejection::Conflict(_))), "nobody runs it: {refused:?}");
     run(assign(0)).0.expect("assigned");
-    assert!(run(pin(0, SECOND, 1, "sha256:1")).0.is_err(), "it does not run there");
-    for bad in ["", &"x".repeat(256)] {
+    assert!(run(pin(0, SECOND, 1, ID)).0.is_err(), "it does not run there");
+    for bad in ["", "nginx", "sha256:1"] {
         assert!(matches!(run(pin(0, NodeId(1), 1, bad)).0, Err(Rejection::Invalid(_))));
     }
-    let (done, artifact) = run(pin(0, NodeId(1), 1, "sha256:1"));
+    let (done, artifact) = run(pin(0, NodeId(1), 1, ID));
     assert_eq!(done, Ok(Outcome::Done));
     let artifact = artifact.expect("named");
     assert_eq!(artifact.image, format!("registry.test/web@sha256:{}", "01".repeat(32)));
-    assert_eq!(artifact.image_id.as_deref(), Some("sha256:1"));
-    assert_eq!(run(pin(0, NodeId(1), 1, "sha256:1")), (Ok(Outcome::Done), Some(artifact.clone())), "once more");
-    let (refused, same) = run(pin(0, NodeId(1), 2, "sha256:2"));
+    assert_eq!(artifact.image_id.as_deref(), Some(ID));
+    assert_eq!(run(pin(0, NodeId(1), 1, ID)), (Ok(Outcome::Done), Some(artifact.clone())), "once more");
+    let (refused, same) = run(pin(0, NodeId(1), 2, OTHER_ID));
     assert!(matches!(refused, Err(Rejection::Conflict(_))), "{refused:?}");
     assert_eq!(same, Some(artifact.clone()));
 

@@ -1,124 +1,166 @@
 //! How an instance gets its image: what was built comes from whichever node has it, what is named from its registry.
 //!
-//! A tag can mean another image on the next node, or a day later. So who looks one up first puts its digest on record, and
-//! all instances of that deployment run that one, wherever they start.
+//! A tag can mean another image on the next node, or a day later. So who looks one up first pins its digest, and all instances of that
+//! deployment run that one, wherever they start.
+
+use std::time::Duration;
 
 use super::super::ground::Ground;
 use super::super::image;
 use super::{Halt, Runner, Step};
-use crate::engine::Image;
-use crate::model::{Artifact, BuiltImage, InstanceState, Source, image_by_digest, is_image_by_tag, is_latest_image};
+use crate::engine::{self, Image};
+use crate::model::{
+    Artifact, BuiltImage, Cause, InstanceState, Source, image_by_digest, is_image_by_tag, is_latest_image,
+};
 use crate::state::Command;
+
+/// Longest wait for a newer image than the one that the engine has: a registry that hangs holds nothing up.
+const NEWER_MAX: Duration = Duration::from_secs(60);
 
 impl Runner {
     /// The id of the image on this node, fetched when it is not there.
     pub(super) async fn image(&mut self, ground: &Ground) -> Step<String> {
-        if let Some(id) = ground.image(self.image_here()).await? {
+        let asks = self.asks_for_the_newest(&self.artifact()?);
+        if !asks && let Some(id) = self.interruptible(ground.image(self.image_here())).await? {
             return Ok(id);
         }
         self.status.state = self.status.state.max(InstanceState::Pulling);
         match self.deployment.spec.source.clone() {
-            Source::Image { image } => self.named_image(&image).await,
+            Source::Image { image } => self.named_image(&image, ground).await,
             _ => self.built_image().await,
         }
     }
 
-    /// What is to run, with what was put on record since the instance was assigned.
+    /// What is to run, as it is on record by now.
     fn artifact(&self) -> Step<Artifact> {
         let view = self.parts.consensus.latest();
         let deployment = view.state.deployment(self.deployment.id).unwrap_or(&self.deployment);
         deployment.artifact.clone().ok_or_else(|| Halt::Fail("its deployment has no artifact".to_owned()))
     }
 
-    /// The id of the image, if the engine has what is on record.
-    async fn image_here(&self) -> Step<Option<String>> {
-        let artifact = self.artifact()?;
-        // Only the registry knows what is the newest.
-        if is_latest_image(&artifact.image) {
-            return Ok(None);
-        }
-        // The name says nothing of what was built: only the id is sure to be of this build.
-        let by_name = !self.deployment.spec.source.needs_build() || artifact.image_id.is_none();
-        for reference in artifact.image_id.iter().chain(by_name.then_some(&artifact.image)) {
-            if let Some(image) = self.insist(|| self.engine.image(reference)).await?
-                && self.is_the_one(&artifact, &image).await?
-            {
-                return Ok(Some(image.id));
-            }
-        }
-        Ok(None)
+    /// Whether only the registry knows what is to run: a new deployment of the newest there is, before its first instance has pinned one.
+    fn asks_for_the_newest(&self, artifact: &Artifact) -> bool {
+        let state = &self.parts.consensus.latest().state;
+        is_latest_image(&artifact.image)
+            && self.deployment.cause == Cause::Deploy
+            && state.deployment(self.deployment.id).is_some_and(|deployment| deployment.status.is_rolling_out())
+            && state.permits(&self.pin([0; 32], String::new())).is_ok()
     }
 
-    /// Whether an image is what all instances of the deployment run: the first that a tag leads to becomes that.
+    fn pin(&self, digest: [u8; 32], image_id: String) -> Command {
+        Command::PinImage { deployment: self.deployment.id, node: self.options.node, digest, image_id }
+    }
+
+    /// The id of the image, if the engine has what is to run.
+    async fn image_here(&self) -> Step<Option<String>> {
+        loop {
+            let artifact = self.artifact()?;
+            // The name says nothing of what was built: only the id is sure to be of this build.
+            let by_name = !self.deployment.spec.source.needs_build() || artifact.image_id.is_none();
+            let mut found = None;
+            for reference in artifact.image_id.iter().chain(by_name.then_some(&artifact.image)) {
+                if found.is_none() {
+                    found = self.insist(|| self.engine.image(reference)).await?;
+                }
+            }
+            let Some(image) = found else { return Ok(None) };
+            if self.is_the_one(&artifact, &image).await? {
+                return Ok(Some(image.id));
+            }
+            // Somebody else was first: what they pinned may be here too.
+        }
+    }
+
+    /// Whether an image is what all instances of the deployment run: the first that a tag leads to becomes that. When it is not, the
+    /// artifact on record is by digest.
     async fn is_the_one(&self, artifact: &Artifact, image: &Image) -> Step<bool> {
-        let (true, Some(digest)) = (is_image_by_tag(&artifact.image), image.digest) else { return Ok(true) };
-        let pin = Command::PinImage {
-            deployment: self.deployment.id,
-            node: self.options.node,
-            digest: *digest.as_bytes(),
-            image_id: image.id.clone(),
+        if !is_image_by_tag(&artifact.image) {
+            return Ok(true);
+        }
+        let Some(digest) = image.digest else {
+            tracing::info!(
+                instance = %self.instance.id,
+                image = artifact.image,
+                "the engine knows no digest of this image, so that other nodes look its tag up for themselves"
+            );
+            return Ok(true);
         };
+        let pin = self.pin(*digest.as_bytes(), image.id.clone());
         // Until every node knows the command, each goes by the tag, as they did before there was one.
         if self.parts.consensus.latest().state.permits(&pin).is_err() {
             return Ok(true);
         }
-        let Err(rejection) = self.propose(pin).await? else { return Ok(true) };
-        tracing::debug!(instance = %self.instance.id, %rejection, "another image is on record");
+        let Err(rejection) = Box::pin(self.propose(pin)).await? else { return Ok(true) };
+        tracing::debug!(instance = %self.instance.id, %rejection, "another image is pinned");
+        while Box::pin(self.parts.consensus.linearizable()).await.is_err() {
+            self.pause().await?;
+        }
+        let pinned = self.artifact()?;
+        if is_image_by_tag(&pinned.image) {
+            // It was refused because the instance or its deployment has ended.
+            return Err(Halt::Quit);
+        }
+        let same_id = pinned.image_id.as_ref() == Some(&image.id);
+        Ok(same_id || pinned.image == image_by_digest(&artifact.image, &digest))
+    }
+
+    /// The id of an image that somebody else keeps, pulled. Of those that start together one does that at a time, and mostly the others
+    /// find it there.
+    async fn named_image(&mut self, name: &str, ground: &Ground) -> Step<String> {
+        self.report().await?;
+        let mut asked = self.interruptible(async { Ok(ground.turn().await) }).await?;
         loop {
-            match self.parts.consensus.linearizable().await {
-                // It was refused because the instance or its deployment has ended.
-                Ok(_) if is_image_by_tag(&self.artifact()?.image) => return Err(Halt::Quit),
-                Ok(_) => return Ok(self.artifact()?.image == image_by_digest(&artifact.image, &digest)),
-                Err(_) => self.pause().await?,
+            let artifact = self.artifact()?;
+            let newest = !*asked && self.asks_for_the_newest(&artifact);
+            if !newest && let Some(id) = self.interruptible(self.image_here()).await? {
+                return Ok(id);
+            }
+            let image = if newest { self.newest(&artifact.image).await? } else { self.pulled(&artifact, name).await? };
+            *asked = true;
+            if self.interruptible(self.is_the_one(&artifact, &image)).await? {
+                return Ok(image.id);
             }
         }
     }
 
-    /// The id of an image that somebody else keeps, pulled.
-    async fn named_image(&mut self, name: &str) -> Step<String> {
-        self.report().await?;
-        loop {
-            let artifact = self.artifact()?;
-            let image = self.pulled(&artifact, name).await?;
-            if self.is_the_one(&artifact, &image).await? {
-                return Ok(image.id);
-            }
-            if let Some(id) = self.image_here().await? {
-                return Ok(id);
-            }
-        }
+    /// What the registry has as the newest; what the engine has when it does not say soon.
+    async fn newest(&self, name: &str) -> Step<Image> {
+        let Some(here) = self.insist(|| self.engine.image(name)).await? else {
+            return self.pull(name).await?.map_err(|error| Halt::Fail(error.to_string()));
+        };
+        let why_not = match tokio::time::timeout(NEWER_MAX, self.pull(name)).await {
+            Ok(pulled) => match pulled? {
+                Ok(image) => return Ok(image),
+                Err(error) => error.to_string(),
+            },
+            Err(_) => format!("no answer within {} s", NEWER_MAX.as_secs()),
+        };
+        let line =
+            format!("Started with the image that this node has, since its registry gave no newer one: {why_not}");
+        image::say(&self.parts.logs, self.instance.id, line).await;
+        Ok(here)
     }
 
     async fn pulled(&self, artifact: &Artifact, name: &str) -> Step<Image> {
         let refused = match self.pull(&artifact.image).await? {
             Ok(image) => return Ok(image),
-            Err(error) => error,
+            Err(error) => error.to_string(),
         };
-        if is_latest_image(&artifact.image)
-            && let Some(image) = self.insist(|| self.engine.image(&artifact.image)).await?
-        {
-            tracing::warn!(instance = %self.instance.id, error = %refused, "the registry is not asked for a newer image");
-            return Ok(image);
-        }
-        // What an engine built and pushed has another digest there than in the registry, and the same id.
-        if let Some(id) = &artifact.image_id
-            && let Ok(image) = self.pull(name).await?
-            && image.id == *id
-        {
-            return Ok(image);
-        }
-        let what_now = match artifact.image == *name {
-            true => String::new(),
-            false => format!(
-                "; version {} runs what {name} was when it started: deploy the service again to run what it is now",
+        let Some(id) = &artifact.image_id else { return Err(Halt::Fail(refused)) };
+        match self.pull(name).await? {
+            // What an engine built and pushed has another digest there than in the registry, and the same id.
+            Ok(image) if image.id == *id => Ok(image),
+            Ok(_) => Err(Halt::Fail(format!(
+                "{refused}; version {} runs what {name} was when it started, and that is another image now: deploy the service again \
+                 to run it",
                 self.deployment.version
-            ),
-        };
-        Err(Halt::Fail(format!("{refused}{what_now}")))
+            ))),
+            Err(_) => Err(Halt::Fail(refused)),
+        }
     }
 
     /// Pulls an image. That can take minutes and leaves nothing behind that would have to be known, so it may be interrupted.
-    async fn pull(&self, image: &str) -> Step<Result<Image, crate::engine::Error>> {
+    async fn pull(&self, image: &str) -> Step<Result<Image, engine::Error>> {
         self.interruptible(self.attempt(|| image::pull(&self.engine, image))).await
     }
 

@@ -54,21 +54,25 @@ impl ApiEngine {
         let failed = |reason: String| Error::PullFailed { image: reference.to_owned(), reason };
         let options = CreateImageOptionsBuilder::default().from_image(&whole).build();
         let fetch = self.follow_pull(reference, options, None, progress);
-        match tokio::time::timeout(PULL_TIME, fetch).await {
+        let told = match tokio::time::timeout(PULL_TIME, fetch).await {
             Ok(fetched) => fetched?,
             Err(_) => return Err(failed(format!("not done within {} minutes", PULL_TIME.as_secs() / 60))),
-        }
-        self.find_image(&whole).await?.ok_or_else(|| failed("the engine says it is done, and has no such image".into()))
+        };
+        let found = self.find_image(&whole).await?;
+        let found = found.ok_or_else(|| failed("the engine says it is done, and has no such image".into()))?;
+        Ok(Image { digest: told.or(found.digest), ..found })
     }
 
-    /// A pull through the API that both engines have, to its end.
+    /// A pull through the API that both engines have, to its end. Docker says which digest it was told to pull by, of which an image may have
+    /// several.
     pub(super) async fn follow_pull(
         &self,
         reference: &str,
         options: CreateImageOptions,
         credentials: Option<DockerCredentials>,
         progress: mpsc::Sender<String>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Digest>, Error> {
+        let mut digest = None;
         let call = self.call(format!("pull image {reference}"));
         let failed = |reason: String| Error::PullFailed { image: reference.to_owned(), reason };
         let mut steps = Box::pin(self.streaming.create_image(Some(options), None, credentials));
@@ -82,12 +86,15 @@ impl ApiEngine {
                 return Err(failed(words));
             }
             // Docker repeats a step with its progress many times a second; only its words are told, once each.
+            if let Some(told) = step.status.as_ref().and_then(|status| status.strip_prefix("Digest: ")) {
+                digest = Digest::from_algorithm_and_hex(told).ok();
+            }
             if let (Some(status), None) = (step.status, step.progress_detail.and_then(|detail| detail.current)) {
                 let line = step.id.map_or_else(|| status.clone(), |id| format!("{id}: {status}"));
                 let _nobody_listens = progress.send(line).await;
             }
         }
-        Ok(())
+        Ok(digest)
     }
 
     pub(super) async fn delete_image(&self, reference: &str) -> Result<(), Error> {

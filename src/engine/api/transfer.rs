@@ -93,7 +93,7 @@ impl ApiEngine {
                 Kind::Podman => self.pull_with_podman(reference, login, progress).await,
                 Kind::Docker | Kind::Fake => {
                     let options = CreateImageOptionsBuilder::default().from_image(reference).build();
-                    self.follow_pull(reference, options, Some(credentials(login, reference)), progress).await
+                    self.follow_pull(reference, options, Some(credentials(login, reference)), progress).await.map(drop)
                 }
             }
         };

@@ -8,9 +8,6 @@ use crate::state::{Key, NewDeployment, Outcome, Rejection};
 
 use super::{Answer, Draft, not_found};
 
-/// Longest id that an engine may give an image: theirs have 71.
-const IMAGE_ID_BYTES_MAX: usize = 255;
-
 impl Draft {
     fn deployment(&self, id: DeploymentId) -> Result<Deployment, Rejection> {
         self.state
@@ -189,11 +186,9 @@ impl Draft {
         if !self.state.instances_of(id).any(|instance| runs_here(instance)) {
             return Err(Rejection::Conflict(format!("node {node} has no instance of deployment {id}")));
         }
-        if image_id.is_empty() || image_id.len() > IMAGE_ID_BYTES_MAX {
-            return Err(Rejection::Invalid(Invalid::field(
-                "image_id",
-                format!("must have 1 to {IMAGE_ID_BYTES_MAX} characters"),
-            )));
+        // It is looked up as a reference, and must not be one to something else.
+        if Digest::from_algorithm_and_hex(image_id).is_err() {
+            return Err(Rejection::Invalid(Invalid::field("image_id", "must be sha256: and 64 hex digits")));
         }
         let (Source::Image { image: by_tag }, Some(artifact)) = (&deployment.spec.source, &mut deployment.artifact)
         else {

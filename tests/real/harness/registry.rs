@@ -101,12 +101,32 @@ impl Registry {
         digest.unwrap_or_else(|| panic!("a digest: {head:?}")).trim().to_owned()
     }
 
-    /// Removes what has this digest, as registries do with what no tag leads to any more.
-    pub(crate) fn forget(&self, image: &str, digest: &str) {
-        let (name, _) = image.rsplit_once(':').expect("a tag");
-        let hex = digest.strip_prefix("sha256:").expect("a digest");
-        let revisions = self.folder.path().join("storage/docker/registry/v2/repositories").join(name);
-        std::fs::remove_dir_all(revisions.join("_manifests/revisions/sha256").join(hex)).expect("a folder of ours");
+    /// Makes the tag lead to a list of images for several processors, of which that tag's image is one. Returns the list's digest.
+    pub(crate) fn list(&self, image: &str) -> String {
+        let (name, tag) = image.rsplit_once(':').expect("a tag");
+        let url = format!("http://{}/v2/{name}/manifests/{tag}", self.host);
+        let kinds =
+            ["application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json"];
+        let accept = format!("Accept: {}", kinds.join(", "));
+        let text = curl(&["-H", &accept, &url]).body;
+        let manifest: serde_json::Value = serde_json::from_str(&text).expect("a manifest");
+        let part = |architecture: &str, digest: String| {
+            let platform = serde_json::json!({"architecture": architecture, "os": "linux"});
+            serde_json::json!({"mediaType": manifest["mediaType"], "digest": digest, "size": text.len(), "platform": platform})
+        };
+        let other = if cfg!(target_arch = "x86_64") { "arm64" } else { "amd64" };
+        let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+        // The registry wants to have what a list names; that the other one is the same does not matter here.
+        let digest = self.digest(image);
+        let list = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+            "manifests": [part(other, digest.clone()), part(own, digest)],
+        });
+        let kind = "Content-Type: application/vnd.docker.distribution.manifest.list.v2+json";
+        let put = curl(&["--include", "-X", "PUT", "-H", kind, "--data-binary", &list.to_string(), &url]);
+        let digest = put.body.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
+        digest.unwrap_or_else(|| panic!("a digest: {put:?}")).trim().to_owned()
     }
 
     /// Gives out something else under this digest of a manifest from now on, which is still a good manifest.

@@ -146,7 +146,6 @@ async fn a_tag_that_moves_moves_no_deployment() {
     let last_digest = registry.fill(&docker, &latest, "four").await;
     second.deploy("shop", "web");
     expect_page(&second, "four").await;
-    registry.forget(&latest, &last_digest);
     let host = registry.host().to_owned();
     drop(registry);
     let deployed = second.deploy("shop", "web");
@@ -172,6 +171,7 @@ async fn what_an_engine_built_and_pushed_is_pulled_by_the_others() {
     let tagged = format!("shop/web-{}:1", podman.name("pushed"));
     let image = format!("{}/{tagged}", registry.host());
     registry.publish(&podman, &tagged, "pushed").await;
+    let pushed = podman.engine().image(&image).await.expect("an answer").expect("it is there").id;
     let first = Node::registered(podman.address());
     let second = first.joined_on("second", docker.address());
     assert!(first.cli(&["node", "cordon", "second"]).status.success());
@@ -196,8 +196,41 @@ async fn what_an_engine_built_and_pushed_is_pulled_by_the_others() {
         Some(failed["reason"].as_str().expect("a reason").to_owned())
     })
     .await;
-    let words = format!("version 1 runs what {image} was when it started: deploy the service again");
+    let words = format!("version 1 runs what {image} was when it started, and that is another image now: deploy");
     assert!(reason.contains("cannot pull image") && reason.contains(&words), "{reason}");
     drop((first, second));
-    podman.engine().remove_image(&image).await.expect("removed");
+    for image in [&image, &pushed] {
+        podman.engine().remove_image(image).await.expect("removed");
+    }
+}
+
+/// Of an image for several processors the digest is that of the list, so that each node gets its own.
+async fn a_list_is_known_by_its_own_digest(kind: EngineKind) {
+    let registry = Registry::start();
+    let harness = Harness::with_registry(kind, &registry).await;
+    let tagged = format!("shop/web-{}:1", harness.name("list"));
+    let single = registry.fill(&harness, &tagged, "of a list").await;
+    let list = registry.list(&tagged);
+    assert_ne!(list, single);
+    let image = format!("{}/{tagged}", registry.host());
+    let by_digest = format!("{}@{list}", image.rsplit_once(':').expect("a tag").0);
+    let engine = harness.engine();
+    let pulled = engine.pull(&image, tokio::sync::mpsc::channel(64).0).await.expect("pulled");
+    let digest = |image: narvana::engine::Image| image.digest.map(|digest| digest.with_algorithm());
+    assert_eq!(digest(pulled.clone()).as_ref(), Some(&list));
+    let found = engine.image(&image).await.expect("an answer").expect("it is there");
+    assert_eq!((found.id.clone(), digest(found)), (pulled.id.clone(), Some(list)));
+    let found = engine.image(&by_digest).await.expect("an answer").expect("it is known by it");
+    assert_eq!(found.id, pulled.id);
+    engine.remove_image(&image).await.expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_known_by_its_own_digest_on_podman() {
+    a_list_is_known_by_its_own_digest(EngineKind::Podman).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_known_by_its_own_digest_on_docker() {
+    a_list_is_known_by_its_own_digest(EngineKind::Docker).await;
 }
