@@ -169,6 +169,12 @@ impl std::str::FromStr for IngressPort {
     }
 }
 
+/// Whether something names an engine, or where one listens.
+fn is_engine(text: &str) -> bool {
+    matches!(text, "podman" | "docker")
+        || ["/", "unix://", "tcp://", "http://", "https://"].iter().any(|beginning| text.starts_with(beginning))
+}
+
 fn duration_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     text.map(|text| parse_duration(&text).map_err(serde::de::Error::custom)).transpose()
@@ -290,6 +296,17 @@ impl NodeSettings {
             });
         }
         let builds_max = self.worker_max_concurrency.or(file.worker_max_concurrency).unwrap_or(2);
+        if builds_max == 0 {
+            let reason = "must be at least 1: a cluster that builds nothing is one without builders".to_owned();
+            return Err(Error::Value { flag: "worker-max-concurrency", reason });
+        }
+        let engine = self.engine.or(file.engine);
+        if let Some(engine) = engine.as_deref().filter(|engine| !is_engine(engine)) {
+            let reason = format!(
+                "must be podman, docker, or the address of a socket (unix://…, tcp://…, a path), got {engine:?}"
+            );
+            return Err(Error::Value { flag: "engine", reason });
+        }
         let health_threshold = self.scheduler_health_threshold.or(file.scheduler_health_threshold);
         let health_threshold = health_threshold.unwrap_or(Duration::from_secs(6));
         if health_threshold < HEALTH_THRESHOLD_MIN {
@@ -307,7 +324,7 @@ impl NodeSettings {
             grpc_port: self.grpc_port.or(file.grpc_port).unwrap_or(9090),
             ingress_host: self.ingress_host.or(file.ingress_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             ingress_http_port: self.ingress_http_port.or(file.ingress_http_port).unwrap_or(IngressPort::Fixed(80)),
-            engine: self.engine.or(file.engine),
+            engine,
             podman_socket: self.podman_socket.or(file.podman_socket),
             docker_host: self.docker_host.or(file.docker_host),
             runtime_dir: self.runtime_dir.or(file.runtime_dir),
@@ -317,7 +334,7 @@ impl NodeSettings {
             jwt_secret: jwt_secret.map(Secret::new),
             jwt_expiry: self.jwt_expiry.or(file.jwt_expiry).unwrap_or(Duration::from_secs(24 * 3_600)),
             build_dir: self.worker_workdir.or(file.worker_workdir).unwrap_or_else(|| data_dir.join("build")),
-            builds_max: builds_max.max(1),
+            builds_max,
             build_timeout: self.build_timeout.or(file.build_timeout).unwrap_or(Duration::from_secs(30 * 60)),
             build_cpu: self.build_cpu.or(file.build_cpu),
             build_memory: self.build_memory.or(file.build_memory),

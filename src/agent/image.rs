@@ -46,15 +46,6 @@ pub(super) async fn pull(engine: &Arc<dyn Engine>, image: &str) -> Result<Image,
     unheard(async |progress| engine.pull(image, progress).await).await
 }
 
-/// Puts a line of the node's own into an instance's log.
-pub(super) async fn say(logs: &LogStore, instance: InstanceId, line: String) {
-    let (said, lines) = mpsc::channel(1);
-    // It is taken by whoever writes.
-    let _ = said.try_send(line);
-    drop(said);
-    write(logs, instance, lines).await;
-}
-
 /// Work that says how far it is, to nobody.
 async fn unheard<T>(work: impl AsyncFnOnce(mpsc::Sender<String>) -> T) -> T {
     let (progress, mut said) = mpsc::channel(LINES_BOUND);

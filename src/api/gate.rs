@@ -172,7 +172,11 @@ impl Gate {
 
     /// What this node knows of the others besides the state.
     pub(super) fn sight(&self) -> Sight {
-        Sight { status: self.status(), shared_options: self.0.options.shared_options.clone() }
+        Sight {
+            status: self.status(),
+            shared_options: self.0.options.shared_options.clone(),
+            missing: self.quorum().missing,
+        }
     }
 
     /// This node.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::Caller;
-use crate::consensus::Status;
+use crate::consensus::{MissingVoter, Status};
 use crate::model::{Admission, Incarnation, Node, NodeId, NodeResources, NodeRole};
 use crate::rpc::{OptionDifference, SharedOptions};
 
@@ -96,6 +96,8 @@ impl From<OptionDifference> for OptionDifferenceView {
 pub(super) struct Sight {
     pub(super) status: Status,
     pub(super) shared_options: SharedOptions,
+    /// Voters that do not answer it.
+    pub(super) missing: Vec<MissingVoter>,
 }
 
 /// A member, whether it has come up or not.
@@ -148,7 +150,9 @@ fn silent(admission: &Admission, caller: &Caller, sight: &Sight) -> NodeView {
 pub(super) fn view(node: &Node, caller: &Caller, sight: &Sight) -> NodeView {
     let voter = sight.status.voters.contains(&node.id);
     let load = caller.load_of(node.id);
-    let silent_since = caller.absent_since(node.id);
+    // Who is away is on record only while somebody leads.
+    let missing = sight.missing.iter().find(|voter| voter.node == node.id).map(|voter| voter.since);
+    let silent_since = caller.absent_since(node.id).or(missing);
     let silent = silent_since.map(|since| format!("does not answer since {since}"));
     let unhealthy_reason = silent.or_else(|| node.engine.as_ref().err().cloned());
     NodeView {

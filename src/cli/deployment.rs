@@ -79,6 +79,7 @@ pub(super) fn fields(deployment: &Deployment) -> Table {
         ("reason", deployment.reason.clone()),
         ("url", deployment.url.clone()),
         ("build", deployment.build_id.to_string()),
+        ("image", deployment.artifact.clone()),
         ("created", time(deployment.created_at)),
         ("ended", time(deployment.finished_at)),
     ]);

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::nodes::id_of;
 use super::outcome::{Exit, failure};
-use super::output::Table;
+use super::output::{Table, time};
 use super::session::Session;
 use super::wait::WaitArgs;
 use crate::client::view::{Departure, Drain};
@@ -92,6 +92,17 @@ pub(super) async fn run(session: &Session, args: DrainArgs) -> anyhow::Result<()
             args.node
         );
         return Err(failure(Exit::Failed, message));
+    }
+    // What is on record of a node that does not answer is what the others expect of it.
+    let seen = session.client.node(&id).await?.view;
+    if !time(seen.silent_since).is_empty() {
+        let message = format!(
+            "nothing is to run on node {} any more, but it does not answer since {}, and what it ran may run still\n  next: see to its \
+             machine before it is switched off for good; when it answers it ends what is not its own",
+            args.node,
+            time(seen.silent_since)
+        );
+        return Err(failure(Exit::StillRunning, message));
     }
     session
         .output

@@ -351,8 +351,8 @@ fn option_differences(node: &Node) -> String {
         return String::new();
     }
     let each = node.option_differences.iter();
-    let each: Vec<String> = each.map(|one| format!("--{} {}, here {}", one.option, one.there, one.here)).collect();
-    format!("{}: start all nodes with the same", each.join("; "))
+    let each = each.map(|one| format!("--{} {}, and {} on the node that answers", one.option, one.there, one.here));
+    format!("{}: start all nodes with the same", each.collect::<Vec<_>>().join("; "))
 }
 
 /// What cannot start until a node is back.

@@ -200,6 +200,8 @@ view! {
         reason: String,
         /// Last lines of what made it fail.
         log_tail: Vec<String>,
+        /// The image that it runs.
+        artifact: String,
         /// Its build.
         build_id: Id,
         /// Where it is reached.

@@ -116,6 +116,9 @@ fn describe_deployment(
     match (deployment.status, waiting.or(deployment.reason.as_ref())) {
         (status, Some(reason)) if status.is_terminal() => explanation.say(format!("{what} is {status}: {reason}")),
         (status, Some(reason)) => explanation.say(format!("{what} is {status}; {reason}")),
+        (DeploymentStatus::Running, None) if is_scaled_to_nothing(situation, deployment) => {
+            explanation.say(format!("{what} is the one that serves, and its service is scaled to 0"));
+        }
         (DeploymentStatus::Running, None) if works(situation, deployment) => {
             explanation.say(format!("{what} is running and serves"));
         }
@@ -141,10 +144,14 @@ fn describe_deployment(
 }
 
 /// Whether any instance of a deployment runs, or none has to.
+fn is_scaled_to_nothing(situation: Situation<'_>, deployment: &Deployment) -> bool {
+    situation.state.service(deployment.service).is_some_and(|service| service.spec.replicas == 0)
+}
+
+/// Whether anything of it runs on a node that answers.
 fn works(situation: Situation<'_>, deployment: &Deployment) -> bool {
-    let wanted = situation.state.service(deployment.service).is_none_or(|service| service.spec.replicas > 0);
     let mut instances = situation.state.instances_of(deployment.id);
-    !wanted || instances.any(|instance| instance.status.state == InstanceState::Running)
+    instances.any(|it| it.status.state == InstanceState::Running && situation.answers(it.placement.node))
 }
 
 fn describe_build(situation: Situation<'_>, build: &Build, explanation: &mut Explanation) {
@@ -188,10 +195,12 @@ fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation:
         explanation.say(format!("  its node says: {reason}"));
     }
     if let Some(absence) = situation.state.absence(instance.placement.node).filter(|_| !status.state.is_terminal()) {
-        explanation.say(format!(
-            "  node {node} does not answer since {}; another one takes its place once it must have ended there",
-            absence.since
-        ));
+        let volumes = situation.state.deployment(instance.deployment).is_some_and(|it| !it.spec.volumes.is_empty());
+        let then = match volumes {
+            true => "its volumes are there, so it waits for that node",
+            false => "another one takes its place once it must have ended there",
+        };
+        explanation.say(format!("  node {node} does not answer since {}; {then}", absence.since));
     }
     if !instance.placement.reasons.is_empty() {
         explanation.say(format!("  it is there because {}", instance.placement.reasons.join("; ")));

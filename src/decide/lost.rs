@@ -117,7 +117,7 @@ mod tests {
         world.settle_rounds();
         assert_eq!(world.live_instances(deployment)[0].id, first.id, "its node may still run it");
         let lines = explain_instance(world.situation(), first.id).expect("exists").lines.join("\n");
-        assert!(lines.contains("once it must have ended there"), "{lines}");
+        assert!(lines.contains("its volumes are there, so it waits for that node"), "{lines}");
         world.fenced.insert(NodeId(1));
         world.settle_rounds();
         assert_eq!(world.live_instances(deployment), []);

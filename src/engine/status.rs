@@ -17,6 +17,17 @@ pub enum Kind {
     Fake,
 }
 
+impl Kind {
+    /// Its program on the command line.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+            Self::Fake => "fake",
+        }
+    }
+}
+
 /// An engine in a few words; displays as `podman 4.3.1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -42,12 +53,7 @@ pub(super) fn is_socket(address: &str) -> bool {
 
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Podman => "podman",
-            Kind::Docker => "docker",
-            Kind::Fake => "fake",
-        };
-        write!(f, "{kind} {}", self.version)
+        write!(f, "{} {}", self.kind.program(), self.version)
     }
 }
 

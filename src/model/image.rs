@@ -66,10 +66,14 @@ pub fn image_by_digest(image: &str, digest: &Digest) -> String {
     format!("{}@{}", image_name(image), digest.with_algorithm())
 }
 
-/// Whether a reference names an image by a tag, which may mean another image tomorrow, in a registry. What is on `localhost` is in
-/// none: each engine has its own.
+/// Whether a reference names what is in no registry: of what is on `localhost` each engine has its own.
+pub fn is_local_image(image: &str) -> bool {
+    image.starts_with("localhost/")
+}
+
+/// Whether a reference names an image of a registry by a tag, which may mean another image tomorrow.
 pub fn is_image_by_tag(image: &str) -> bool {
-    !image.contains('@') && !image.starts_with("localhost/")
+    !image.contains('@') && !is_local_image(image)
 }
 
 /// Whether a reference asks for the newest image there is, whatever an engine has already.

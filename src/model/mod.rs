@@ -54,7 +54,7 @@ pub use id::{
     AppId, BuildId, ClusterId, DeploymentId, Incarnation, InstanceId, JoinTokenId, NodeId, OrgId, RequestId, ServiceId,
     SessionId, SourceId, UserId,
 };
-pub use image::{check_image, image_by_digest, image_name, is_image_by_tag, is_latest_image};
+pub use image::{check_image, image_by_digest, image_name, is_image_by_tag, is_latest_image, is_local_image};
 pub use instance::{Exit, Health, Instance, InstanceState, InstanceStatus, Placement, PortBinding, Relocation};
 pub use invalid::{Invalid, Problem, quoted};
 pub use name::{

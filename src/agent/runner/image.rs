@@ -3,19 +3,15 @@
 //! A tag can mean another image on the next node, or a day later. So who looks one up first pins its digest, and all instances of that
 //! deployment run that one, wherever they start.
 
-use std::time::Duration;
-
 use super::super::ground::Ground;
 use super::super::image;
 use super::{Halt, Runner, Step};
 use crate::engine::{self, Image};
 use crate::model::{
     Artifact, BuiltImage, Cause, InstanceState, Source, image_by_digest, is_image_by_tag, is_latest_image,
+    is_local_image,
 };
 use crate::state::Command;
-
-/// Longest wait for a newer image than the one that the engine has: a registry that hangs holds nothing up.
-const NEWER_MAX: Duration = Duration::from_secs(60);
 
 impl Runner {
     /// The id of the image on this node, fetched when it is not there.
@@ -123,25 +119,25 @@ impl Runner {
         }
     }
 
-    /// What the registry has as the newest; what the engine has when it does not say soon.
+    /// What the registry has as the newest. What the engine has is not run in its place: it would be pinned for all.
     async fn newest(&self, name: &str) -> Step<Image> {
-        let Some(here) = self.insist(|| self.engine.image(name)).await? else {
-            return self.pull(name).await?.map_err(|error| Halt::Fail(error.to_string()));
-        };
-        let why_not = match tokio::time::timeout(NEWER_MAX, self.pull(name)).await {
-            Ok(pulled) => match pulled? {
-                Ok(image) => return Ok(image),
-                Err(error) => error.to_string(),
-            },
-            Err(_) => format!("no answer within {} s", NEWER_MAX.as_secs()),
-        };
-        let line =
-            format!("Started with the image that this node has, since its registry gave no newer one: {why_not}");
-        image::say(&self.parts.logs, self.instance.id, line).await;
-        Ok(here)
+        self.pull(name).await?.map_err(|error| {
+            Halt::Fail(format!(
+                "{error}; only its registry says what the newest is: to run what this node has, name it by another tag than \
+                 latest, or by its digest"
+            ))
+        })
     }
 
     async fn pulled(&self, artifact: &Artifact, name: &str) -> Step<Image> {
+        // What listens there is no registry, but this machine's own web server.
+        if is_local_image(name) {
+            let engine = self.engine.describe();
+            return Err(Halt::Fail(format!(
+                "{engine} on this node has no image {name}, and no registry has what is on localhost: load it there ({} load)",
+                engine.kind.program()
+            )));
+        }
         let refused = match self.pull(&artifact.image).await? {
             Ok(image) => return Ok(image),
             Err(error) => error.to_string(),

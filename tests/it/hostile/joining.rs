@@ -102,8 +102,9 @@ fn fine() -> Vec<u8> {
 
 /// Found where it is typed: nothing is sent, nothing is made.
 fn wrong_character(live: &Live) {
-    let text = token(live).to_string();
-    let wrong = text.replace(&text[20..21], if &text[20..21] == "A" { "B" } else { "A" });
+    let mut wrong = token(live).to_string();
+    let other = if &wrong[20..21] == "A" { "B" } else { "A" };
+    wrong.replace_range(20..21, other);
     let file = live.folder.path().join("wrong-token");
     std::fs::write(&file, wrong).expect("writes");
     let data = live.folder.path().join("unused");

@@ -60,6 +60,8 @@ async fn an_image_is_pulled(kind: EngineKind) {
     assert!(failed.contains(&format!("cannot pull image {falsified}")) && failed.contains("digest"), "{failed}");
     expect_page(&node, "from a digest").await;
 
+    let local = deploy(&node, "localhost/narvana-test/nobody-loaded-it:1", "failed")["reason"].to_string();
+    assert!(local.contains("no registry has what is on localhost: load it there"), "{local}");
     let missing = format!("{}/{}", registry.host(), tagged.replace(":1", ":2"));
     let failed = deploy(&node, &missing, "failed")["reason"].to_string();
     assert!(failed.contains(&format!("cannot pull image {missing}")) && failed.contains("unknown"), "{failed}");
@@ -138,7 +140,7 @@ async fn a_tag_that_moves_moves_no_deployment() {
     expect_page(&second, "one").await;
     registry.resume();
 
-    // The newest is what the registry has, not what the engine has; that is better than nothing.
+    // The newest is what the registry has, not what the engine has.
     let latest = format!("{name}:latest");
     registry.fill(&docker, &latest, "three").await;
     deploy(&second, &format!("{}/{latest}", registry.host()), "running");
@@ -146,10 +148,12 @@ async fn a_tag_that_moves_moves_no_deployment() {
     let last_digest = registry.fill(&docker, &latest, "four").await;
     second.deploy("shop", "web");
     expect_page(&second, "four").await;
+    // And nothing else: whoever does not reach the registry does not decide for all.
     let host = registry.host().to_owned();
     drop(registry);
-    let deployed = second.deploy("shop", "web");
-    assert_eq!(deployed["artifact"], format!("{host}/{name}@{last_digest}"), "{deployed:#}");
+    let failed = second.post(DEPLOY, &json!({})).expect(202);
+    let failed = second.wait_deployment(failed["id"].as_str().expect("an id"), &["failed"])["reason"].to_string();
+    assert!(failed.contains("only its registry says what the newest is"), "{failed}");
     expect_page(&second, "four").await;
 
     drop((first, second));

@@ -201,7 +201,10 @@ async fn nodes_that_were_option_differences_are_named() {
     until("the other one says it", || async { second.log().contains(words).then_some(()) }).await;
     assert!(!first.log().contains(secret) && !second.log().contains(secret));
     let shown = String::from_utf8_lossy(&first.cli(&["status"]).stdout).into_owned();
-    assert!(shown.contains("--worker-max-concurrency 7, here 2; --jwt-secret another, here one"), "{shown}");
+    assert!(
+        shown.contains("--worker-max-concurrency 7, and 2 on the node that answers; --jwt-secret another"),
+        "{shown}"
+    );
     second.stop();
     second.env.clear();
     second.run();
