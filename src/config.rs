@@ -111,6 +111,9 @@ pub struct NodeSettings {
     #[arg(long, env = "BUILD_MEMORY")]
     #[serde(deserialize_with = "parsed_text")]
     pub build_memory: Option<Memory>,
+    /// Caches that Nix fetches from, separated by spaces; none when empty [default: as Nix is configured]
+    #[arg(long, env = "NARVANA_NIX_SUBSTITUTERS", value_name = "URLS")]
+    pub nix_substituters: Option<String>,
     /// How long a deployment may wait for room or for its dependencies [default: 30m]
     #[arg(long, env = "SCHEDULER_DEPLOYMENT_TIMEOUT", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration_text")]
@@ -234,6 +237,8 @@ pub struct NodeConfig {
     pub build_cpu: Option<Cpu>,
     /// Memory of one build; decided from the machine when absent.
     pub build_memory: Option<Memory>,
+    /// Caches that Nix fetches from; those of its own configuration when absent.
+    pub nix_substituters: Option<String>,
     /// Longest wait of a deployment.
     pub deployment_timeout: Duration,
     /// Failed starts of one replica that fail a deployment.
@@ -338,6 +343,7 @@ impl NodeSettings {
             build_timeout: self.build_timeout.or(file.build_timeout).unwrap_or(Duration::from_secs(30 * 60)),
             build_cpu: self.build_cpu.or(file.build_cpu),
             build_memory: self.build_memory.or(file.build_memory),
+            nix_substituters: self.nix_substituters.or(file.nix_substituters),
             deployment_timeout: self
                 .scheduler_deployment_timeout
                 .or(file.scheduler_deployment_timeout)

@@ -18,7 +18,7 @@ use super::source_host::check_host;
 /// Kinds of source that this version takes.
 pub(super) const AVAILABLE_SOURCES: [&str; 3] = ["git", "upload", "image"];
 /// Strategies that this version builds with.
-pub(super) const AVAILABLE_STRATEGIES: [BuildStrategy; 1] = [BuildStrategy::Dockerfile];
+pub(super) const AVAILABLE_STRATEGIES: [BuildStrategy; 2] = [BuildStrategy::Dockerfile, BuildStrategy::Flake];
 /// Where a service listens that says nothing of it.
 const DEFAULT_PORT: Port = Port { container_port: 8080, protocol: Protocol::Tcp };
 
@@ -40,7 +40,7 @@ pub(super) struct ServiceRequest {
     /// Such as `docker.io/library/nginx:1.27`.
     image: Option<String>,
     database: Option<DatabaseBody>,
-    /// `dockerfile`, which is also the default for git and upload.
+    /// `dockerfile`, which is also the default for git and upload, or `flake`.
     build_strategy: Option<String>,
     /// `oci`.
     build_type: Option<String>,

@@ -11,10 +11,13 @@
 pub mod archive;
 mod builder;
 mod detect;
+mod dockerfile;
 pub mod git;
 pub mod ignore;
 mod job;
 mod log;
+mod nix;
+mod process;
 mod publish;
 mod source;
 pub mod tree;
@@ -35,6 +38,7 @@ use crate::task::Supervisor;
 
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
+pub use nix::Options as NixOptions;
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]
@@ -53,6 +57,10 @@ pub struct Options {
     pub memory: Memory,
     /// Accept repositories on loopback and link-local addresses.
     pub allow_loopback: bool,
+    /// Processor architecture as container images name it.
+    pub arch: &'static str,
+    /// How Nix is used.
+    pub nix: NixOptions,
 }
 
 /// What a builder works with.

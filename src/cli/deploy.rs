@@ -18,9 +18,12 @@ use crate::build::archive::{Compression, pack};
 use crate::build::tree::Limits;
 use crate::client::view::{App, Service};
 use crate::client::{Error, Progress};
+use crate::model::BuildStrategy;
 
 /// Name of the file that says how to build, and to which ports a program listens.
 const DOCKERFILE: &str = "Dockerfile";
+/// The file of a folder that Nix builds.
+const FLAKE: &str = "flake.nix";
 
 /// What to deploy.
 #[derive(Args, Debug)]
@@ -178,7 +181,11 @@ async fn ensure_service(
         Ok(answer) => takes_uploads(&answer.view),
         Err(error) if error.is_not_found() => {
             let dockerfile = read_dockerfile(folder)?;
-            let spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
+            let mut spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
+            // Many repositories have a flake for their developers beside the Dockerfile that they are built by.
+            if dockerfile.is_none() && folder.join(FLAKE).is_file() {
+                spec["build_strategy"] = BuildStrategy::Flake.as_str().into();
+            }
             let made = session.client.create_service(&app.name, &spec).await?.view;
             let ports: Vec<String> = made.ports.iter().map(|port| port.container_port.to_string()).collect();
             session.output.note(&format!("made service {name}, listening on {}", ports.join(", ")));

@@ -56,8 +56,12 @@ pub(super) async fn run(global: &Global, args: DetectArgs) -> anyhow::Result<()>
     for warning in &found.warnings {
         output.note(warning);
     }
-    if found.strategy != BuildStrategy::Dockerfile.as_str() {
-        output.note(&format!("this version builds Dockerfiles only, not yet by {}: add a Dockerfile", found.strategy));
+    if ![BuildStrategy::Dockerfile, BuildStrategy::Flake].map(BuildStrategy::as_str).contains(&found.strategy.as_str())
+    {
+        output.note(&format!(
+            "this version builds Dockerfiles and flakes, not yet by {}: add a Dockerfile or a flake.nix",
+            found.strategy
+        ));
     }
     Ok(())
 }

@@ -11,6 +11,10 @@ const METADATA_V4: [Ipv4Addr; 3] =
 const METADATA_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
+/// Names of the machine that an engine or a resolver knows by itself.
+const LOCAL_NAMES: [&str; 4] =
+    ["localhost", "host.docker.internal", "host.containers.internal", "metadata.google.internal"];
+
 /// Why an address must not be reached on behalf of a user; `None` when it may be. `allow_loopback` is the operator's word
 /// that loopback and link-local addresses may be used.
 pub fn refusal(address: IpAddr, allow_loopback: bool) -> Option<&'static str> {
@@ -48,6 +52,26 @@ fn embedded_v4(address: IpAddr) -> IpAddr {
         [0x64, 0xff9b, 0, 0, 0, 0, a, b] | [0x2002, a, b, ..] => low(a, b),
         _ => address,
     }
+}
+
+/// Why a `host[:port]` must not be used.
+pub(super) fn host_problem(authority: &str, allow_loopback: bool) -> Option<&'static str> {
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(""),
+        None => authority.split(':').next().unwrap_or(""),
+    };
+    let lower = host.trim_end_matches('.').to_ascii_lowercase();
+    if LOCAL_NAMES.contains(&lower.as_str()) || lower.ends_with(".localhost") {
+        return (!allow_loopback).then_some("lies on this machine, where others have theirs too");
+    }
+    if let Ok(address) = lower.parse::<IpAddr>() {
+        return refusal(address, allow_loopback).map(|_| "is an address of this machine or its surroundings");
+    }
+    // Spellings of an IPv4 address that resolvers accept and a dotted-quad parser does not: 0x7f.1, 2130706433.
+    let numeric = lower.rsplit('.').next().is_some_and(|last| {
+        last.starts_with("0x") || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    numeric.then_some("is an address not written as four decimal numbers")
 }
 
 #[cfg(test)]

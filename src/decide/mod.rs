@@ -15,7 +15,9 @@ pub mod drain;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod flake_lock;
 pub mod isolation;
+pub mod layers;
 pub mod leftovers;
 pub mod liveness;
 mod lost;

@@ -118,6 +118,8 @@ pub(super) fn build_options(
         cpu: config.build_cpu.unwrap_or_else(|| Cpu::from_millis(resources.cpu.millis * 9 / 10)),
         memory: config.build_memory.unwrap_or(Memory { bytes: resources.memory.bytes / 2 }),
         allow_loopback: config.allow_loopback_sources,
+        arch: machine::architecture(),
+        nix: build::NixOptions { home: config.data_dir.join("nix"), substituters: config.nix_substituters.clone() },
     }
 }
 

@@ -90,7 +90,7 @@ async fn what_is_not_there_yet_is_refused_by_name() {
         }
     };
     let git = "github.com/o/r";
-    let available = "is not available in this version; available: dockerfile";
+    let available = "is not available in this version; available: dockerfile, flake";
     refused("build_strategy", available, json!({"name": "x", "git_repo": git, "build_strategy": "nixpacks"})).await;
     refused("build_strategy", "must be one of", json!({"name": "x", "git_repo": git, "build_strategy": "magic"})).await;
     refused("source_type", "flake is not available", json!({"name": "x", "flake_uri": "github:o/r"})).await;

@@ -423,7 +423,7 @@ fn a_folder_is_what_its_files_say() {
     );
     assert_eq!(shown["entry_points"], json!([{ "name": "api", "path": "cmd/api", "is_default": true }]));
     assert_eq!(shown["suggested_config"]["entry_point"], "cmd/api");
-    assert!(text(&found.stderr).contains("this version builds Dockerfiles only"), "{found:?}");
+    assert!(text(&found.stderr).contains("this version builds Dockerfiles and flakes"), "{found:?}");
     let table = detect("table");
     assert!(text(&table.stdout).contains("auto-go"), "{table:?}");
 }

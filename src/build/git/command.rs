@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -18,6 +17,7 @@ use super::error::shown;
 use super::lines::{Lines, MAX_LINE};
 use super::remote::Pinned;
 use super::{Error, Options};
+use crate::build::process::Group;
 
 /// The oldest git that knows `http.curloptResolve`.
 const OLDEST: (u32, u32) = (2, 37);
@@ -317,26 +317,4 @@ fn measure(folder: &Path) -> (u64, usize) {
         }
     }
     (bytes, files)
-}
-
-/// A process and its children; killed unless it is known to have ended.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    fn ended(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Gone already is as good.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::image::{host_problem, image_problem};
+use super::image::image_problem;
 use super::mount::{Mount, variable_in_source};
 use super::syntax::{Instruction, words};
 use super::values::{KERNEL_FOLDERS, default_frontend, join, ports, shown, under};
 use super::variables::{assignments, replace};
 use super::{Options, Problem, Scan, Stage};
+use crate::decide::address::host_problem;
 
 /// Where engines keep their sockets.
 const VOLUME_FOLDERS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];

@@ -13,6 +13,7 @@ mod durability;
 mod engine_fault;
 mod exec;
 mod failure;
+mod flake;
 mod garbage;
 mod guard;
 mod hostile;

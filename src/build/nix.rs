@@ -1,0 +1,243 @@
+//! The repository's own flake, built by Nix, and an image of what came out.
+//!
+//! Nix is the machine's own. It evaluates purely and restricted, so that a flake sees its source and its locked inputs and nothing of the
+//! machine; what it builds runs in Nix's sandbox. Of the result and all that it needs an image is made (`image`), which any member runs
+//! like any other: no distribution is in it, and no Nix is needed to run it.
+
+mod image;
+mod program;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use self::program::{Ended, Nix};
+use super::job::{Failure, Job, Made, names_in, shown_root};
+use super::tree;
+use crate::decide::flake_lock::{LOCK_BYTES_MAX, check_flake_lock};
+use crate::decide::layers::StorePath;
+use crate::model::BuildCode;
+use crate::task::blocking;
+
+pub use self::program::Options;
+
+const FLAKE: &str = "flake.nix";
+const LOCK: &str = "flake.lock";
+/// A flake is a page or two.
+const FLAKE_BYTES_MAX: u64 = 1 << 20;
+
+/// What Nix says when it is not set up on the machine, whatever it builds.
+const OF_THE_NODE: [&str; 4] =
+    ["build-users-group", "required for sandboxing", "nix-daemon", "opening lock file '/nix/var/nix"];
+
+/// What `nix build --json` says of each thing that it built.
+#[derive(Deserialize)]
+struct Built {
+    outputs: std::collections::BTreeMap<String, String>,
+}
+
+/// What `nix path-info --json` says of a path: a list in older versions, by path in newer ones.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Known {
+    List(Vec<Listed>),
+    ByPath(std::collections::BTreeMap<String, Info>),
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    path: String,
+    #[serde(flatten)]
+    info: Info,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    nar_size: u64,
+    references: Vec<String>,
+}
+
+impl Job {
+    /// Builds the default package of the flake, and stores an image of it.
+    pub(super) async fn build_flake(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Made, Failure> {
+        let folder = self.flake_folder(files).await?;
+        let nix = Nix { options: &self.options.nix, cpu: self.options.cpu, lines };
+        let out = self.nix_build(&nix, &folder).await?;
+        let closure = closure(&nix, &out).await?;
+        let program = self.program(&out).await?;
+        self.store_closure(&out, &closure, program, lines).await
+    }
+
+    /// The folder with the flake, whose lock file names nothing that must not be fetched.
+    async fn flake_folder(&self, files: &Path) -> Result<PathBuf, Failure> {
+        let (files, root) = (files.to_owned(), self.root().to_owned());
+        let read = blocking(move || {
+            let folder = tree::folder_inside(&files, &root)?;
+            let flake = tree::read_inside(&folder, FLAKE, FLAKE_BYTES_MAX)?;
+            let lock = tree::read_inside(&folder, LOCK, LOCK_BYTES_MAX)?;
+            let names = names_in(&folder);
+            Ok::<_, tree::Error>((folder, flake.is_some(), lock, names))
+        });
+        let bad = |message: String, next_step: &str| Failure::new(BuildCode::InvalidConfig, message, next_step);
+        let (folder, has_flake, lock, names) =
+            read.await.map_err(|error| bad(error.to_string(), "correct build_config.root_directory"))?;
+        if !has_flake {
+            let message = format!("there is no {FLAKE} in {}; it has {names}", shown_root(self.root()));
+            return Err(bad(
+                message,
+                "add one, say where it is with build_config.root_directory, or choose another build_strategy",
+            ));
+        }
+        if let Some(lock) = lock {
+            check_flake_lock(&lock, self.options.allow_loopback)
+                .map_err(|problem| bad(problem.0, "change that input, run `nix flake lock`, and commit flake.lock"))?;
+        }
+        Ok(folder)
+    }
+
+    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path) -> Result<String, Failure> {
+        let mut flake = OsString::from("path:");
+        flake.push(url_of(folder));
+        let ended = nix
+            .run(["build", "--no-link", "--json", "--print-build-logs", "--no-update-lock-file"], Some(&flake))
+            .await?;
+        let Ended { success: true, stdout, .. } = ended else {
+            let said = ended.error.unwrap_or_else(|| "Nix says nothing of why".to_owned());
+            let next_step = match said.contains("requires lock file changes") {
+                true => "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked",
+                false => "read the build log, correct the flake and deploy again",
+            };
+            if OF_THE_NODE.iter().any(|words| said.contains(words)) {
+                let next_step = "set up Nix on this node so that it can build in its sandbox, and deploy again";
+                return Err(Failure::new(BuildCode::Infrastructure, said, next_step));
+            }
+            return Err(Failure::new(BuildCode::BuildFailed, said, next_step));
+        };
+        let built: Vec<Built> = serde_json::from_slice(&stdout).map_err(|error| garbled(&error))?;
+        let out = built.into_iter().next().and_then(|built| built.outputs.get("out").cloned());
+        out.ok_or_else(|| {
+            Failure::new(
+                BuildCode::InvalidConfig,
+                "the default package of the flake has no output named out",
+                "give packages.<system>.default one, and deploy again",
+            )
+        })
+    }
+
+    /// The program that an instance runs, unless its service says which.
+    async fn program(&self, out: &str) -> Result<Option<String>, Failure> {
+        if !self.deployment.spec.command.is_empty() {
+            return Ok(None);
+        }
+        let bin = Path::new(out).join("bin");
+        let names = blocking(move || {
+            let entries = std::fs::read_dir(bin).into_iter().flatten().flatten();
+            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+            names.sort();
+            names
+        })
+        .await;
+        choose(out, &names).map(|name| Some(format!("{out}/bin/{name}"))).ok_or_else(|| {
+            let found = match names.len() {
+                0 => "the default package has no program in bin/".to_owned(),
+                _ => format!("the default package has several programs: {}", names.join(", ")),
+            };
+            Failure::new(BuildCode::InvalidConfig, found, "say what runs with the service's command, and deploy again")
+        })
+    }
+}
+
+/// The only program, or the one that is called like the package.
+fn choose<'a>(out: &str, names: &'a [String]) -> Option<&'a str> {
+    if let [only] = names {
+        return Some(only);
+    }
+    // `/nix/store/<32 letters>-<name>-<version>`.
+    let (_, full) = out.rsplit('/').next()?.split_once('-')?;
+    let is_called = |name: &&String| full == name.as_str() || full.strip_prefix(name.as_str()).is_some_and(is_version);
+    names.iter().find(is_called).map(String::as_str)
+}
+
+fn is_version(rest: &str) -> bool {
+    rest.strip_prefix('-').is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+async fn closure(nix: &Nix<'_>, out: &str) -> Result<Vec<StorePath>, Failure> {
+    let ended = nix.run(["path-info", "--recursive", "--json"], Some(out.as_ref())).await?;
+    if !ended.success {
+        let said = ended.error.unwrap_or_default();
+        return Err(Failure::new(
+            BuildCode::Infrastructure,
+            format!("Nix does not say what {out} needs: {said}"),
+            "deploy again",
+        ));
+    }
+    let known: Known = serde_json::from_slice(&ended.stdout).map_err(|error| garbled(&error))?;
+    let path = |path: String, info: Info| {
+        let references = info.references.into_iter().collect();
+        StorePath { path, bytes: info.nar_size, references }
+    };
+    Ok(match known {
+        Known::List(list) => list.into_iter().map(|listed| path(listed.path, listed.info)).collect(),
+        Known::ByPath(all) => all.into_iter().map(|(name, info)| path(name, info)).collect(),
+    })
+}
+
+fn garbled(error: &serde_json::Error) -> Failure {
+    Failure::new(
+        BuildCode::Infrastructure,
+        format!("Nix answers what cannot be read: {error}"),
+        "install a version of Nix from 2.8 on, and deploy again",
+    )
+}
+
+/// A path inside a flake reference, where some characters mean something.
+fn url_of(folder: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let escaped = folder.as_os_str().as_bytes().iter().map(|byte| match plain(byte) {
+        true => char::from(*byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_the_only_one_or_the_one_with_the_name() {
+        let out = "/nix/store/y2nfhbqzqbv0vggdn06g8m8p9k64zpm6-web-server-1.0";
+        let choose = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            super::choose(out, &names).map(str::to_owned)
+        };
+        assert_eq!(choose(&["anything"]).as_deref(), Some("anything"));
+        assert_eq!(choose(&["a", "web", "web-server"]).as_deref(), Some("web-server"));
+        assert_eq!(choose(&["a", "b"]), None);
+        assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
+    fn paths_are_one_part_of_a_reference() {
+        assert_eq!(url_of(Path::new("/a b/c?d#e%f/ü")), "/a%20b/c%3Fd%23e%25f/%C3%BC");
+    }
+
+    #[test]
+    fn both_ways_to_describe_paths_are_read() {
+        let info = r#""narSize":7,"references":["/nix/store/b"],"valid":true"#;
+        for text in [format!(r#"[{{"path":"/nix/store/a",{info}}}]"#), format!(r#"{{"/nix/store/a":{{{info}}}}}"#)] {
+            let known: Known = serde_json::from_str(&text).expect("reads");
+            let size = match known {
+                Known::List(list) => list[0].info.nar_size,
+                Known::ByPath(all) => all["/nix/store/a"].nar_size,
+            };
+            assert_eq!(size, 7);
+        }
+    }
+}
