@@ -22,6 +22,9 @@ const LINES_BOUND: usize = 256;
 /// How often a build looks whether it leaves the state its space.
 pub(super) const SPACE_LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// Longest message of a failure.
+const MESSAGE_CHARS_MAX: usize = 4_000;
+
 /// Everything one build needs.
 pub(super) struct Job {
     pub(super) options: Arc<Options>,
@@ -51,7 +54,12 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: BuildCode, message: impl Into<String>, next_step: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next_step: next_step.into() }
+        // It goes into the log of the cluster, and programs of strangers have a say in it.
+        let cut = |text: String| match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
+        Self { code, message: cut(message.into()), next_step: cut(next_step.into()) }
     }
 }
 
@@ -200,13 +208,13 @@ pub(super) fn shown_root(root: &str) -> String {
 
 /// Some names of what is in a folder, for the message that something else is not.
 pub(super) fn names_in(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    shown_names(entries.map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string()).collect())
+}
+
+/// Some of these names.
+pub(super) fn shown_names(mut names: Vec<String>) -> String {
     const SHOWN: usize = 10;
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string())
-        .collect();
     names.sort();
     match names.len() {
         0 => "nothing".to_owned(),

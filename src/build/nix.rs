@@ -7,6 +7,7 @@
 mod image;
 mod program;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use self::program::{Ended, Nix};
-use super::job::{Failure, Job, Made, names_in, shown_root};
+use super::job::{Failure, Job, Made, names_in, shown_names, shown_root};
 use super::tree;
 use crate::decide::flake_lock::{LOCK_BYTES_MAX, check_flake_lock};
 use crate::decide::layers::StorePath;
@@ -29,13 +30,19 @@ const LOCK: &str = "flake.lock";
 const FLAKE_BYTES_MAX: u64 = 1 << 20;
 
 /// What Nix says when it is not set up on the machine, whatever it builds.
-const OF_THE_NODE: [&str; 4] =
-    ["build-users-group", "required for sandboxing", "nix-daemon", "opening lock file '/nix/var/nix"];
+const OF_THE_NODE: [&str; 4] = [
+    "the group '",
+    "this system does not support the kernel namespaces",
+    "cannot connect to socket at '/nix",
+    "opening lock file '/nix",
+];
+/// Most that an image may hold.
+const IMAGE_BYTES_MAX: u64 = 16 << 30;
 
 /// What `nix build --json` says of each thing that it built.
 #[derive(Deserialize)]
 struct Built {
-    outputs: std::collections::BTreeMap<String, String>,
+    outputs: BTreeMap<String, String>,
 }
 
 /// What `nix path-info --json` says of a path: a list in older versions, by path in newer ones.
@@ -43,7 +50,7 @@ struct Built {
 #[serde(untagged)]
 enum Known {
     List(Vec<Listed>),
-    ByPath(std::collections::BTreeMap<String, Info>),
+    ByPath(BTreeMap<String, Info>),
 }
 
 #[derive(Deserialize)]
@@ -65,9 +72,17 @@ impl Job {
     pub(super) async fn build_flake(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Made, Failure> {
         let folder = self.flake_folder(files).await?;
         let nix = Nix { options: &self.options.nix, cpu: self.options.cpu, lines };
-        let out = self.nix_build(&nix, &folder).await?;
+        // As long as the link is there, nothing of the result is collected.
+        let link = files.with_file_name("result");
+        let out = self.nix_build(&nix, &folder, &link).await?;
         let closure = closure(&nix, &out).await?;
-        let program = self.program(&out).await?;
+        let bytes: u64 = closure.iter().map(|path| path.bytes).sum();
+        if bytes > IMAGE_BYTES_MAX {
+            let (found, most) = (bytes >> 20, IMAGE_BYTES_MAX >> 20);
+            let message = format!("the package and what it needs are {found} MiB, and an image may have {most}");
+            return Err(Failure::new(BuildCode::BuildFailed, message, "make it smaller, and deploy again"));
+        }
+        let program = self.program(&out, &closure).await?;
         self.store_closure(&out, &closure, program, lines).await
     }
 
@@ -98,24 +113,20 @@ impl Job {
         Ok(folder)
     }
 
-    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path) -> Result<String, Failure> {
+    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path, link: &Path) -> Result<String, Failure> {
         let mut flake = OsString::from("path:");
         flake.push(url_of(folder));
-        let ended = nix
-            .run(["build", "--no-link", "--json", "--print-build-logs", "--no-update-lock-file"], Some(&flake))
-            .await?;
-        let Ended { success: true, stdout, .. } = ended else {
-            let said = ended.error.unwrap_or_else(|| "Nix says nothing of why".to_owned());
-            let next_step = match said.contains("requires lock file changes") {
-                true => "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked",
-                false => "read the build log, correct the flake and deploy again",
-            };
-            if OF_THE_NODE.iter().any(|words| said.contains(words)) {
-                let next_step = "set up Nix on this node so that it can build in its sandbox, and deploy again";
-                return Err(Failure::new(BuildCode::Infrastructure, said, next_step));
-            }
-            return Err(Failure::new(BuildCode::BuildFailed, said, next_step));
-        };
+        // What is not locked would be fetched before it is refused: so it is looked at first where nothing can be fetched.
+        let looked = nix.run(&["flake", "metadata", "--json", "--no-update-lock-file"], &[&flake], false).await?;
+        if !looked.success {
+            return Err(failed(looked));
+        }
+        let args = ["build", "--json", "--print-build-logs", "--no-update-lock-file", "--out-link"];
+        let ended = nix.run(&args, &[link.as_os_str(), &flake], true).await?;
+        if !ended.success {
+            return Err(failed(ended));
+        }
+        let stdout = ended.stdout;
         let built: Vec<Built> = serde_json::from_slice(&stdout).map_err(|error| garbled(&error))?;
         let out = built.into_iter().next().and_then(|built| built.outputs.get("out").cloned());
         out.ok_or_else(|| {
@@ -128,27 +139,50 @@ impl Job {
     }
 
     /// The program that an instance runs, unless its service says which.
-    async fn program(&self, out: &str) -> Result<Option<String>, Failure> {
+    async fn program(&self, out: &str, closure: &[StorePath]) -> Result<Option<String>, Failure> {
         if !self.deployment.spec.command.is_empty() {
             return Ok(None);
         }
-        let bin = Path::new(out).join("bin");
-        let names = blocking(move || {
-            let entries = std::fs::read_dir(bin).into_iter().flatten().flatten();
-            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-            let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
-            names.sort();
-            names
-        })
-        .await;
-        choose(out, &names).map(|name| Some(format!("{out}/bin/{name}"))).ok_or_else(|| {
-            let found = match names.len() {
-                0 => "the default package has no program in bin/".to_owned(),
-                _ => format!("the default package has several programs: {}", names.join(", ")),
-            };
-            Failure::new(BuildCode::InvalidConfig, found, "say what runs with the service's command, and deploy again")
-        })
+        let (bin, known) = (Path::new(out).join("bin"), closure.iter().map(|it| it.path.clone()).collect());
+        let names = blocking(move || programs_in(&bin, &known)).await;
+        if let Some(name) = choose(out, &names) {
+            return Ok(Some(format!("{out}/bin/{name}")));
+        }
+        let found = match names.len() {
+            0 => "the default package has no program in bin/".to_owned(),
+            _ => format!("the default package has several programs: {}", shown_names(names)),
+        };
+        Err(Failure::new(BuildCode::InvalidConfig, found, "say what runs with the service's command, and deploy again"))
     }
+}
+
+/// The names of the programs in a folder of these store paths. A package may link to anything; what is elsewhere is not looked at.
+fn programs_in(bin: &Path, known: &BTreeSet<String>) -> Vec<String> {
+    let is_known = |path: &Path| known.iter().any(|known| path.starts_with(known));
+    let Some(bin) = std::fs::canonicalize(bin).ok().filter(|bin| is_known(bin)) else { return Vec::new() };
+    let is_program = |entry: &std::fs::DirEntry| {
+        let target = std::fs::canonicalize(entry.path()).ok().filter(|target| is_known(target));
+        target.and_then(|target| std::fs::metadata(target).ok()).is_some_and(|about| about.is_file())
+    };
+    let entries = std::fs::read_dir(bin).into_iter().flatten().flatten().filter(is_program);
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    names
+}
+
+/// Why Nix did not do it.
+fn failed(ended: Ended) -> Failure {
+    let said = ended.error.unwrap_or_else(|| "Nix says nothing of why".to_owned());
+    if OF_THE_NODE.iter().any(|words| said.starts_with(words)) {
+        let next_step = "set up Nix on this node so that it can build in its sandbox, and deploy again";
+        return Failure::new(BuildCode::Infrastructure, said, next_step);
+    }
+    let next_step = match said.contains("lock file") || said.contains("cannot fetch input") {
+        true => "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked",
+        false => "read the build log, correct the flake and deploy again",
+    };
+    Failure::new(BuildCode::BuildFailed, said, next_step)
 }
 
 /// The only program, or the one that is called like the package.
@@ -167,7 +201,7 @@ fn is_version(rest: &str) -> bool {
 }
 
 async fn closure(nix: &Nix<'_>, out: &str) -> Result<Vec<StorePath>, Failure> {
-    let ended = nix.run(["path-info", "--recursive", "--json"], Some(out.as_ref())).await?;
+    let ended = nix.run(&["path-info", "--recursive", "--json"], &[out.as_ref()], false).await?;
     if !ended.success {
         let said = ended.error.unwrap_or_default();
         return Err(Failure::new(

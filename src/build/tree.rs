@@ -6,7 +6,7 @@
 //! [`Tree::into_stream`]. Deliberately absent: what the source means.
 
 mod inside;
-mod link;
+pub(super) mod link;
 mod stream;
 mod walk;
 

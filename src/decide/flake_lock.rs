@@ -14,9 +14,13 @@ pub const LOCK_BYTES_MAX: u64 = 4 << 20;
 /// Kinds of inputs from forges, which Nix fetches by the name of a repository.
 const FORGES: [&str; 3] = ["github", "gitlab", "sourcehut"];
 
+/// The only format that is read: others say in other places what Nix fetches.
+const VERSION: u64 = 7;
+
 #[derive(Deserialize)]
 struct Lock {
     nodes: Map<String, Value>,
+    version: u64,
 }
 
 /// Refuses a lock file that cannot be read, or names an input that must not be fetched.
@@ -24,7 +28,19 @@ pub fn check_flake_lock(text: &[u8], allow_loopback: bool) -> Result<(), Problem
     let lock: Lock = serde_json::from_slice(text).map_err(|error| {
         Problem::new(format!("flake.lock cannot be read: {error}; make it anew with `nix flake lock`"))
     })?;
+    if lock.version != VERSION {
+        let found = lock.version;
+        return Err(Problem::new(format!(
+            "flake.lock has version {found}, and {VERSION} is read: make it anew with `nix flake lock`"
+        )));
+    }
     for (name, node) in &lock.nodes {
+        if node.get("info").is_some() {
+            return Err(Problem::new(format!(
+                "input {} of flake.lock has a field of older formats: info",
+                quoted(name)
+            )));
+        }
         if let Some(locked) = node.get("locked") {
             check_input(locked, allow_loopback)
                 .map_err(|why| Problem::new(format!("input {} of flake.lock {why}", quoted(name))))?;
@@ -36,8 +52,9 @@ pub fn check_flake_lock(text: &[u8], allow_loopback: bool) -> Result<(), Problem
 fn check_input(locked: &Value, allow_loopback: bool) -> Result<(), String> {
     let text = |field: &str| locked.get(field).and_then(Value::as_str);
     let kind = text("type").unwrap_or_default();
-    if text("narHash").is_none() && text("rev").is_none() {
-        return Err("is not locked: it names neither a hash nor a commit".to_owned());
+    let has_commits = kind == "git" || FORGES.contains(&kind);
+    if text("narHash").is_none() && !(has_commits && text("rev").is_some()) {
+        return Err("is not locked: it names neither a hash of its contents nor a commit".to_owned());
     }
     let check_host = |host: &str| match host_problem(host, allow_loopback) {
         Some(why) => Err(format!("is at {}, which {why}", quoted(host))),
@@ -110,6 +127,19 @@ mod tests {
             assert!(refused.starts_with("input \"x\" of flake.lock ") && refused.contains(words), "{bad}: {refused}");
         }
         assert_eq!(check(&json!({"type": "git", "url": "http://127.0.0.1:80/r", "rev": "a"}), true), Ok(()));
+    }
+
+    #[test]
+    fn older_formats_are_not_read() {
+        let locked = json!({"type": "github", "owner": "o", "repo": "r", "rev": "a"});
+        let info = json!({"nodes": {"x": {"locked": locked, "info": {"path": "/etc"}}}, "version": 7});
+        let old = json!({"nodes": {"x": {"locked": locked}}, "version": 4});
+        for (lock, words) in [(info, "a field of older formats"), (old, "has version 4")] {
+            let refused = check_flake_lock(lock.to_string().as_bytes(), false).expect_err("refused").0;
+            assert!(refused.contains(words), "{refused}");
+        }
+        let by_commit = json!({"type": "tarball", "url": "https://example.org/x", "rev": "a"});
+        assert!(check(&by_commit, false).is_err_and(|why| why.contains("is not locked")), "a tarball has no commits");
     }
 
     proptest! {

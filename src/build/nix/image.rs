@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::artifact::{Error, Stored};
 use crate::build::job::{Failure, Job, Made};
-use crate::build::tree;
+use crate::build::tree::{self, link};
 use crate::decide::layers::{StorePath, layers};
 use crate::model::{BuildCode, BuiltImage, Repository};
 
@@ -135,18 +135,74 @@ fn write_paths(tar: &mut Tar<'_>, paths: &[String]) -> io::Result<()> {
     Ok(())
 }
 
+/// Everything below a path, each folder before what is in it.
 fn write_path(tar: &mut Tar<'_>, path: &Path) -> io::Result<()> {
-    let name = path.strip_prefix("/").map_err(io::Error::other)?;
-    let about = fs::symlink_metadata(path)?;
-    if about.is_symlink() {
-        return tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), name, fs::read_link(path)?);
+    // Folders may be nested as deep as paths go, which is deeper than a stack.
+    let mut open = vec![path.to_owned()];
+    while let Some(path) = open.pop() {
+        let name = path.strip_prefix("/").map_err(io::Error::other)?;
+        let about = fs::symlink_metadata(&path)?;
+        if about.is_symlink() {
+            link::append(tar, &mut header(EntryType::Symlink, 0o777, 0), name, &fs::read_link(&path)?)?;
+        } else if about.is_dir() {
+            tar.append_data(&mut header(EntryType::Directory, 0o555, 0), name, io::empty())?;
+            let mut inside = fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+            // The last is taken first.
+            inside.sort_by(|one, other| other.cmp(one));
+            open.append(&mut inside);
+        } else {
+            let mode = if about.permissions().mode() & 0o111 == 0 { 0o444 } else { 0o555 };
+            tar.append_data(&mut header(EntryType::Regular, mode, about.len()), name, fs::File::open(&path)?)?;
+        }
     }
-    if about.is_dir() {
-        tar.append_data(&mut header(EntryType::Directory, 0o555, 0), name, io::empty())?;
-        let mut names: Vec<_> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
-        names.sort();
-        return names.into_iter().try_for_each(|name| write_path(tar, &path.join(name)));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_is_what_is_there_however_deep_and_odd() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("x");
+        let mut deep = root.clone();
+        (0..600).for_each(|_| deep.push("d"));
+        fs::create_dir_all(&deep).expect("folders");
+        fs::write(root.join("b"), "text").expect("writes");
+        fs::set_permissions(root.join("b"), fs::Permissions::from_mode(0o4711)).expect("changes");
+        fs::write(root.join(OsStr::from_bytes(b"a\xff")), "").expect("writes");
+        symlink(".//x/", root.join("c")).expect("links");
+        symlink("l".repeat(300), root.join("e")).expect("links");
+        let write = || {
+            let mut bytes = Vec::new();
+            let mut tar: Tar<'_> = tar::Builder::new(&mut bytes);
+            write_path(&mut tar, &root).expect("writes");
+            tar.finish().expect("ends");
+            drop(tar);
+            bytes
+        };
+        let bytes = write();
+        assert_eq!(bytes, write(), "the same is the same");
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let mut seen = Vec::new();
+        for entry in archive.entries().expect("an archive") {
+            let entry = entry.expect("an entry");
+            let link = entry.link_name_bytes().map(|name| String::from_utf8_lossy(&name).into_owned());
+            seen.push((entry.path_bytes().into_owned(), entry.header().mode().expect("a mode"), link));
+        }
+        assert_eq!(seen.len(), 1 + 4 + 600);
+        let base = root.strip_prefix("/").expect("it is whole").as_os_str().as_bytes();
+        let find = |name: &[u8]| {
+            let path = [base, b"/", name].concat();
+            seen.iter().find(|(other, ..)| *other == path).expect("it is there")
+        };
+        assert_eq!((find(b"b").1, find(b"a\xff").1), (0o555, 0o444), "of its rights only that it runs");
+        assert_eq!(find(b"c").2.as_deref(), Some(".//x/"));
+        assert_eq!(find(b"e").2.as_deref(), Some("l".repeat(300).as_str()));
     }
-    let mode = if about.permissions().mode() & 0o111 == 0 { 0o444 } else { 0o555 };
-    tar.append_data(&mut header(EntryType::Regular, mode, about.len()), name, fs::File::open(path)?)
 }

@@ -30,6 +30,8 @@ pub struct Options {
     pub home: PathBuf,
     /// Caches that it fetches from, separated by spaces; those of its own configuration when absent.
     pub substituters: Option<String>,
+    /// Whether the operator trusts whoever may deploy with the files of this machine.
+    pub trust_flakes: bool,
 }
 
 /// One build's way of running Nix.
@@ -49,7 +51,20 @@ pub(super) struct Ended {
 
 impl Nix<'_> {
     /// Runs a command to its end; dropped before that, it is ended with all that it started.
-    pub(super) async fn run<const N: usize>(&self, args: [&str; N], about: Option<&OsStr>) -> Result<Ended, Failure> {
+    pub(super) async fn run(&self, args: &[&str], about: &[&OsStr], with_network: bool) -> Result<Ended, Failure> {
+        let of_the_node =
+            |message: &str, next_step: &str| Err(Failure::new(BuildCode::Infrastructure, message, next_step));
+        if !self.options.trust_flakes {
+            return of_the_node(
+                "this node does not build flakes: whoever may deploy them can read files of its machine",
+                "have the operator start a node with --trust-flakes, if all who may deploy are trusted with them, or deploy \
+                 from a Dockerfile or an image",
+            );
+        }
+        if !geteuid().is_root() {
+            let message = "this node does not run as root, and so cannot have Nix build in its sandbox";
+            return of_the_node(message, "build flakes on a node that does, or deploy from a Dockerfile or an image");
+        }
         let failed = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => absent(),
             _ => Failure::new(
@@ -58,7 +73,7 @@ impl Nix<'_> {
                 "ask the operator of this node",
             ),
         };
-        let mut child = self.command(&args, about).spawn().map_err(failed)?;
+        let mut child = self.command(args, about, with_network).spawn().map_err(failed)?;
         let group = Group::of(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let answer = async {
@@ -69,7 +84,7 @@ impl Nix<'_> {
             }
             bytes
         };
-        let (stdout, error) = tokio::join!(answer, self.pass_on(stderr));
+        let (stdout, error) = tokio::join!(answer, self.read(stderr, with_network));
         let status = child.wait().await.map_err(failed)?;
         group.ended();
         // What `unshare` ends with when there is no such program.
@@ -79,15 +94,15 @@ impl Nix<'_> {
         Ok(Ended { success: status.success(), stdout, error })
     }
 
-    fn command(&self, args: &[&str], about: Option<&OsStr>) -> Command {
+    fn command(&self, args: &[&str], about: &[&OsStr], with_network: bool) -> Command {
         let mut words: Vec<OsString> = Vec::new();
-        if geteuid().is_root() {
-            // Whatever Nix started ends with it, as all processes of a namespace end with its first: Nix itself would leave a builder
-            // behind that runs as another user.
-            words.extend(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"].map(OsString::from));
+        // Whatever Nix started ends with it, as all processes of a namespace end with its first: Nix itself would leave a builder
+        // behind that runs as another user.
+        words.extend(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"].map(OsString::from));
+        if !with_network {
+            words.push("--net".into());
         }
         words.push("nix".into());
-        words.extend(args.iter().map(OsString::from));
         let cores = self.cpu.millis.div_ceil(1_000).max(1).to_string();
         let mut options = vec![
             ("experimental-features", "nix-command flakes"),
@@ -99,6 +114,7 @@ impl Nix<'_> {
             ("allowed-uris", "https:// github: gitlab: sourcehut:"),
             ("allow-import-from-derivation", "false"),
             ("accept-flake-config", "false"),
+            ("use-registries", "false"),
             ("max-jobs", "1"),
             ("cores", &cores),
         ];
@@ -108,7 +124,7 @@ impl Nix<'_> {
         for (name, value) in options {
             words.extend(["--option", name, value].map(OsString::from));
         }
-        words.extend(about.map(OsStr::to_owned));
+        words.extend(args.iter().map(OsString::from).chain(about.iter().map(OsString::from)));
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.env_clear().env("PATH", SEARCH_PATH).env("HOME", &self.options.home).env("LC_ALL", "C.UTF-8");
@@ -117,8 +133,8 @@ impl Nix<'_> {
         command
     }
 
-    /// Passes on what Nix and the builders say, and returns the first error.
-    async fn pass_on(&self, stderr: Option<impl AsyncRead + Unpin>) -> Option<String> {
+    /// Returns the first error that Nix and the builders speak of. What they say while they build goes to the log.
+    async fn read(&self, stderr: Option<impl AsyncRead + Unpin>, is_logged: bool) -> Option<String> {
         let mut reader = BufReader::new(stderr?);
         let mut error = None;
         loop {
@@ -128,11 +144,15 @@ impl Nix<'_> {
                 Ok(_) => {}
             }
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if let Some(words) = line.strip_prefix(ERROR) {
-                error.get_or_insert_with(|| words.trim().to_owned());
+            // Newer versions say the word alone first, and the reason last.
+            if let Some(words) = line.trim_start().strip_prefix(ERROR).map(str::trim).filter(|words| !words.is_empty())
+            {
+                error.get_or_insert_with(|| words.to_owned());
             }
-            // The log is best effort, and its reader outlives this work.
-            let _ = self.lines.send(line).await;
+            if is_logged {
+                // The log is best effort, and its reader outlives this work.
+                let _ = self.lines.send(line).await;
+            }
         }
     }
 }
@@ -140,7 +160,7 @@ impl Nix<'_> {
 fn absent() -> Failure {
     Failure::new(
         BuildCode::Infrastructure,
-        "this node has no Nix, which builds flakes",
+        "this node has no Nix, which builds flakes, or no unshare (of util-linux), which ends it",
         "install it there (https://nixos.org/download, or the package nix-bin of Debian with nix-setup-systemd), or deploy from an image or a Dockerfile",
     )
 }

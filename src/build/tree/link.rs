@@ -10,7 +10,7 @@ const TARGET_BYTES: usize = 100;
 const LONG_TARGET: &[u8] = b"././@LongLink";
 
 /// Appends a link; `header` lacks only the path and the target.
-pub(super) fn append<W: Write>(
+pub(in crate::build) fn append<W: Write>(
     tar: &mut tar::Builder<W>,
     header: &mut tar::Header,
     path: &Path,
