@@ -172,11 +172,10 @@ impl Gate {
 
     /// What this node knows of the others besides the state.
     pub(super) fn sight(&self) -> Sight {
-        Sight {
-            status: self.status(),
-            shared_options: self.0.options.shared_options.clone(),
-            missing: self.quorum().missing,
-        }
+        let quorum = self.quorum();
+        // With one the leader knows better who is away, and puts that on record.
+        let missing = if quorum.answering() < quorum.needed { quorum.missing } else { Vec::new() };
+        Sight { status: self.status(), shared_options: self.0.options.shared_options.clone(), missing }
     }
 
     /// This node.

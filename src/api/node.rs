@@ -96,7 +96,7 @@ impl From<OptionDifference> for OptionDifferenceView {
 pub(super) struct Sight {
     pub(super) status: Status,
     pub(super) shared_options: SharedOptions,
-    /// Voters that do not answer it.
+    /// Voters that do not answer it, while it has no quorum.
     pub(super) missing: Vec<MissingVoter>,
 }
 
