@@ -90,7 +90,8 @@ impl Follower {
                     .push(format!("from node {node} the line before {next} of {log} came after that before {before}"));
             }
         }
-        let moved = now.iter().filter(|(log, next)| self.positions.get(*log) != Some(next)).count();
+        // A log that nobody knew and that has no line yet may come with any event.
+        let moved = now.iter().filter(|(log, next)| self.positions.get(*log).unwrap_or(&0) != *next).count();
         let known =
             now.iter().filter(|(log, next)| self.positions.get(*log).is_some_and(|before| before != *next)).count();
         let right = match event {
