@@ -100,9 +100,7 @@ pub async fn not_here(store: &ArtifactStore, state: &State) -> BTreeSet<ServiceI
 
 /// The services that cannot start without these blobs as they are now, or cannot be deployed again: what they ran before does not count.
 fn stuck(state: &State, lost: &BTreeSet<Digest>) -> BTreeSet<ServiceId> {
-    let is_image = |image: &str| image.parse::<BuiltImage>().is_ok_and(|image| lost.contains(&image.manifest));
-    let current =
-        state.live_deployments().filter(|it| it.artifact.as_ref().is_some_and(|artifact| is_image(&artifact.image)));
+    let current = state.live_deployments().filter(|deployment| is_among(deployment.artifact.as_ref(), lost));
     let is_source = |id: SourceId| {
         let source = state.source(id).and_then(|source| source.sha256.parse().ok());
         source.is_some_and(|digest: Digest| lost.contains(&digest))
@@ -111,13 +109,20 @@ fn stuck(state: &State, lost: &BTreeSet<Digest>) -> BTreeSet<ServiceId> {
     current.map(|deployment| deployment.service).chain(sources).collect()
 }
 
+/// Whether an artifact is an image whose manifest is one of these blobs.
+fn is_among(artifact: Option<&Artifact>, blobs: &BTreeSet<Digest>) -> bool {
+    let image = artifact.and_then(|artifact| artifact.image.parse::<BuiltImage>().ok());
+    image.is_some_and(|image| blobs.contains(&image.manifest))
+}
+
 /// The services that these blobs are of.
 fn whose(state: &State, blobs: &BTreeSet<Digest>) -> BTreeSet<ServiceId> {
-    let is_image = |image: &str| image.parse::<BuiltImage>().is_ok_and(|image| blobs.contains(&image.manifest));
-    let artifact = |artifact: &Option<Artifact>| artifact.as_ref().is_some_and(|artifact| is_image(&artifact.image));
     let is_source = |sha256: &str| sha256.parse().is_ok_and(|digest| blobs.contains(&digest));
-    let deployed = state.deployments().filter(|deployment| artifact(&deployment.artifact)).map(|found| found.service);
-    let built = state.builds().filter(|build| artifact(&build.artifact)).map(|build| build.service);
+    let deployed = state
+        .deployments()
+        .filter(|deployment| is_among(deployment.artifact.as_ref(), blobs))
+        .map(|found| found.service);
+    let built = state.builds().filter(|build| is_among(build.artifact.as_ref(), blobs)).map(|build| build.service);
     let uploaded = state.sources().filter(|source| is_source(&source.sha256)).map(|source| source.service);
     deployed.chain(built).chain(uploaded).collect()
 }

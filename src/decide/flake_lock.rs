@@ -1,7 +1,8 @@
 //! Which sources a flake may take in, by what its lock file names. Pure.
 //!
 //! Nix fetches inputs as the user that this node runs as, before anything of the flake is evaluated. So they are looked at first: each must
-//! be locked, and come from where everybody may fetch. What is not locked is refused by Nix itself.
+//! be locked, and come from where everybody may fetch. What the file does not name, Nix refuses (`build::nix`). It is no fence: a flake can read
+//! more by other ways (docs/decisions/0019).
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
