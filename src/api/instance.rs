@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Scoped;
-use crate::model::{Instance, InstanceId, Role};
+use crate::model::{Health, Instance, InstanceId, Role};
 
 use super::Error;
 use super::extract::{At, Reader};
@@ -27,7 +27,7 @@ pub(super) struct InstanceView {
     attempt: u32,
     /// `assigned`, `pulling`, `starting`, `running`, `stopping`, `stopped`, `failed` or `lost`.
     status: &'static str,
-    /// `unknown`, `starting`, `healthy` or `unhealthy`.
+    /// `unknown`, `starting`, `healthy` or `unhealthy`; `unknown` while its node does not answer.
     health: &'static str,
     /// Why it is in this state, when there is something to say.
     reason: Option<String>,
@@ -58,6 +58,12 @@ pub(super) struct PortBindingView {
 
 pub(super) fn view(instance: &Scoped<Instance>) -> InstanceView {
     let status = &instance.status;
+    // What its node said last is no health any more.
+    let unheard = instance.unheard_since().map(|since| {
+        let node = instance.node_name().unwrap_or_else(|| instance.placement.node.to_string());
+        format!("node {node} does not answer since {since}; before that it was {}", status.health.as_str())
+    });
+    let health = if unheard.is_some() { Health::Unknown } else { status.health };
     let ports = status.ports.iter().map(|binding| PortBindingView {
         container_port: binding.container_port,
         protocol: binding.protocol.as_str(),
@@ -74,8 +80,8 @@ pub(super) fn view(instance: &Scoped<Instance>) -> InstanceView {
         slot: instance.slot,
         attempt: instance.attempt,
         status: status.state.as_str(),
-        health: status.health.as_str(),
-        reason: status.reason.clone().or_else(|| instance.stop_requested.clone()),
+        health: health.as_str(),
+        reason: unheard.or_else(|| status.reason.clone()).or_else(|| instance.stop_requested.clone()),
         exit_code: status.exit.map(|exit| exit.code),
         out_of_memory: status.exit.is_some_and(|exit| exit.out_of_memory),
         container_id: status.container.clone(),

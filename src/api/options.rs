@@ -12,7 +12,7 @@ use crate::consensus::Consensus;
 use crate::decide;
 use crate::logs::Library;
 use crate::model::Secret;
-use crate::rpc::SharedOptions;
+use crate::rpc::{Rivals, SharedOptions};
 use crate::telemetry::Metrics;
 
 /// What the operator may choose.
@@ -56,6 +56,8 @@ pub struct Options {
     pub decide: decide::Options,
     /// What nodes were started with.
     pub shared_options: SharedOptions,
+    /// Who acts in this cluster's name beside it.
+    pub rivals: Rivals,
     /// Time between two `ping` events of a stream.
     pub ping_every: Duration,
 }
@@ -83,6 +85,7 @@ impl Default for Options {
             pace_by_account: Pace { burst: 10, every: Duration::from_secs(6) },
             decide: decide::Options::default(),
             shared_options: SharedOptions::default(),
+            rivals: Rivals::default(),
             ping_every: Duration::from_secs(15),
         }
     }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::auth::Loss;
 use crate::clock;
 use crate::consensus::{MissingVoter, Quorum, RaftRole};
+use crate::rpc::Rival;
 use crate::state::Upgrade;
 
 use super::authority::{self, RotationView};
@@ -158,6 +159,19 @@ pub(super) struct StatusView {
     /// Services whose image or uploaded source is on no node that answers, as `app/service`: they start again when one comes
     /// back that has it, or when they are deployed again. Some seconds old at most; absent when the nodes do not say in time.
     without_copies: Option<Vec<String>>,
+    /// Who acts in this cluster's name beside it, as the node that answers knows: nodes of before a restored backup or a
+    /// recovery that cannot be told to end, and the other way round. Nobody, mostly.
+    rivals: Vec<RivalView>,
+}
+
+/// Somebody who acts in this cluster's name and is not of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rival)]
+pub(super) struct RivalView {
+    /// Host and port between nodes, or the host alone.
+    address: String,
+    /// What was seen, and what to do.
+    why: String,
 }
 
 /// Services that would go down with a node, as `app/service`.
@@ -229,6 +243,13 @@ pub(super) async fn show(State(gate): State<Gate>, Glance(caller): Glance) -> Re
         failure: status.failure.clone(),
         if_lost: caller.losses(&gate.options().decide, clock::now()).into_iter().map(loss).collect(),
         without_copies: without_copies.ok().map(|ids| ids.into_iter().filter_map(|id| caller.path_of(id)).collect()),
+        rivals: gate
+            .options()
+            .rivals
+            .now()
+            .into_iter()
+            .map(|Rival { address, why }| RivalView { address, why })
+            .collect(),
         nodes: caller.members().map(|member| member_view(member, &caller, &sight)).collect(),
     }))
 }

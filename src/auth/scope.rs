@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     App, AppId, Build, BuildId, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role, Service,
-    ServiceId,
+    ServiceId, Timestamp,
 };
 use crate::state::State;
 
@@ -210,6 +210,12 @@ impl Scoped<Instance> {
     /// The deployment it runs.
     pub fn deployment(&self) -> Option<Scoped<Deployment>> {
         self.state().deployment(self.row.deployment).map(|row| self.with(row))
+    }
+
+    /// Since when its node does not answer: what is known of the instance is of before that.
+    pub fn unheard_since(&self) -> Option<Timestamp> {
+        let absence = self.state().absence(self.placement.node).filter(|_| !self.status.state.is_terminal());
+        absence.map(|absence| absence.since)
     }
 
     /// Name of the node it is on.

@@ -310,6 +310,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         format!("node {} {} ({}), not heard since {}", voter.node_id, voter.name, voter.address, time(voter.since))
     });
     let missing: Vec<String> = missing.collect();
+    let rivals: Vec<String> = cluster.rivals.iter().map(|rival| format!("{}: {}", rival.address, rival.why)).collect();
     let known = match cluster.has_quorum {
         true => String::new(),
         false => format!("what follows is what node {} knew last, at index {}", cluster.node_id, cluster.applied_index),
@@ -329,6 +330,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("state", format!("{} of {} MiB", cluster.state_bytes.div_ceil(1 << 20), cluster.state_limit_bytes >> 20)),
         ("authority", cluster.rotation.as_ref().map(super::ca::waiting).unwrap_or_default()),
         ("no copy", without_copies(&cluster.without_copies)),
+        ("NOT OF THIS CLUSTER", rivals.join("; ")),
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {

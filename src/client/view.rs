@@ -375,6 +375,8 @@ view! {
         if_lost: Vec<Loss>,
         /// Services of which something is on no node that answers.
         without_copies: Vec<String>,
+        /// Who acts in this cluster's name beside it.
+        rivals: Vec<Rival>,
     }
     /// Services that would go down with a node.
     Loss {
@@ -598,6 +600,13 @@ view! {
         labels: BTreeMap<String, String>,
         /// In what it was started unlike the node that answered.
         option_differences: Vec<OptionDifference>,
+    }
+    /// Somebody who acts in the cluster's name and is not of it.
+    Rival {
+        /// Host and port between nodes, or the host alone.
+        address: String,
+        /// What was seen, and what to do.
+        why: String,
     }
     /// An option of which two nodes have different values.
     OptionDifference {

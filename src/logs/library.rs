@@ -31,6 +31,8 @@ pub struct Away {
     pub node: NodeId,
     /// What was seen.
     pub reason: String,
+    /// It is no member any more: they will never come.
+    pub for_good: bool,
 }
 
 /// The logs that other nodes hold. Defined here, implemented by `rpc`.
@@ -80,7 +82,7 @@ impl Library {
     }
 
     /// Lines of a log that this node holds, and all that follow until it is closed. Of another node that breaks off, each
-    /// break is an item, and the lines go on where they were as soon as it answers again.
+    /// break is an item, and the lines go on where they were as soon as it answers again; they end when it is removed.
     pub async fn follow(
         &self,
         node: NodeId,
@@ -124,7 +126,11 @@ fn again_and_again(
                 }
             };
             let Some(away) = broke else { break };
+            let for_good = away.for_good;
             yield Err(ReadError::Away(away));
+            if for_good {
+                break;
+            }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
     })
@@ -140,13 +146,17 @@ mod tests {
     use super::*;
     use crate::model::InstanceId;
 
+    fn away(node: NodeId, for_good: bool) -> Away {
+        Away { node, reason: "it broke off".to_owned(), for_good }
+    }
+
     /// Breaks off after every second line.
     #[derive(Default)]
     struct Shaky(Mutex<Vec<Start>>);
 
     impl Elsewhere for Shaky {
         fn read(&self, node: NodeId, _: LogKey, _: Start) -> BoxFuture<'static, Result<Vec<Entry>, Away>> {
-            Box::pin(std::future::ready(Err(Away { node, reason: "it is shaky".to_owned() })))
+            Box::pin(std::future::ready(Err(away(node, false))))
         }
 
         fn follow(&self, node: NodeId, _: LogKey, start: Start) -> BoxStream<'static, Result<Followed, Away>> {
@@ -159,7 +169,7 @@ mod tests {
             let mut items: Vec<_> =
                 (from..7).take(2).map(|seq| Ok(Followed::Entry(Entry { seq, line: line.clone() }))).collect();
             if items.len() == 2 {
-                items.push(Err(Away { node, reason: "it broke off".to_owned() }));
+                items.push(Err(away(node, false)));
             }
             futures::stream::iter(items).boxed()
         }
@@ -189,7 +199,7 @@ mod tests {
 
     impl Elsewhere for Quiet {
         fn read(&self, node: NodeId, _: LogKey, _: Start) -> BoxFuture<'static, Result<Vec<Entry>, Away>> {
-            Box::pin(std::future::ready(Err(Away { node, reason: "it is quiet".to_owned() })))
+            Box::pin(std::future::ready(Err(away(node, false))))
         }
 
         fn follow(&self, node: NodeId, _: LogKey, start: Start) -> BoxStream<'static, Result<Followed, Away>> {
@@ -201,7 +211,7 @@ mod tests {
             let items = match start {
                 Start::At(seq) => (seq..8).map(entry).collect(),
                 Start::Last(_) => {
-                    vec![Ok(Followed::Begins { seq: 5 }), Err(Away { node, reason: "it broke off".to_owned() })]
+                    vec![Ok(Followed::Begins { seq: 5 }), Err(away(node, false))]
                 }
             };
             futures::stream::iter(items).boxed()
@@ -222,5 +232,26 @@ mod tests {
             .await;
         assert_eq!(seen, [5, 6, 7]);
         assert_eq!(*quiet.0.lock().unwrap(), [Start::Last(1), Start::At(5)]);
+    }
+
+    /// Has one line, and is removed then.
+    struct Leaving;
+
+    impl Elsewhere for Leaving {
+        fn read(&self, node: NodeId, _: LogKey, _: Start) -> BoxFuture<'static, Result<Vec<Entry>, Away>> {
+            Box::pin(std::future::ready(Err(away(node, true))))
+        }
+
+        fn follow(&self, node: NodeId, _: LogKey, _: Start) -> BoxStream<'static, Result<Followed, Away>> {
+            let line = LogLine::new(LogTime(0), LogStream::Stdout, "x");
+            futures::stream::iter([Ok(Followed::Entry(Entry { seq: 0, line })), Err(away(node, true))]).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_node_that_is_removed_ends() {
+        let key = LogKey::Instance(InstanceId(Uuid::nil()));
+        let lines = again_and_again(Arc::new(Leaving), NodeId(2), key, Start::Last(1));
+        assert_eq!(lines.count().await, 2, "a line, and why there are no more");
     }
 }

@@ -11,6 +11,9 @@ use super::{NodeId, Timestamp};
 /// thousand each second make thirty years), so that nodes let in by one epoch never have the ids of another, also when the
 /// one before goes on somewhere. In decimal, so that people see both parts of an id.
 const ENTRIES: u64 = 1_000_000_000_000;
+/// What is restored from a backup begins with the next epoch that is a multiple of this: later than any that the cluster may
+/// have begun after the backup, when its majority was lost, so that whoever is there of those ends too.
+const RESTORED_EACH: u64 = 100;
 
 word_enum! {
     /// What an epoch was begun from.
@@ -37,6 +40,14 @@ pub struct Epoch {
 }
 
 impl Epoch {
+    /// The number of the epoch that begins after the one of this number, or after none (0).
+    pub fn after(number: u64, origin: Origin) -> u64 {
+        match origin {
+            Origin::Recovered => number + 1,
+            Origin::Restored => (number / RESTORED_EACH + 1) * RESTORED_EACH,
+        }
+    }
+
     /// The index of the log at which the epoch of this number begins. Nodes that it let in have ids from there on.
     pub fn first_index(number: u64) -> u64 {
         number.saturating_mul(ENTRIES)

@@ -1,7 +1,8 @@
 //! Tells the members of an earlier epoch that the cluster began anew without them.
 //!
 //! Whoever of them calls a member is refused and ends by that (`removal`). But one that needs nobody, such as the only voter
-//! of the cluster that was, calls nobody. So the leader calls them, where they were last.
+//! of the cluster that was, calls nobody. So every member calls them, where they were last, and each knows which of them go
+//! on all the same (`rpc::Rivals`).
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::{Consensus, Peer, TransportError};
+use crate::consensus::{Consensus, Peer};
 use crate::model::Epoch;
-use crate::rpc::Peers;
+use crate::rpc::{Peers, Rivals, Told};
 
 /// Pause between two rounds while somebody may be at work on the machines.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -20,13 +21,18 @@ const AT_WORK: Duration = Duration::from_secs(15 * 60);
 /// Pause from then on: a machine that comes back after days is told within this time.
 const PAUSE_LATER: Duration = Duration::from_secs(60);
 
-/// Tells them while this node leads, until told to stop.
-pub(super) async fn tell(consensus: Consensus, peers: Peers, quit: CancellationToken) -> Result<(), Infallible> {
-    quit.run_until_cancelled(rounds(&consensus, &peers)).await;
+/// Tells them until told to stop.
+pub(super) async fn tell(
+    consensus: Consensus,
+    peers: Peers,
+    rivals: Rivals,
+    quit: CancellationToken,
+) -> Result<(), Infallible> {
+    quit.run_until_cancelled(rounds(&consensus, &peers, &rivals)).await;
     Ok(())
 }
 
-async fn rounds(consensus: &Consensus, peers: &Peers) {
+async fn rounds(consensus: &Consensus, peers: &Peers, rivals: &Rivals) {
     let mut views = consensus.watch();
     // Most clusters never begin anew.
     while consensus.latest().state.epoch().is_none() {
@@ -36,13 +42,11 @@ async fn rounds(consensus: &Consensus, peers: &Peers) {
     }
     let begun = Instant::now();
     loop {
-        if consensus.leading_term().is_some()
-            && let Some(epoch) = consensus.latest().state.epoch().cloned()
-        {
+        if let Some(epoch) = consensus.latest().state.epoch().cloned() {
             // Together: most of them are gone, and each of those takes as long as a connection that nobody answers.
             join_all(epoch.left_behind.iter().map(|(node, address)| {
                 let peer = Peer { node: *node, address: address.clone() };
-                tell_one(peers, peer, &epoch)
+                tell_one((peers, rivals), peer, &epoch)
             }))
             .await;
         }
@@ -50,14 +54,24 @@ async fn rounds(consensus: &Consensus, peers: &Peers) {
     }
 }
 
-async fn tell_one(peers: &Peers, peer: Peer, epoch: &Epoch) {
-    match peers.leave_behind(&peer, epoch).await {
-        Ok(()) => tracing::warn!(?peer, "a node that was left behind was told and ends"),
-        // It answers, and does not think so: its cluster goes on too, or began anew as well.
-        Err(error @ TransportError::Refused { .. }) => {
-            tracing::warn!(%error, "a node that was left behind goes on in a cluster of its own: stop it");
+async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, epoch: &Epoch) {
+    let why = match peers.leave_behind(&peer, epoch).await {
+        Told::Ends => {
+            tracing::warn!(?peer, "a node that was left behind was told and ends");
+            return rivals.forget(&peer.address);
         }
         // Mostly it is gone.
-        Err(error) => tracing::debug!(%error, "a node that was left behind cannot be told"),
-    }
+        Told::Nobody(reason) => {
+            tracing::debug!(reason, "a node that was left behind cannot be told");
+            return rivals.forget(&peer.address);
+        }
+        // Its cluster goes on too, or began anew as well.
+        Told::Refuses(reason) => format!("it answers that {reason}: stop it, or this cluster"),
+        Told::Distrusts(distrust) => format!(
+            "{distrust} an authority that this cluster does not know, as after a `narvana ca rotate` that the backup is \
+             older than: stop it there, or this cluster"
+        ),
+    };
+    let node = peer.node;
+    rivals.note(&peer.address, format!("node {node}, which was left behind, goes on and cannot be told to end; {why}"));
 }

@@ -93,7 +93,7 @@ impl Membership {
     }
 
     /// Ends what runs here, as soon as there is an engine.
-    async fn clean_up(&self, mut engine: watch::Receiver<Option<Arc<dyn Engine>>>, grace: Duration) {
+    pub(super) async fn clean_up(&self, mut engine: watch::Receiver<Option<Arc<dyn Engine>>>, grace: Duration) {
         let deadline = Instant::now() + CLEAN_UP_MAX;
         let found = timeout_at(deadline, engine.wait_for(Option::is_some)).await;
         let Some(engine) = found.ok().and_then(Result::ok).and_then(|found| found.clone()) else {
@@ -155,20 +155,11 @@ pub(super) fn forget(dir: &DataDir) -> anyhow::Result<()> {
     Ok(dir.remove(ENDED)?)
 }
 
-/// Waits for the end of the membership, then ends what the node runs, and the node.
-pub(super) async fn watch(
-    membership: Membership,
-    agent: Supervisor,
-    engine: watch::Receiver<Option<Arc<dyn Engine>>>,
-    grace: Duration,
-    quit: CancellationToken,
-) -> Result<(), Removed> {
+/// Waits for the end of the membership, which is that of the node: what it runs ends as the node stops.
+pub(super) async fn watch(membership: Membership, quit: CancellationToken) -> Result<(), Removed> {
     let Some(removed) = quit.run_until_cancelled(membership.wait()).await else { return Ok(()) };
     membership.keep(&removed).await;
     tracing::error!("{removed}; stopping what runs here");
-    // It would start and report what is no longer this node's.
-    agent.stop(grace).await;
-    membership.clean_up(engine, grace).await;
     Err(removed)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures::future::{join, join_all};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,19 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// two, and until the wait is over this node's ingress does not serve.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// What a node consists of, in the order in which it stops.
+struct Parts {
+    api: Supervisor,
+    control: Supervisor,
+    build: Supervisor,
+    agent: Supervisor,
+    registry: Supervisor,
+    ingress: Supervisor,
+    engine: Supervisor,
+    logs: Supervisor,
+    peer: Supervisor,
+}
+
 /// A node that runs.
 pub struct Running {
     dir: Arc<DataDir>,
@@ -65,8 +79,8 @@ pub struct Running {
     membership: Membership,
     fatal: CancellationToken,
     consensus: Consensus,
-    /// In the order in which they stop.
-    parts: Vec<Supervisor>,
+    engine: watch::Receiver<Option<Arc<dyn Engine>>>,
+    parts: Parts,
     grace: Duration,
 }
 
@@ -81,6 +95,8 @@ impl Running {
         let incarnation: Incarnation = random::id();
         let (consensus, tls, peers, witness) = start_consensus(&config, &dir, identity, incarnation, &fatal).await?;
         let membership = Membership::new(Arc::clone(&dir), identity, consensus.clone(), witness.refused())?;
+        // What it was told before, it need not be told again.
+        end_if_removed(&membership, &config, &dir, identity).await?;
         let space = consensus.space().clone();
         let artifacts = ArtifactStore::open(space.at(dir.path().join(ARTIFACTS))).await?;
         let logs_part = Supervisor::new("logs", fatal.clone());
@@ -135,14 +151,10 @@ impl Running {
         peer_part.spawn("node certificate", OnError::Log, fresh.keep(peer_part.stopping()));
         introduction::begin(&consensus, &membership, &witness, &peer_part).await;
         let certain = first_state(&consensus, &membership, identity.node, &address).await?;
-        if let Some(removed) = membership.ended() {
-            // Two would run one Podman service.
-            engine_part.stop(STOP_GRACE).await;
-            let engine = engine_options(&config, dir.path(), scope(identity));
-            removal::clean_up(&membership, &removed, engine, STOP_GRACE).await;
-        }
-        if let Some(error) = membership.farewell() {
-            return Err(error);
+        if membership.ended().is_some() {
+            // Nobody is heard any more. And two engine searches would run one Podman service.
+            join(peer_part.stop(STOP_GRACE), engine_part.stop(STOP_GRACE)).await;
+            end_if_removed(&membership, &config, &dir, identity).await?;
         }
 
         let part = |name| Supervisor::new(name, fatal.clone());
@@ -171,6 +183,7 @@ impl Running {
         let server = api::Server::bind(
             api::Options {
                 shared_options: witness.shared_options().clone(),
+                rivals: witness.rivals().clone(),
                 ..api_options(&config, &consensus, api_certificate, &setup_token, ingress.as_ref())?
             },
             api::Parts {
@@ -201,10 +214,9 @@ impl Running {
             registration::keep(consensus.clone(), facts, registered, engine_state.clone(), engine_part.stopping());
         engine_part.spawn("registration", OnError::StopNode, keep);
 
-        let watch =
-            removal::watch(membership.clone(), agent_part.clone(), engine.clone(), STOP_GRACE, control_part.stopping());
+        let watch = removal::watch(membership.clone(), control_part.stopping());
         control_part.spawn("membership", OnError::StopNode, watch);
-        let tell = left_behind::tell(consensus.clone(), peers, control_part.stopping());
+        let tell = left_behind::tell(consensus.clone(), peers, witness.rivals().clone(), control_part.stopping());
         control_part.spawn("left behind", OnError::Log, tell);
 
         let lease = Lease { node: identity.node, incarnation };
@@ -239,7 +251,7 @@ impl Running {
             },
             agent::Parts {
                 consensus: consensus.clone(),
-                engine,
+                engine: engine.clone(),
                 logs,
                 registry,
                 guard: Arc::new(guard),
@@ -270,17 +282,18 @@ impl Running {
             membership,
             fatal,
             consensus,
-            parts: vec![
-                api_part,
-                control_part,
-                build_part,
-                agent_part,
-                registry_part,
-                ingress_part,
-                engine_part,
-                logs_part,
-                peer_part,
-            ],
+            engine,
+            parts: Parts {
+                api: api_part,
+                control: control_part,
+                build: build_part,
+                agent: agent_part,
+                registry: registry_part,
+                ingress: ingress_part,
+                engine: engine_part,
+                logs: logs_part,
+                peer: peer_part,
+            },
             grace: config.shutdown_timeout,
         })
     }
@@ -315,6 +328,19 @@ impl Running {
         self.fatal.cancelled().await;
     }
 
+    /// The end of a node that is no member any more: it hears, serves and decides nothing from here on, while what runs here ends,
+    /// which may take a minute.
+    async fn leave(&self) {
+        let Parts { api, control, build, agent, registry, ingress, engine: _, logs: _, peer } = &self.parts;
+        let at_once = [api, control, build, registry, ingress, peer].map(|part| part.stop(self.grace));
+        let what_runs = async {
+            // It would start and report what is no longer this node's.
+            agent.stop(STOP_GRACE).await;
+            self.membership.clean_up(self.engine.clone(), STOP_GRACE).await;
+        };
+        join(join_all(at_once), what_runs).await;
+    }
+
     /// Stops everything in order: nobody gets in, nothing is decided, builds end, containers go on, what is open
     /// finishes, the store is closed last.
     pub async fn stop(self) -> anyhow::Result<()> {
@@ -323,7 +349,11 @@ impl Running {
         if !failed {
             self.consensus.step_aside().await;
         }
-        for part in &self.parts {
+        if self.membership.ended().is_some() {
+            self.leave().await;
+        }
+        let Parts { api, control, build, agent, registry, ingress, engine, logs, peer } = &self.parts;
+        for part in [api, control, build, agent, registry, ingress, engine, logs, peer] {
             part.stop(self.grace).await;
         }
         let closed = self.consensus.shutdown().await;
@@ -347,6 +377,20 @@ impl Running {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Refuses to start a node that is no member any more, when what it ran has ended, or cannot be ended.
+async fn end_if_removed(
+    membership: &Membership,
+    config: &NodeConfig,
+    dir: &DataDir,
+    identity: Identity,
+) -> anyhow::Result<()> {
+    if let Some(removed) = membership.ended() {
+        let engine = engine_options(config, dir.path(), scope(identity));
+        removal::clean_up(membership, &removed, engine, STOP_GRACE).await;
+    }
+    membership.farewell().map_or(Ok(()), Err)
 }
 
 async fn start_consensus(

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::caller::{Member, member, process, status};
+use super::stream::Caller;
 use super::{Refusal, Witness};
 use crate::consensus::{Consensus, Receiver};
 use crate::model::Origin;
@@ -41,15 +42,22 @@ impl Forward for ForwardService {
         request: Request<v1::LeaveBehindRequest>,
     ) -> Result<Response<v1::LeaveBehindReply>, Status> {
         let caller = member(&request)?;
+        let from = request.extensions().get::<Caller>().map(|caller| caller.from);
         let v1::LeaveBehindRequest { epoch, origin } = request.into_inner();
+        // Only the words that are known: what another machine sends is not repeated.
+        let how = origin.parse::<Origin>().map_or("begun anew", Origin::as_str);
         let own = self.consensus.latest().state.epoch().map_or(0, |own| own.number);
         if epoch <= own {
+            let from = from.map_or_else(|| format!("node {caller}"), |from| from.to_canonical().to_string());
+            let why = format!(
+                "node {caller} says that the cluster was {how} without this node, as epoch {epoch}; this node belongs to epoch \
+                 {own}, which is not older, so both go on under one name: stop one of the two clusters"
+            );
+            self.witness.rivals().note(&from, why);
             return Err(Status::failed_precondition(format!(
                 "this node belongs to epoch {own} of the cluster, which is not older than epoch {epoch}"
             )));
         }
-        // Only the words that are known: what another machine sends is not repeated.
-        let how = origin.parse::<Origin>().map_or("begun anew", Origin::as_str);
         self.witness.end(Refusal::end(format!(
             "this node was left behind: its cluster was {how} without it and goes on from node {caller}; this machine can \
              come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"

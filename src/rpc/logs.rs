@@ -153,8 +153,9 @@ impl FarLogs {
 
     fn client(&self, node: NodeId) -> Result<LogsClient<tonic::transport::Channel>, Away> {
         let state = self.views.borrow().state.clone();
-        let away = |reason: String| Away { node, reason };
-        let member = state.node(node).ok_or_else(|| away("it is no member any more".to_owned()))?;
+        let away = |reason: String| Away { node, reason, for_good: false };
+        let gone = || Away { for_good: true, ..away("it is no member any more".to_owned()) };
+        let member = state.node(node).ok_or_else(gone)?;
         let peer = Peer { node, address: member.peer_address() };
         let channel = self.peers.channel(&peer).map_err(|error| away(error.to_string()))?;
         Ok(LogsClient::new(channel))
@@ -170,7 +171,7 @@ fn items(node: NodeId, lines: Streaming<v1::LogLines>) -> BoxStream<'static, Res
                 let lines = batch.lines.iter().map(|line| Ok(Followed::Entry(entry(line))));
                 begins.into_iter().chain(skipped).chain(lines).collect()
             }
-            Err(status) => vec![Err(Away { node, reason: reason(&status) })],
+            Err(status) => vec![Err(Away { node, reason: reason(&status), for_good: false })],
         };
         stream::iter(items)
     });
@@ -182,7 +183,7 @@ impl Elsewhere for FarLogs {
         let client = self.client(node);
         async move {
             let answer = client?.read(request(key, start)).await;
-            let lines = answer.map_err(|status| Away { node, reason: reason(&status) })?.into_inner();
+            let lines = answer.map_err(|status| Away { node, reason: reason(&status), for_good: false })?.into_inner();
             let mut entries = Vec::new();
             let mut items = items(node, lines);
             while let Some(item) = items.next().await {
@@ -208,7 +209,7 @@ impl Elsewhere for FarLogs {
             };
             match answer {
                 Ok(answer) => items(node, answer.into_inner()),
-                Err(status) => stream::iter([Err(Away { node, reason: reason(&status) })]).boxed(),
+                Err(status) => stream::iter([Err(Away { node, reason: reason(&status), for_good: false })]).boxed(),
             }
         };
         lines.flatten_stream().boxed()

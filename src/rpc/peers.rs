@@ -15,7 +15,6 @@ use narvana_proto::v1;
 use narvana_proto::v1::append_reply;
 use narvana_proto::v1::forward_client::ForwardClient;
 use narvana_proto::v1::raft_client::RaftClient;
-use rustls::{AlertDescription, CertificateError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -26,7 +25,7 @@ use uuid::Uuid;
 
 use super::caller::NO_PART;
 use super::stream::{Link, Stay};
-use super::tls::name_of;
+use super::tls::{Distrust, name_of};
 use super::{MESSAGE_BYTES_MAX, Refusal, Tls, Witness, hello};
 use crate::consensus::{Asked, Mark, Peer, Replies, Transport, TransportError};
 use crate::model::{Epoch, Incarnation, NodeId};
@@ -70,15 +69,22 @@ impl Peers {
 
     /// Tells a node of an earlier epoch that the cluster goes on without it. What it says to that is no reason for this
     /// node to end: a refusal means that the node knows another cluster of the same name.
-    pub async fn leave_behind(&self, peer: &Peer, epoch: &Epoch) -> Result<(), TransportError> {
+    pub async fn leave_behind(&self, peer: &Peer, epoch: &Epoch) -> Told {
         let request = v1::LeaveBehindRequest { epoch: epoch.number, origin: epoch.origin.to_string() };
-        let told = timeout(TELL_MAX, self.forward(peer)?.leave_behind(request)).await;
-        let status = match told {
-            Ok(Ok(_)) => return Ok(()),
+        let mut forward = match self.forward(peer) {
+            Ok(forward) => forward,
+            Err(error) => return Told::Nobody(error.to_string()),
+        };
+        let status = match timeout(TELL_MAX, forward.leave_behind(request)).await {
+            Ok(Ok(_)) => return Told::Ends,
             Ok(Err(status)) => status,
             Err(_) => Status::unavailable(format!("no answer within {} seconds", TELL_MAX.as_secs())),
         };
-        Err(failure(peer, &status))
+        match (not_connected(&status), failure(peer, &status)) {
+            (Some(NotConnected { distrust: Some(how), .. }), _) => Told::Distrusts(*how),
+            (None, TransportError::Refused { reason, .. }) => Told::Refuses(reason),
+            (_, error) => Told::Nobody(error.to_string()),
+        }
     }
 
     fn raft(&self, peer: &Peer) -> Result<RaftClient<Channel>, TransportError> {
@@ -127,12 +133,29 @@ impl Peers {
     }
 }
 
+/// What came of telling a node that it was left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It knows, and ends.
+    Ends,
+    /// It goes on, and says why.
+    Refuses(String),
+    /// One of the two does not believe the other's certificate.
+    Distrusts(Distrust),
+    /// Nobody is there, or nobody who speaks this protocol as a node of this cluster.
+    Nobody(String),
+}
+
 type Connected = TokioIo<Link<tokio_rustls::client::TlsStream<TcpStream>, ()>>;
 
 /// There is no connection, so that nothing was sent.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NotConnected(String);
+#[error("{words}")]
+struct NotConnected {
+    words: String,
+    /// Since one of the two does not believe the other's certificate: which.
+    distrust: Option<Distrust>,
+}
 
 async fn connect(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Connected> {
     let failed = match timeout(CONNECT_MAX, shake_hands(tls, peer, witness)).await {
@@ -140,40 +163,28 @@ async fn connect(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Conn
         Ok(Err(error)) => error,
         Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_MAX.as_secs())),
     };
-    Err(io::Error::new(failed.kind(), NotConnected(failed.to_string())))
+    let distrust = Distrust::of(&failed);
+    let words = distrust.map_or_else(|| failed.to_string(), explained);
+    Err(io::Error::new(failed.kind(), NotConnected { words, distrust }))
 }
 
 async fn shake_hands(tls: Arc<Tls>, peer: Peer, witness: Witness) -> io::Result<Connected> {
     let stream = TcpStream::connect(&peer.address).await?;
     stream.set_nodelay(true)?;
     let connector = TlsConnector::from(Arc::clone(&tls.client));
-    let said = async {
-        let mut stream = connector.connect(name_of(tls.cluster, peer.node), stream).await?;
-        // What it makes of this node's certificate arrives with its first answer.
-        hello::call(&mut stream, &witness, peer.node).await?;
-        Ok(stream)
-    };
-    let stream = said.await.map_err(explained)?;
+    let mut stream = connector.connect(name_of(tls.cluster, peer.node), stream).await?;
+    // What it makes of this node's certificate arrives with its first answer.
+    hello::call(&mut stream, &witness, peer.node).await?;
     let stay = Stay::while_member(move || witness.heeds(peer.node));
     Ok(TokioIo::new(Link { stream, stay, guest: () }))
 }
 
 /// Members that do not believe each other's certificates cannot tell one that it was removed: it has to be found out by people.
-fn explained(error: io::Error) -> io::Error {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    let which = match cause {
-        // All authorities of a cluster have the same name: another one's signatures look wrong.
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            "it shows"
-        }
-        Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)) => "it trusts",
-        _ => return error,
-    };
-    let words = format!(
-        "{which} an authority that this node does not know: the cluster's was rotated without this node, which happens after a \
+fn explained(distrust: Distrust) -> String {
+    format!(
+        "{distrust} an authority that this node does not know: the cluster's was rotated without this node, which happens after a \
          node is removed, or another cluster answers there; `narvana status` on another member says whether this node is one"
-    );
-    io::Error::new(error.kind(), words)
+    )
 }
 
 /// All that a failed call says. tonic says little of a connection that cannot be made; its causes do, most of them twice.
@@ -204,17 +215,18 @@ pub(super) fn answers<T: Send + 'static>(mut sent: Streaming<T>) -> BoxStream<'s
     answers.boxed()
 }
 
-/// Whether a call may have reached its peer.
-fn was_sent(status: &Status) -> bool {
+/// Why there is no connection, when that is why a call failed: it has not reached its peer then.
+fn not_connected(status: &Status) -> Option<&NotConnected> {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if cause.is::<NotConnected>() || inner.is_some_and(|inner| inner.is::<NotConnected>()) {
-            return false;
+        let found = cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if found.is_some() {
+            return found;
         }
         source = cause.source();
     }
-    true
+    None
 }
 
 /// What a failed call says about its peer, and about this node, which ends by a refusal.
@@ -230,7 +242,7 @@ fn failure(peer: &Peer, status: &Status) -> TransportError {
     let (peer, reason) = (peer.clone(), reason(status));
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => {
-            TransportError::Unreachable { peer, reason, sent: was_sent(status) }
+            TransportError::Unreachable { peer, reason, sent: not_connected(status).is_none() }
         }
         _ => TransportError::Refused { peer, reason },
     }

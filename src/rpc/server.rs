@@ -12,10 +12,11 @@ use narvana_proto::v1::join_server::JoinServer;
 use narvana_proto::v1::logs_server::LogsServer;
 use narvana_proto::v1::raft_server::RaftServer;
 use narvana_proto::v1::tunnel_server::TunnelServer;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -29,7 +30,7 @@ use super::join::JoinService;
 use super::logs::LogService;
 use super::raft::RaftService;
 use super::stream::{Caller, Guest, Link, Stay};
-use super::tls::node_of;
+use super::tls::{Distrust, node_called, node_of};
 use super::{Admit, MESSAGE_BYTES_MAX, Tls, Witness, hello};
 use crate::agent::LocalExec;
 use crate::artifact::ArtifactStore;
@@ -260,8 +261,16 @@ impl Greeting {
         // Without it each small message waits some 40 ms.
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let tls = Arc::clone(&self.tls.borrow());
-        let accept = TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
-        let mut stream = accept.await.map_err(|error| error.to_string())?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|error| error.to_string())?;
+        // Not everybody who tries this port: who knows the name of a node of this cluster.
+        let asks_for_us =
+            hello.client_hello().server_name().is_some_and(|name| node_called(tls.cluster, name).is_some());
+        let mut stream = hello.into_stream(Arc::clone(&tls.server)).await.map_err(|error| {
+            if let Some(distrust) = Distrust::of(&error).filter(|_| asks_for_us) {
+                self.witness.rivals().note_stranger(from, distrust);
+            }
+            error.to_string()
+        })?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let Some(certificate) = certificate else {
             return Ok((stream, Caller { node: None, run: None, from }));

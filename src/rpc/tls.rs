@@ -1,12 +1,13 @@
 //! The two ends of a connection between nodes, as rustls wants them.
 
 use std::sync::Arc;
+use std::{fmt, io};
 
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use crate::cluster::{NodeCertificate, peer_name};
 use crate::model::{ClusterId, NodeId};
@@ -64,6 +65,41 @@ impl Tls {
     }
 }
 
+/// Why two nodes with the same cluster's name do not talk to each other: the authority was rotated without one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// The other one's certificate is signed by an authority that is not known here.
+    Shows,
+    /// The other one does not know the authority of this node's certificate.
+    Trusts,
+}
+
+impl Distrust {
+    /// If that is why a handshake failed.
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
+        match error.get_ref()?.downcast_ref()? {
+            // All authorities of a cluster have the same name: another one's signatures look wrong.
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                Some(Self::Shows)
+            }
+            rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
+                Some(Self::Trusts)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Distrust {
+    /// As the beginning of a sentence that goes on with the authority.
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Shows => "it shows",
+            Self::Trusts => "it trusts",
+        })
+    }
+}
+
 /// The name that the certificate of a node has to be for.
 pub(super) fn name_of(cluster: ClusterId, node: NodeId) -> ServerName<'static> {
     ServerName::try_from(peer_name(cluster, node)).expect("an id is a DNS label")
@@ -73,10 +109,11 @@ pub(super) fn name_of(cluster: ClusterId, node: NodeId) -> ServerName<'static> {
 /// elsewhere.
 pub(super) fn node_of(cluster: ClusterId, certificate: &CertificateDer<'_>) -> Option<NodeId> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-    let ending = peer_name(cluster, NodeId(0)).split_once('.')?.1.to_owned();
-    certificate.valid_dns_names().find_map(|name| {
-        let (label, rest) = name.split_once('.')?;
-        let number = label.strip_prefix("node-")?.parse().ok()?;
-        (rest == ending).then_some(NodeId(number))
-    })
+    certificate.valid_dns_names().find_map(|name| node_called(cluster, name))
+}
+
+/// The node of this cluster that has this name (`cluster::peer_name`).
+pub(super) fn node_called(cluster: ClusterId, name: &str) -> Option<NodeId> {
+    let number = name.split_once('.')?.0.strip_prefix("node-")?.parse().ok()?;
+    (name == peer_name(cluster, NodeId(number))).then_some(NodeId(number))
 }

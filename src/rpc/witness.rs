@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Admit, Refusal, SharedOptions};
+use super::{Admit, Refusal, Rivals, SharedOptions};
 use crate::consensus::Mark;
 use crate::model::{Incarnation, NodeId};
 
@@ -77,6 +77,8 @@ pub struct Witness {
     refused: watch::Sender<Option<Refusal>>,
     /// What nodes were started with.
     shared_options: SharedOptions,
+    /// Who acts in this cluster's name beside it.
+    rivals: Rivals,
 }
 
 struct Known {
@@ -105,6 +107,7 @@ impl Witness {
             members: Arc::default(),
             refused: watch::Sender::new(None),
             shared_options: SharedOptions::default(),
+            rivals: Rivals::default(),
         }
     }
 
@@ -116,6 +119,11 @@ impl Witness {
     /// What nodes were started with.
     pub fn shared_options(&self) -> &SharedOptions {
         &self.shared_options
+    }
+
+    /// Who acts in this cluster's name beside it.
+    pub fn rivals(&self) -> &Rivals {
+        &self.rivals
     }
 
     /// What this process says of itself.

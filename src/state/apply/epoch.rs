@@ -42,14 +42,18 @@ pub fn begin_epoch(state: &State, index: u64, at: Timestamp, beginning: &Beginni
         return Err(Rejection::Precondition("this node was never told the state of its cluster".to_owned()));
     }
     let before = state.epoch().map_or(0, |epoch| epoch.number);
-    let number = before.max(Epoch::of_index(index)) + 1;
-    let index = Epoch::first_index(number);
-    let mut draft = Draft { state: state.clone(), changes: Vec::new(), index, now: at };
-    let (node, origin) = match beginning {
-        Beginning::Recovered(node) => (*node, Origin::Recovered),
-        // Where the log begins, so that every later id is larger.
-        Beginning::Restored { .. } => (NodeId(index), Origin::Restored),
+    let origin = match beginning {
+        Beginning::Recovered(_) => Origin::Recovered,
+        Beginning::Restored { .. } => Origin::Restored,
     };
+    let number = Epoch::after(before.max(Epoch::of_index(index)), origin);
+    let index = Epoch::first_index(number);
+    let node = match beginning {
+        Beginning::Recovered(node) => *node,
+        // Where the log begins, so that every later id is larger.
+        Beginning::Restored { .. } => NodeId(index),
+    };
+    let mut draft = Draft { state: state.clone(), changes: Vec::new(), index, now: at };
     let left_behind = draft.leave_behind(node, origin)?;
     draft.take_first(node, beginning)?;
     draft.put(Epoch { number, origin, begun_at: at, left_behind });
@@ -157,7 +161,7 @@ mod tests {
         let live = before.live_instances().count();
         let begun = restored(&before, 4_711);
         assert_eq!(violations(&begun.state), Vec::<String>::new());
-        assert_eq!((begun.node, begun.index), (NodeId(1_000_000_000_000), 1_000_000_000_000));
+        assert_eq!((begun.node, begun.index), (NodeId(100_000_000_000_000), 100_000_000_000_000));
         assert_eq!(begun.state.members().map(|member| member.node).collect::<Vec<_>>(), [begun.node]);
         let old = begun.state.admission(NodeId::FOUNDER).expect("a tombstone");
         assert_eq!((old.removed_at, old.fenced_at), (Some(AT), Some(AT)));
@@ -217,6 +221,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_restored_is_of_a_later_epoch_than_what_was_recovered_after_the_backup() {
+        let backup = sample();
+        let mut goes_on = backup.clone();
+        let mut index = 30;
+        for _ in 0..3 {
+            let begun = begin_epoch(&goes_on, index, AT, &Beginning::Recovered(NodeId::FOUNDER)).expect("begins");
+            (goes_on, index) = (begun.state, begun.index);
+        }
+        let number = |state: &State| state.epoch().map(|epoch| epoch.number);
+        let new = restored(&backup, 30);
+        assert_eq!((number(&goes_on), number(&new.state)), (Some(3), Some(100)));
+        let again = begin_epoch(&new.state, new.index + 1, AT, &Beginning::Recovered(new.node)).expect("begins");
+        assert_eq!(number(&again.state), Some(101));
+        assert_eq!(number(&restored(&goes_on, index).state), Some(100));
+    }
+
     fn founder(state: &State) -> Admission {
         Admission::clone(state.admission(NodeId::FOUNDER).expect("a sample"))
     }
@@ -225,9 +246,9 @@ mod tests {
     fn epochs_follow_each_other_and_ids_never_come_again() {
         let first = restored(&sample(), 9);
         let second = restored(&first.state, first.index + 12);
-        assert_eq!(second.node, NodeId(2_000_000_000_000));
+        assert_eq!(second.node, NodeId(200_000_000_000_000));
         let epoch = second.state.epoch().expect("an epoch");
-        assert_eq!(epoch.number, 2);
+        assert_eq!(epoch.number, 200);
         let left_behind: Vec<NodeId> = epoch.left_behind.keys().copied().collect();
         assert_eq!(left_behind, [NodeId::FOUNDER, first.node], "who may not know of the first epoch yet is told too");
         // The founder of the first days cannot describe itself as if nothing had been.

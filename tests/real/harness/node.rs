@@ -227,6 +227,16 @@ impl Node {
         node
     }
 
+    /// The same while nodes of before can be reached.
+    #[track_caller]
+    pub(crate) fn replaced(&self, name: &str, backup: &Path, passphrase: &str) -> Self {
+        let mut node = self.newcomer(name, "");
+        node.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), passphrase.to_owned())];
+        node.start(&format!("backup restore --replace {}", backup.display()));
+        node.log_in();
+        node
+    }
+
     /// A machine with a copy of this node's data folder as it is now.
     #[track_caller]
     pub(crate) fn copied(&self) -> Self {

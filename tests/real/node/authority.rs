@@ -107,4 +107,18 @@ async fn a_member_that_was_removed_during_a_rotation_says_what_it_is_cut_off_by(
     // Nobody can tell it that it was removed: it believes no member any more, and none believes it.
     away.begin("run");
     until("it says why", || async { away.log().contains("was rotated without this node").then_some(()) }).await;
+    // But those who are left can say where it is.
+    let rivals = until("it is seen", || async {
+        let rivals = first.get("/v1/status").expect(200)["rivals"].clone();
+        (rivals != json!([])).then_some(rivals)
+    })
+    .await;
+    assert_eq!(rivals[0]["address"], "127.0.0.1", "{rivals:#}");
+    let said = first.cli(&["status"]);
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(
+        said.contains("NOT OF THIS CLUSTER") && said.contains("it trusts an authority that this cluster"),
+        "{said}"
+    );
+    assert!(first.log().contains("acts in the name of this cluster"), "{}", first.log());
 }

@@ -293,6 +293,8 @@ async fn whichever_node_dies_everything_goes_on() {
         .await;
         until("it runs where somebody is", || async {
             let now = running(&others[0].get(&format!("/v1/deployments/{id}")).expect(200))?;
+            let is_there = now["node_name"] != nodes[victim].name();
+            assert!(is_there || now["health"] == "unknown", "nobody knows that: {now:#}");
             (now["node_name"] != nodes[victim].name() && (hit || now["id"] == before["id"])).then_some(())
         })
         .await;

@@ -8,7 +8,7 @@ use narvana::model::NEWEST_CLUSTER_VERSION;
 use narvana::store::RENEWAL_FAILPOINTS;
 use serde_json::{Value, json};
 
-use super::cluster::three;
+use super::cluster::{names, three};
 use super::image_service;
 use crate::harness::node::Node;
 use crate::harness::{Harness, until};
@@ -131,6 +131,73 @@ async fn a_cluster_comes_back_from_a_backup_and_the_old_one_gives_way() {
     assert_eq!(second.get("/v1/nodes").expect(200).as_array().map(Vec::len), Some(2));
 }
 
+fn backed_up(node: &Node, path: &Path) {
+    let made = backup(node, PASSPHRASE, &["create", path.to_str().expect("UTF-8")]);
+    assert!(made.status.success(), "{}", words(&made));
+}
+
+/// What `/v1/status` says of nodes that act in the cluster's name, once one of them is heard whose words contain this.
+async fn rival(node: &Node, why: &str) -> Value {
+    until(why, || async {
+        let status = node.get("/v1/status?consistency=stale").expect(200);
+        let rivals = status["rivals"].as_array().expect("a list").clone();
+        rivals.into_iter().find(|rival| rival["why"].as_str().is_some_and(|words| words.contains(why)))
+    })
+    .await
+}
+
+/// Neither can end the other, since neither believes the other; so both say it, until people have stopped one.
+#[tokio::test]
+async fn a_cluster_from_before_a_rotation_and_that_of_today_are_known_to_each_other() {
+    let harness = Harness::podman().await;
+    let mut old = Node::registered(harness.address());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cluster.age");
+    backed_up(&old, &file);
+    let rotated = old.cli(&["ca", "rotate", "--timeout", "30s"]);
+    assert!(rotated.status.success(), "{rotated:?}");
+
+    let new = old.replaced("phoenix", &file, PASSPHRASE);
+    let peer = |node: &Node| {
+        let nodes = node.get("/v1/nodes").expect(200);
+        format!("127.0.0.1:{}", nodes[0]["grpc_port"])
+    };
+    let seen = rival(&new, "node 1, which was left behind, goes on and cannot be told to end").await;
+    assert_eq!(seen["address"], peer(&old), "{seen:#}");
+    assert!(seen["why"].as_str().is_some_and(|why| why.contains("narvana ca rotate")), "{seen:#}");
+    let seen = rival(&old, "an authority that this cluster does not know").await;
+    assert_eq!(seen["address"], "127.0.0.1", "{seen:#}");
+    for node in [&old, &new] {
+        assert!(node.log().contains("acts in the name of this cluster"), "{}", node.log());
+        node.post("/v1/apps", &json!({"name": "goes-on"})).expect(201);
+    }
+    old.stop();
+    until("one is left", || async { (new.get("/v1/status").expect(200)["rivals"] == json!([])).then_some(()) }).await;
+}
+
+/// Its containers cannot be ended, which it tries for a minute; meanwhile it is no member.
+#[tokio::test]
+async fn a_node_that_is_left_behind_without_an_engine_decides_nothing_any_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut old = Node::registered(&format!("unix://{}/none.sock", folder.path().display()));
+    let file = folder.path().join("cluster.age");
+    backed_up(&old, &file);
+    let new = old.replaced("phoenix", &file, PASSPHRASE);
+    until("it is told", || async { old.log().contains("this node was left behind").then_some(()) }).await;
+    let told = Instant::now();
+    until("it answers nobody", || async {
+        (old.post("/v1/apps", &json!({"name": "late"})).status != 201).then_some(())
+    })
+    .await;
+    assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
+    assert!(old.ends_within(Duration::ZERO).is_none(), "it looks for its engine still\n{}", old.log());
+    assert_eq!(new.get("/v1/status").expect(200)["rivals"], json!([]));
+    old.kill();
+    // Nor at its next start, which knows what it was told.
+    assert!(!old.try_run());
+    assert!(old.log().contains("its containers could not be ended"), "{}", old.log());
+}
+
 /// An old program says that it is too old, before it makes anything of what it does not understand.
 #[tokio::test]
 async fn a_backup_of_a_newer_cluster_is_refused_by_an_old_program() {
@@ -194,15 +261,19 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
     let id = deployment["id"].as_str().expect("an id").to_owned();
     assert!(first.cli(&["node", "uncordon", "third"]).status.success());
 
+    // Of before what comes.
+    let folder = tempfile::tempdir().expect("a folder");
+    let early = folder.path().join("early.age");
+    backed_up(&first, &early);
     let nodes = first.get("/v1/nodes").expect(200);
     let port = u16::try_from(nodes[0]["grpc_port"].as_u64().expect("a port")).expect("a port");
     let running = recover(&third.data, &["--yes"], "");
     assert!(!running.status.success() && words(&running).contains("in use"), "{}", words(&running));
     // Something that was uploaded, and that this machine has no copy of.
     first.post("/v1/apps/shop/services", &json!({"name": "job", "source_type": "upload"})).expect(201);
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
-    let source = first.upload("shop", "job", folder.path());
+    let source = tempfile::tempdir().expect("a folder");
+    std::fs::write(source.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    let source = first.upload("shop", "job", source.path());
     let copy = third.data.join("artifacts").join(source["sha256"].as_str().expect("a digest"));
     until("the third has a copy", || async { copy.exists().then_some(()) }).await;
     third.kill();
@@ -306,4 +377,10 @@ async fn one_of_three_goes_on_alone_and_the_others_give_way() {
         (nodes.as_array().map(Vec::len) == Some(3)).then_some(())
     })
     .await;
+
+    // A backup of before the recovery takes the place of all of that.
+    let phoenix = third.replaced("phoenix", &early, PASSPHRASE);
+    assert_eq!(third.wait_end().code(), Some(78), "{}", third.log());
+    assert!(third.log().contains("left behind") && third.log().contains("restored"), "{}", third.log());
+    assert_eq!(names(&phoenix.get("/v1/nodes").expect(200)), ["phoenix"]);
 }
