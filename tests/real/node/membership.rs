@@ -34,7 +34,9 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     let leaves = "service data of app shop begins with empty volumes";
     assert!(notes.contains(leaves) && !notes.contains("service web"), "{notes}");
     let lost = first.cli(&["simulate", "lose", "second"]);
-    assert!(String::from_utf8_lossy(&lost.stdout).contains("has not the volumes of data"), "{lost:?}");
+    let lost = String::from_utf8_lossy(&lost.stdout).into_owned();
+    assert!(lost.contains("has not the volumes of data") && lost.contains("node second would be gone"), "{lost}");
+    assert!(!lost.contains("does not answer"), "it answers: {lost}");
 
     let removed_at = Instant::now();
     let removed = first.cli(&["node", "remove", "second"]);
