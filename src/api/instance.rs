@@ -20,7 +20,7 @@ pub(super) struct InstanceView {
     service_name: Option<String>,
     app_id: String,
     node_id: u64,
-    node_name: Option<String>,
+    node_name: String,
     /// Which replica it is, from 0.
     slot: u32,
     /// How many instances this replica had before.

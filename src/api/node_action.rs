@@ -70,6 +70,7 @@ pub(super) struct NodeChange {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RemovedNode {
     id: u64,
+    name: String,
     /// What ran on it, and where that goes, as it was decided just before.
     moves: Vec<MoveView>,
 }
@@ -203,6 +204,7 @@ async fn check_copies(caller: &Caller, gate: &Gate, node: NodeId) -> Result<(), 
         return Ok(());
     }
     let services = only.services.join(", ");
+    let node = caller.name_of(node);
     Err(Error::Conflict(if only.is_certain {
         format!(
             "node {node} has the only copy of what was built or uploaded for {services}; the other nodes fetch it as soon as \
@@ -234,6 +236,7 @@ pub(super) async fn remove(
     }
     // One that is removed already has nothing to move.
     let moves = moves(change.caller(), change.gate(), id, true).unwrap_or_default();
+    let name = change.caller().name_of(id);
     change.commit(|_| Ok(Command::RemoveNode(id))).await?;
-    Ok(Json(RemovedNode { id: id.0, moves }))
+    Ok(Json(RemovedNode { id: id.0, name, moves }))
 }

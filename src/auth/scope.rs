@@ -133,7 +133,12 @@ impl Caller {
 
     /// A node; every user may see them all.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>, Error> {
-        self.0.state.node(id).cloned().ok_or_else(|| Error::NotFound(format!("node {id}")))
+        self.0.state.node(id).cloned().ok_or_else(|| Error::NotFound(format!("node {}", self.name_of(id))))
+    }
+
+    /// What people call a node, also one that is gone; every user may know that.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.0.state.name_of(node)
     }
 }
 
@@ -204,6 +209,11 @@ impl Scoped<Build> {
     pub fn deployment(&self) -> Option<Scoped<Deployment>> {
         self.state().deployment(self.row.deployment).map(|row| self.with(row))
     }
+
+    /// Name of the node that works, or worked, on it.
+    pub fn node_name(&self) -> Option<String> {
+        self.lease.map(|lease| self.state().name_of(lease.node))
+    }
 }
 
 impl Scoped<Instance> {
@@ -212,8 +222,8 @@ impl Scoped<Instance> {
         self.state().deployment(self.row.deployment).map(|row| self.with(row))
     }
 
-    /// Name of the node it is on.
-    pub fn node_name(&self) -> Option<String> {
-        self.state().node(self.placement.node).map(|node| node.name.clone())
+    /// Name of the node it is on, or was on.
+    pub fn node_name(&self) -> String {
+        self.state().name_of(self.placement.node)
     }
 }

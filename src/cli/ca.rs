@@ -74,11 +74,10 @@ pub(super) fn waiting(rotation: &Rotation) -> String {
         other => other,
     };
     let awaited = rotation.waits_for.iter().map(|member| match time(member.absent_since) {
-        since if since.is_empty() => format!("node {} {}", member.node_id, member.name),
-        since => format!(
-            "node {} {} (away since {since}: start it, or `narvana node remove {}`)",
-            member.node_id, member.name, member.node_id
-        ),
+        since if since.is_empty() => format!("node {}", member.name),
+        since => {
+            format!("node {} (does not answer since {since}: start it, or `narvana node remove {0}`)", member.name)
+        }
     });
     let awaited: Vec<String> = awaited.collect();
     let awaited = if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") };

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::follow;
-use super::output::{Table, age, time};
+use super::output::{Table, age, node_name, time};
 use super::screen::short;
 use super::session::{AppArg, Session};
 use super::wait::WaitArgs;
@@ -84,11 +84,7 @@ pub(super) fn fields(deployment: &Deployment) -> Table {
         ("ended", time(deployment.finished_at)),
     ]);
     for instance in &deployment.instances {
-        let node = if instance.node_name.is_empty() {
-            format!("node {}", instance.node_id)
-        } else {
-            instance.node_name.clone()
-        };
+        let node = node_name(&instance.node_name, &instance.node_id);
         let reason = if instance.reason.is_empty() { String::new() } else { format!(" ({})", instance.reason) };
         let state = format!("{} on {node}, {}{reason}", instance.status, instance.health);
         table.field(&format!("instance {}", short(&instance.id)), state);

@@ -246,7 +246,7 @@ async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: 
                 warn(&format!(
                     "{}\nIt is a member of the cluster; `narvana node show {}` says whether it takes work.",
                     serving(&endpoints),
-                    endpoints.node_id
+                    shown(&endpoints)
                 ));
             }
             entered
@@ -382,9 +382,17 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("a unit cannot name {}: it is not UTF-8", path.display()))
 }
 
+/// What to call a node that runs here.
+fn shown(endpoints: &Endpoints) -> String {
+    match endpoints.name.as_str() {
+        "" => endpoints.node_id.to_string(),
+        name => name.to_owned(),
+    }
+}
+
 fn serving(endpoints: &Endpoints) -> String {
     let ingress = endpoints.ingress_http.as_deref().unwrap_or("off");
-    format!("node {} serves: API {}, applications {ingress}", endpoints.node_id, endpoints.api)
+    format!("node {} serves: API {}, applications {ingress}", shown(endpoints), endpoints.api)
 }
 
 fn welcome(endpoints: &Endpoints, setup_token: &str) {

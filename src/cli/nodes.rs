@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::drain::{self, DrainArgs, StopArgs};
 use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
-use super::output::{Table, time, yes_no};
+use super::output::{Table, node_name, time, yes_no};
 use super::rebalance::{self, JoinedArgs};
 use super::session::Session;
 use super::value::LabelChange;
-use crate::client::view::{Cluster, Loss, Move, Node, OnlyCopies, Upgrade};
+use crate::client::view::{Cluster, Id, Loss, Move, Node, OnlyCopies, Upgrade};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -115,8 +115,9 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
         NodeCommand::Remove { node, dry_run: false, force } => {
             let id = id_of(session, &node).await?;
             let removed = session.client.remove_node(&id, force).await?;
-            session.output.note(&format!("node {node} is removed; it stops what it runs"));
-            note_volumes(session, &node, &removed.view.moves);
+            let name = node_name(&removed.view.name, &removed.view.id);
+            session.output.note(&format!("node {name} is removed; it stops what it runs"));
+            note_volumes(session, &name, &removed.view.moves);
             session.output.show(&removed, |removed| moves(&removed.moves))
         }
     }
@@ -139,10 +140,11 @@ async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::
 async fn show_moves(session: &Session, node: &str, is_removed: bool) -> anyhow::Result<()> {
     let id = id_of(session, node).await?;
     let found = session.client.moves_without(&id, is_removed).await?;
-    note_volumes(session, node, &found.view);
+    let name = session.client.node(&id).await?.view.hostname;
+    note_volumes(session, &name, &found.view);
     match session.client.only_copies(&id).await {
-        Ok(only) => note_copies(session, node, &only.view),
-        Err(error) => session.output.note(&format!("what only node {node} has copies of is not known: {error}")),
+        Ok(only) => note_copies(session, &name, &only.view),
+        Err(error) => session.output.note(&format!("what only node {name} has copies of is not known: {error}")),
     }
     session.output.show_list(&found, "nothing runs on this node", moves)
 }
@@ -295,9 +297,13 @@ fn fields(node: &Node) -> Table {
 }
 
 fn summary(cluster: &Cluster, api: &str) -> Table {
+    let name_of = |id: &Id| {
+        let node = cluster.nodes.iter().find(|node| node.id == *id);
+        node_name(node.map_or("", |node| node.hostname.as_str()), id)
+    };
     let decides = match (cluster.has_quorum, cluster.leader.0.as_str()) {
         (true, "") => "yes".to_owned(),
-        (true, id) => format!("yes, led by node {id}"),
+        (true, _) => format!("yes, led by {}", name_of(&cluster.leader)),
         (false, _) => format!(
             "no quorum: {} of {} voters answer this node, {} are needed",
             cluster.quorum.answering,
@@ -305,14 +311,16 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
             cluster.quorum.needed
         ),
     };
-    let voters: Vec<&str> = cluster.voters.iter().map(|id| id.0.as_str()).collect();
+    let voters: Vec<String> = cluster.voters.iter().map(name_of).collect();
     let missing = cluster.quorum.missing.iter().map(|voter| {
         format!("node {} {} ({}), not heard since {}", voter.node_id, voter.name, voter.address, time(voter.since))
     });
     let missing: Vec<String> = missing.collect();
     let known = match cluster.has_quorum {
         true => String::new(),
-        false => format!("what follows is what node {} knew last, at index {}", cluster.node_id, cluster.applied_index),
+        false => {
+            format!("what follows is what {} knew last, at index {}", name_of(&cluster.node_id), cluster.applied_index)
+        }
     };
     let mut table = Table::of_fields([
         ("cluster", cluster.cluster_id.to_string()),
@@ -322,7 +330,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("waits", cluster.waits.join("; ")),
         ("how new", known),
         ("voters", voters.join(", ")),
-        ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
+        ("answered by", format!("{} ({}) at {api}", name_of(&cluster.node_id), cluster.role)),
         ("version", cluster.version.clone()),
         ("cluster version", cluster.cluster_version.to_string()),
         ("upgrade", cluster.upgrade.as_ref().map(upgrading).unwrap_or_default()),
@@ -332,9 +340,9 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {
-        let (name, health, instances) = (&node.hostname, health(node), node.instances);
-        let state = format!("{name} {}, narvana {}, {health}, {instances} instances", node.address, node.version);
-        table.field(&format!("node {}", node.id), state);
+        let (health, instances) = (health(node), node.instances);
+        let state = format!("{}, narvana {}, {health}, {instances} instances", node.address, node.version);
+        table.field(&format!("node {}", node_name(&node.hostname, &node.id)), state);
         if !node.option_differences.is_empty() {
             table.field("  options", option_differences(node));
         }
@@ -369,11 +377,8 @@ fn without_copies(services: &[String]) -> String {
 /// What an upgrade waits for.
 fn upgrading(upgrade: &Upgrade) -> String {
     let awaited = upgrade.waits_for.iter().map(|member| match member.cluster_version_max {
-        Some(newest) => format!(
-            "node {} {} (narvana {}, supports {newest}: upgrade it)",
-            member.node_id, member.name, member.version
-        ),
-        None => format!("node {} {} (has not come up: start it)", member.node_id, member.name),
+        Some(newest) => format!("node {} (narvana {}, supports {newest}: upgrade it)", member.name, member.version),
+        None => format!("node {} (has not come up: start it)", member.name),
     });
     let awaited: Vec<String> = awaited.collect();
     let awaited = if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") };

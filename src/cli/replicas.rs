@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::follow;
-use super::output::{Table, age};
+use super::output::{Table, age, node_name};
 use super::session::{AppArg, ServiceArg, Session};
 use super::value::Scale;
 use super::wait::WaitArgs;
@@ -78,8 +78,7 @@ fn instances(rows: &[(&Deployment, &Instance)]) -> Table {
     let mut table =
         Table::new(["ID", "APP", "SERVICE", "VERSION", "NODE", "STATUS", "HEALTH", "AGE", "REASON", "+DEPLOYMENT"]);
     for (deployment, instance) in rows {
-        let node =
-            if instance.node_name.is_empty() { instance.node_id.to_string() } else { instance.node_name.clone() };
+        let node = node_name(&instance.node_name, &instance.node_id);
         table.row([
             instance.id.to_string(),
             deployment.app_name.clone(),

@@ -260,6 +260,8 @@ view! {
         attempt: u32,
         /// The node that works on it.
         node_id: Id,
+        /// Its name.
+        node_name: String,
         /// Why it failed.
         failure: Failure,
         /// When it was asked for.
@@ -532,6 +534,8 @@ view! {
     RemovedNode {
         /// Identity.
         id: Id,
+        /// Its name.
+        name: String,
         /// What ran on it.
         moves: Vec<Move>,
     }

@@ -171,10 +171,7 @@ fn describe_build(situation: Situation<'_>, build: &Build, explanation: &mut Exp
 }
 
 fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation: &mut Explanation) {
-    let node = situation
-        .state
-        .node(instance.placement.node)
-        .map_or_else(|| instance.placement.node.to_string(), |node| node.name.clone());
+    let node = situation.state.name_of(instance.placement.node);
     let what = format!("replica {} (instance {})", instance.slot, instance.id.short());
     let status = &instance.status;
     let doing = match (status.state, status.health) {
@@ -260,12 +257,9 @@ fn explain_restart(situation: Situation<'_>, instance: &Instance, explanation: &
         explanation.say(format!("it replaced instance {}: {}", before.id.short(), cause_of(before)));
     }
     if before.placement.node != instance.placement.node {
-        let name = |id| situation.state.node(id).map_or_else(|| format!("{id}"), |node| node.name.clone());
-        explanation.say(format!(
-            "it moved from node {} to node {}",
-            name(before.placement.node),
-            name(instance.placement.node)
-        ));
+        let (from, to) = (before.placement.node, instance.placement.node);
+        let name = |node| situation.state.name_of(node);
+        explanation.say(format!("it moved from node {} to node {}", name(from), name(to)));
     }
 }
 
