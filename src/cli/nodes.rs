@@ -313,7 +313,8 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
     };
     let voters: Vec<String> = cluster.voters.iter().map(name_of).collect();
     let missing = cluster.quorum.missing.iter().map(|voter| {
-        format!("node {} {} ({}), not heard since {}", voter.node_id, voter.name, voter.address, time(voter.since))
+        let name = node_name(&voter.name, &voter.node_id);
+        format!("{name} ({}) does not answer since {}", voter.address, time(voter.since))
     });
     let missing: Vec<String> = missing.collect();
     let known = match cluster.has_quorum {
@@ -405,4 +406,52 @@ fn would_be_down(loss: &Loss) -> String {
 /// A value as people write it.
 pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(cluster: Value) -> String {
+        let cluster: Cluster = serde_json::from_value(cluster).expect("a cluster");
+        summary(&cluster, "http://n1:8080").render(false, false)
+    }
+
+    fn is_there(shown: &str, line: &str) {
+        assert!(
+            shown.lines().any(|shown| shown.split_whitespace().collect::<Vec<_>>().join(" ") == line),
+            "{line}: {shown}"
+        );
+    }
+
+    #[test]
+    fn nodes_have_their_names_where_they_are_known() {
+        let since = "2026-11-30T10:00:00.000Z";
+        let mut cluster = serde_json::json!({
+            "node_id": 1, "role": "leader", "has_quorum": true, "leader": 4, "voters": [1, 4, 9],
+            "nodes": [
+                {"id": 1, "hostname": "one", "address": "10.0.0.1", "version": "0.1.0", "healthy": true, "instances": 2},
+                {"id": 4, "hostname": "four", "address": "10.0.0.4", "version": "0.1.0", "unhealthy_reason": format!("does not answer since {since}")},
+            ],
+            "if_lost": [{"node_id": 1, "back_elsewhere": 1}],
+        });
+        let healthy = shown(cluster.clone());
+        is_there(&healthy, "can decide: yes, led by four");
+        is_there(&healthy, "voters: one, four, node 9");
+        is_there(&healthy, "answered by: one (leader) at http://n1:8080");
+        is_there(&healthy, "node one: 10.0.0.1, narvana 0.1.0, healthy, 2 instances");
+
+        cluster["has_quorum"] = false.into();
+        cluster["quorum"] = serde_json::json!({
+            "needed": 2, "answering": 1, "missing": [{"node_id": 4, "name": "four", "address": "10.0.0.4:9090", "since": since}],
+        });
+        let alone = shown(cluster);
+        // One death, one time, in the same words.
+        is_there(&alone, &format!("missing voters: four (10.0.0.4:9090) does not answer since {since}"));
+        is_there(
+            &alone,
+            &format!("node four: 10.0.0.4, narvana 0.1.0, unhealthy: does not answer since {since}, 0 instances"),
+        );
+        is_there(&alone, "how new: what follows is what one knew last, at index 0");
+    }
 }

@@ -460,7 +460,7 @@ view! {
         name: String,
         /// Host and port between nodes.
         address: String,
-        /// When it was heard last.
+        /// Since when it does not answer.
         since: Moment,
     }
     /// Where an instance would go.
