@@ -7,7 +7,7 @@ use crate::model::{
     App, AppId, Build, BuildId, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role, Service,
     ServiceId,
 };
-use crate::state::State;
+use crate::state::{Rejection, State};
 
 use super::caller::Sight;
 use super::{Caller, Error};
@@ -139,6 +139,11 @@ impl Caller {
     /// What people call a node, also one that is gone; every user may know that.
     pub fn name_of(&self, node: NodeId) -> String {
         self.0.state.name_of(node)
+    }
+
+    /// Refuses the removal of a node that has to stay.
+    pub fn check_removal(&self, node: NodeId) -> Result<(), Rejection> {
+        self.0.state.check_removal(node)
     }
 }
 

@@ -258,6 +258,17 @@ async fn the_leader_of_two_is_removed_and_the_other_one_goes_on() {
     let last = second.cli(&["node", "remove", "second"]);
     let words = String::from_utf8_lossy(&last.stderr).into_owned();
     assert!(!last.status.success() && words.contains("only one that answers and may vote"), "{words}");
+    // Copies do not matter where the vote does: nobody else has any of this.
+    second.post("/v1/apps/shop/services", &json!({"name": "built", "source_type": "upload"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    second.upload("shop", "built", folder.path());
+    for args in [&["node", "remove", "second"][..], &["node", "remove", "second", "--dry-run"]] {
+        let refused = second.cli(args);
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(4) && words.contains("may vote"), "{args:?}: {words}");
+        assert!(!words.contains("copy"), "{args:?}: {words}");
+    }
     assert!(!first.try_run());
 }
 
