@@ -34,7 +34,7 @@ mod time;
 mod user;
 mod word;
 
-pub use admission::{Absence, Admission, JoinToken, NodeRole, TokenEnd};
+pub use admission::{Absence, Admission, COME_BACK, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType, check_path_in_source};

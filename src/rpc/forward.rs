@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::caller::{Member, member, process, status};
 use super::{Refusal, Witness};
 use crate::consensus::{Consensus, Receiver};
-use crate::model::Origin;
+use crate::model::{COME_BACK, Origin};
 
 pub(super) struct ForwardService {
     receiver: Receiver,
@@ -50,9 +50,9 @@ impl Forward for ForwardService {
         }
         // Only the words that are known: what another machine sends is not repeated.
         let how = origin.parse::<Origin>().map_or("begun anew", Origin::as_str);
+        let from = self.consensus.latest().state.name_of(caller);
         self.witness.end(Refusal::end(format!(
-            "this node was left behind: its cluster was {how} without it and goes on from node {caller}; this machine can \
-             come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"
+            "this node was left behind: its cluster was {how} without it and goes on from node {from}; {COME_BACK}"
         )));
         Ok(Response::new(v1::LeaveBehindReply {}))
     }

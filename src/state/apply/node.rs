@@ -177,10 +177,7 @@ impl Draft {
         let admission = self.state.admission(id).ok_or_else(|| not_found("node", id))?;
         match admission.removed_at {
             None => Ok(Admission::clone(admission)),
-            Some(_) => Err(Rejection::Precondition(format!(
-                "node {id} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
-                 `narvana join`"
-            ))),
+            Some(_) => Err(Rejection::Precondition(admission.farewell())),
         }
     }
 

@@ -58,7 +58,14 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["test-node", "third"]);
     // Its folder is of no use any more, and says so.
     assert!(!second.try_run());
-    assert!(second.log().contains("narvana join"), "{}", second.log());
+    assert!(
+        second.log().contains("second (node ") && second.log().contains("narvana node rebuild"),
+        "{}",
+        second.log()
+    );
+    let looked = second.command("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert!(looked.status.code() == Some(1) && said.contains("BAD: second (node "), "{looked:?}");
 }
 
 /// A follower, then the leader: what is open from it and to it ends within five seconds, and it answers nobody.
