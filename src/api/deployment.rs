@@ -31,7 +31,8 @@ pub(super) struct DeploymentView {
     service_name: String,
     /// 1, 2, 3 … per service.
     version: u64,
-    /// `pending`, `building`, `built`, `scheduled`, `starting`, `running`, `stopping`, `stopped` or `failed`.
+    /// `pending`, `building`, `built`, `scheduled`, `starting`, `running`, `stopping`, `stopped` or `failed`. What builds nothing goes
+    /// from `pending` to `scheduled`.
     status: &'static str,
     /// Why it failed, or what it waits for.
     reason: Option<String>,
@@ -74,7 +75,7 @@ pub(super) fn view(deployment: &Scoped<Deployment>, gate: &Gate, server_domain: 
         service_id: deployment.service.to_string(),
         service_name: deployment.service_name.clone(),
         version: deployment.version,
-        status: deployment.status.as_str(),
+        status: deployment.told_status().as_str(),
         reason: deployment.reason.clone(),
         next_step: next_step(deployment),
         log_tail: deployment.log_tail.clone(),

@@ -113,7 +113,7 @@ fn describe_deployment(
 ) {
     let what = format!("{} version {}", deployment.service_name, deployment.version);
     let waiting = what_if.waiting.get(&deployment.id);
-    match (deployment.status, waiting.or(deployment.reason.as_ref())) {
+    match (deployment.told_status(), waiting.or(deployment.reason.as_ref())) {
         (status, Some(reason)) if status.is_terminal() => explanation.say(format!("{what} is {status}: {reason}")),
         (status, Some(reason)) => explanation.say(format!("{what} is {status}; {reason}")),
         (DeploymentStatus::Running, None) if is_scaled_to_nothing(situation, deployment) => {
@@ -330,10 +330,10 @@ mod tests {
         world.service("web", |spec| spec.resources.cpu.millis = 5_000);
         let deployment = world.deploy("web");
         let lines = explain_deployment(world.situation(), deployment).expect("exists").lines;
-        assert_eq!(lines, ["web version 1 is built; no node can take it: node n1 has 4 of 4 cores free, 5 asked"]);
+        assert_eq!(lines, ["web version 1 is pending; no node can take it: node n1 has 4 of 4 cores free, 5 asked"]);
         world.change_node(1, |node| node.cordoned = true);
         let lines = explain_deployment(world.situation(), deployment).expect("exists").lines;
-        assert_eq!(lines, ["web version 1 is built; no node can take it: node n1 is cordoned"]);
+        assert_eq!(lines, ["web version 1 is pending; no node can take it: node n1 is cordoned"]);
     }
 
     #[test]
