@@ -188,6 +188,12 @@ impl Scoped<Service> {
 }
 
 impl Scoped<Deployment> {
+    /// Another one of its service.
+    pub fn sibling(&self, id: DeploymentId) -> Option<Self> {
+        let row = self.state().deployment(id).filter(|other| other.service == self.service);
+        row.map(|row| self.with(row))
+    }
+
     /// Name of the app it is of, unless that was deleted meanwhile.
     pub fn app_name(&self) -> Option<String> {
         self.state().app(self.row.app).map(|app| app.name.clone())

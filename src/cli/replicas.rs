@@ -110,9 +110,17 @@ pub(super) async fn scale(session: &Session, args: ScaleArgs) -> anyhow::Result<
     session.output.done(&data, &format!("scaling {}; `narvana ps --app {app}` shows it", names.join(", ")))
 }
 
+/// Says to which version a service goes back: nobody has to have named it.
+pub(super) fn note_return(session: &Session, begun: &Deployment) {
+    if let Some(older) = begun.cause_version {
+        session.output.note(&format!("{} goes back to v{older}, as v{}", begun.service_name, begun.version));
+    }
+}
+
 /// Goes back to an older version of a service.
 pub(super) async fn rollback(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
     let (app, service) = session.service(&args.service).await?;
     let begun = session.client.rollback_service(&app, &service, args.to).await?;
+    note_return(session, &begun.view);
     follow::finish(session, &begun, &args.wait).await
 }

@@ -13,7 +13,7 @@ use super::output::{Table, age, time};
 use super::session::{AppArg, Session};
 use super::value::{Pair, PortArg, VolumeArg, seconds};
 use super::wait::WaitArgs;
-use crate::client::view::{Deployment, Service};
+use crate::client::view::{Deployment, HealthCheck, Service, Volume};
 
 /// Commands about services.
 #[derive(Debug, Subcommand)]
@@ -350,6 +350,29 @@ fn source(service: &Service) -> String {
     }
 }
 
+fn health_check(check: &HealthCheck) -> String {
+    let port = check.port.map(|port| format!(" on port {port}")).unwrap_or_default();
+    let what = match check.r#type.as_str() {
+        "http" => format!("GET {}{port}", check.path),
+        "command" => words(&check.command),
+        other => format!("{other}{port}"),
+    };
+    let HealthCheck { interval_seconds, timeout_seconds, retries, .. } = check;
+    format!("{what}, every {interval_seconds} s, {timeout_seconds} s at most, unhealthy after {retries} failures")
+}
+
+fn volume(volume: &Volume) -> String {
+    let size = if volume.size.is_empty() { String::new() } else { format!(" ({})", volume.size) };
+    format!("{} at {}{size}", volume.name, volume.path)
+}
+
+/// A command: its words, those in quotes that would not be seen as one.
+fn words(command: &[String]) -> String {
+    let one = |word: &String| word.is_empty() || word.contains(|c: char| c.is_whitespace() || c == '"');
+    let shown = command.iter().map(|word| if one(word) { format!("{word:?}") } else { word.clone() });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
 fn fields(service: &Service) -> Table {
     let ports: Vec<String> =
         service.ports.iter().map(|port| format!("{}/{}", port.container_port, port.protocol)).collect();
@@ -360,11 +383,18 @@ fn fields(service: &Service) -> Table {
         ("url", service.url.clone()),
         ("for its app", service.internal_host.clone()),
         ("source", source(service)),
-        ("strategy", service.build_strategy.clone()),
+        ("strategy", if service.source_type == "image" { String::new() } else { service.build_strategy.clone() }),
+        ("folder", service.build_config.root_directory.clone()),
+        ("dockerfile", service.build_config.dockerfile.clone()),
+        ("command", words(&service.command)),
         ("replicas", service.replicas.to_string()),
+        ("exclusive", if service.exclusive { "yes, it never runs twice".to_owned() } else { String::new() }),
         ("ports", ports.join(", ")),
+        ("health check", service.health_check.as_ref().map_or_else(|| "none".to_owned(), health_check)),
         ("cpu", service.resources.cpu.clone()),
         ("memory", service.resources.memory.clone()),
+        ("volumes", service.volumes.iter().map(volume).collect::<Vec<_>>().join(", ")),
+        ("node labels", service.constraints.join(", ")),
         ("depends on", service.depends_on.join(", ")),
         // Names only: values may be secrets, and `env ls` shows them to whoever asks for them.
         ("environment", variables.join(", ")),
@@ -427,6 +457,28 @@ mod tests {
         assert_eq!(Value::from(args.json().expect("a spec")), expected);
         let incomplete = SpecArgs { health_port: Some(80), ..SpecArgs::default() };
         assert!(incomplete.json().is_err());
+    }
+
+    #[test]
+    fn what_a_service_is_can_be_read() {
+        let service: Service = serde_json::from_value(json!({
+            "name": "web", "source_type": "image", "image": "nginx:1.27", "build_strategy": "dockerfile", "replicas": 1,
+            "health_check": {"type": "http", "path": "/up", "port": 80, "interval_seconds": 5, "timeout_seconds": 3, "retries": 2},
+            "volumes": [{"name": "data", "path": "/data", "size": "1Gi"}, {"name": "tmp", "path": "/tmp", "size": null}],
+            "constraints": ["disk=ssd", "zone=b"], "command": ["sh", "-c", "exec nginx"], "exclusive": true,
+        }))
+        .expect("a service");
+        let shown = fields(&service).render(false, false);
+        for line in [
+            "command:       sh -c \"exec nginx\"",
+            "exclusive:     yes, it never runs twice",
+            "health check:  GET /up on port 80, every 5 s, 3 s at most, unhealthy after 2 failures",
+            "volumes:       data at /data (1Gi), tmp at /tmp",
+            "node labels:   disk=ssd, zone=b",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line:?} is missing: {shown}");
+        }
+        assert!(!shown.contains("strategy"), "nothing is built: {shown}");
     }
 
     #[test]
