@@ -8,11 +8,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::follow;
+use super::nodes::plain;
 use super::outcome::{Exit, failure};
 use super::output::{Table, age, time};
 use super::session::{AppArg, Session};
 use super::value::{Pair, PortArg, VolumeArg, seconds};
 use super::wait::WaitArgs;
+use crate::client::Error;
 use crate::client::view::{Deployment, HealthCheck, Service, Volume};
 
 /// Commands about services.
@@ -169,6 +171,53 @@ pub(super) struct SpecArgs {
     pub(super) command: Vec<String>,
 }
 
+/// The flags above, by the names that the API gives to what they set: it refuses a field, and people typed a flag.
+const FLAGS: [(&str, &str); 22] = [
+    ("source_type", "--git, --image or --upload"),
+    ("git_repo", "--git"),
+    ("git_ref", "--ref"),
+    ("image", "--image"),
+    ("build_strategy", "--strategy"),
+    ("build_config.dockerfile", "--dockerfile"),
+    ("build_config.root_directory", "--root"),
+    ("ports", "--port"),
+    ("replicas", "--replicas"),
+    ("resources.cpu", "--cpu"),
+    ("resources.memory", "--memory"),
+    ("health_check.path", "--health-path"),
+    ("health_check.port", "--health-port"),
+    ("health_check.command", "--health-command"),
+    ("health_check.interval_seconds", "--health-interval"),
+    ("health_check.timeout_seconds", "--health-timeout"),
+    ("health_check.retries", "--health-retries"),
+    ("depends_on", "--depends-on"),
+    ("volumes", "--volume"),
+    ("constraints", "--constraint"),
+    ("exclusive", "--exclusive"),
+    ("env_vars", "--env"),
+];
+
+/// The flag of a field such as `ports[0].container_port`.
+fn flag_of(field: &str) -> Option<&'static str> {
+    let is_in =
+        |name: &str| field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    FLAGS.iter().find(|(name, _)| is_in(name)).map(|(_, flag)| *flag)
+}
+
+/// A refusal of what a service is to be, with the flags of what is wrong. The fields are named as well: a file has those.
+pub(super) fn in_flags(error: Error) -> Error {
+    let Error::Refused(mut refusal) = error else { return error };
+    if refusal.code == "invalid_request" && refusal.details.keys().any(|field| flag_of(field).is_some()) {
+        let mut message = "the service is not valid".to_owned();
+        for (field, reason) in std::mem::take(&mut refusal.details) {
+            let shown = flag_of(&field).map_or_else(|| field.clone(), |flag| format!("{flag} ({field})"));
+            message.push_str(&format!("\n  {shown}: {}", plain(&reason)));
+        }
+        refusal.message = message;
+    }
+    Error::Refused(refusal)
+}
+
 impl SpecArgs {
     /// The fields that were given, as the API names them.
     fn json(&self) -> anyhow::Result<Map<String, Value>> {
@@ -277,7 +326,7 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
             let mut spec = args.spec.json()?;
             spec.insert("name".to_owned(), args.name.into());
             merge_env(&mut spec, &args.env);
-            output.show(&client.create_service(&app, &spec.into()).await?, fields)
+            output.show(&client.create_service(&app, &spec.into()).await.map_err(in_flags)?, fields)
         }
         ServiceCommand::Show { service, app } => {
             let app = session.app(&app).await?;
@@ -289,7 +338,7 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
                 return Err(failure(Exit::Usage, "nothing is given to change; see `narvana service update --help`"));
             }
             let app = session.app(&args.app).await?;
-            output.show(&client.update_service(&app, &args.name, &change.into()).await?, fields)
+            output.show(&client.update_service(&app, &args.name, &change.into()).await.map_err(in_flags)?, fields)
         }
         ServiceCommand::Delete { service, app } => {
             let app = session.app(&app).await?;
@@ -430,7 +479,10 @@ pub(super) fn kept_volumes(services: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::client::Refusal;
 
     #[test]
     fn only_what_is_given_is_sent() {
@@ -457,6 +509,31 @@ mod tests {
         assert_eq!(Value::from(args.json().expect("a spec")), expected);
         let incomplete = SpecArgs { health_port: Some(80), ..SpecArgs::default() };
         assert!(incomplete.json().is_err());
+    }
+
+    #[test]
+    fn what_is_refused_has_the_names_of_the_flags() {
+        let refusal = |details: Value| {
+            let body = json!({"code": "invalid_request", "message": "the request is not valid: …", "details": details});
+            let refusal: Refusal = serde_json::from_value(body).expect("a refusal");
+            in_flags(Error::Refused(Box::new(refusal))).to_string()
+        };
+        assert_eq!(
+            refusal(
+                json!({"build_config.dockerfile": "must stay inside", "ports[1].container_port": "is 0", "name": "is taken"})
+            ),
+            "the service is not valid\n  --dockerfile (build_config.dockerfile): must stay inside\n  name: is taken\n  \
+             --port (ports[1].container_port): is 0"
+        );
+        assert_eq!(refusal(json!({"replica": "is unknown"})), "the request is not valid: …\n  replica: is unknown");
+        // A flag that is not there would be searched for.
+        let create = crate::cli::Cli::command();
+        let create = create.find_subcommand("service").and_then(|it| it.find_subcommand("create")).expect("a command");
+        let known: Vec<String> =
+            create.get_arguments().filter_map(|it| Some(format!("--{}", it.get_long()?))).collect();
+        for word in FLAGS.iter().flat_map(|(_, flags)| flags.split([' ', ','])).filter(|word| word.starts_with("--")) {
+            assert!(known.iter().any(|flag| flag == word), "{word}");
+        }
     }
 
     #[test]
