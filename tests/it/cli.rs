@@ -309,6 +309,34 @@ async fn a_folder_becomes_an_app_a_service_and_an_address() {
     assert_eq!(asked[2], "source of hello/hello, zstd: true");
 }
 
+/// Nothing is made, so that nothing has to be cleaned up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_deployed_leaves_nothing_behind() {
+    let server = Server::start("running").await;
+    let empty = server.home.path().join("empty");
+    let go = server.home.path().join("go");
+    for folder in [&empty, &go] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    std::fs::write(go.join("go.mod"), "module example.org/x\n\ngo 1.22\n").expect("writes");
+    let good = sample(server.home.path());
+    let path = |folder: &Path| folder.to_str().expect("a path of text").to_owned();
+    for (arguments, code, words) in [
+        (vec!["deploy".to_owned(), path(&empty)], 1, "the source is empty; nothing was made and nothing was sent"),
+        (vec!["deploy".to_owned(), path(&go)], 1, "would be built by auto-go, which this version does not do yet"),
+        (vec!["deploy".to_owned(), good.clone(), "--app".to_owned(), "Bad Name".to_owned()], 2, "--app: must start"),
+        (vec!["deploy".to_owned(), good.clone(), "--service".to_owned(), "a.b".to_owned()], 2, "--service: must start"),
+        (vec!["deploy".to_owned(), good, "--env".to_owned(), "A B=c".to_owned()], 2, "--env: must start"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = server.narvana(&arguments).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(server.asked(), [""; 0], "nothing was made");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_fails_says_why_and_what_to_do() {
     let server = Server::start("failed").await;
