@@ -467,6 +467,8 @@ view! {
     Authority {
         /// SHA-256 of its key.
         fingerprint: String,
+        /// SHA-256 of its certificate.
+        certificate_fingerprint: String,
         /// Certificates of all authorities that are trusted, PEM.
         certificates: String,
         /// Its replacement, while that goes on.
@@ -476,6 +478,8 @@ view! {
     Rotation {
         /// SHA-256 of the new key.
         fingerprint: String,
+        /// SHA-256 of the new certificate.
+        certificate_fingerprint: String,
         /// What members have to do.
         step: String,
         /// When it was begun.
@@ -604,6 +608,8 @@ view! {
         uses_left: u32,
         /// Who made it.
         created_by: Id,
+        /// Their address.
+        created_by_email: String,
         /// When it was made.
         created_at: Moment,
         /// From when it is refused.

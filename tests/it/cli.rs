@@ -204,12 +204,14 @@ impl Server {
             .route("/v1/apps", post(made))
             .route("/v1/apps/{app}", get(missing))
             .route("/v1/apps/{app}/services", post(made))
-            .route("/v1/apps/{app}/services/{service}", get(missing))
+            .route("/v1/apps/{app}/services/{service}", get(missing).patch(refused_service))
             .route("/v1/apps/{app}/services/{service}/source", post(uploaded))
             .route("/v1/apps/{app}/services/{service}/deploy", post(move || async { deployment("pending") }))
             .route("/v1/deployments/{id}", get(show))
             .route("/v1/deployments/{id}/stream", get(events))
             .route("/v1/builds/{id}", get(failed_build))
+            .route("/v1/join-tokens", post(token_made))
+            .route("/v1/apps/{app}/services/{service}/rollback", post(rolled_back))
             .with_state(Arc::clone(&asked));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -261,6 +263,31 @@ fn deployment(status: &str) -> Json<Value> {
         "url": "http://hello-hello.localhost:8081", "reason": (status == "failed").then_some("the build failed"),
         "instances": [{ "id": "0198-beef", "node_id": 1, "node_name": "n1", "status": "running", "health": "healthy" }],
     }))
+}
+
+async fn rolled_back() -> impl IntoResponse {
+    let body = json!({
+        "id": "d7", "service_name": "web", "version": 7, "status": "pending", "cause": "rollback", "cause_version": 4,
+    });
+    (StatusCode::ACCEPTED, Json(body))
+}
+
+async fn token_made() -> impl IntoResponse {
+    let body = json!({
+        "id": "0198f3a2-0000-7000-8000-000000000000", "token": "nvj1.SECRET", "role": "worker", "uses_left": 1,
+        "addresses": ["10.0.0.1:9090"], "expires_at": "2026-12-01T00:00:00.000Z",
+    });
+    (StatusCode::CREATED, Json(body))
+}
+
+async fn refused_service(State(asked): State<Asked>, Json(body): Json<Value>) -> impl IntoResponse {
+    asked.lock().expect("not poisoned").push(body.to_string());
+    let details = json!({ "build_config.dockerfile": "must stay inside the source" });
+    let body = json!({
+        "code": "invalid_request", "message": "the request is not valid: build_config.dockerfile: must stay inside the source",
+        "details": details, "request_id": "r",
+    });
+    (StatusCode::BAD_REQUEST, Json(body))
 }
 
 async fn events() -> impl IntoResponse {
@@ -335,6 +362,42 @@ async fn a_folder_that_cannot_be_deployed_leaves_nothing_behind() {
         assert!(said.contains(words), "{arguments:?}: {said}");
     }
     assert_eq!(server.asked(), [""; 0], "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_did_and_how_it_is_undone_is_said() {
+    let server = Server::start("running").await;
+    let output = server.narvana(&["rollback", "--app", "shop", "--service", "web", "--no-wait"]).await;
+    assert!(text(&output.stderr).contains("web goes back to v4, as v7"), "{output:?}");
+    let output = server.narvana(&["token", "create"]).await;
+    assert_eq!(text(&output.stdout), "nvj1.SECRET\n", "alone, for a pipe");
+    let undone =
+        "its id is 0198f3a2-0000-7000-8000-000000000000; `narvana token revoke 0198f3a2-0000-7000-8000-000000000000`";
+    assert!(text(&output.stderr).contains(undone), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_in_the_words_of_the_command_line() {
+    let server = Server::start("running").await;
+    let update = ["service", "update", "web", "--app", "shop", "--dockerfile", "../Dockerfile"];
+    let output = server.narvana(&update).await;
+    let expected =
+        "error: the service is not valid\n  --dockerfile (build_config.dockerfile): must stay inside the source\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), expected));
+    // Whoever gives the token itself has it shown to nobody.
+    for given in ["nope", "nvj1.SECRET"] {
+        let output = server.narvana(&["token", "revoke", given]).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("is not the id of a join token; `narvana token ls` lists them"), "{said}");
+        assert!(!said.contains("SECRET"), "{said}");
+    }
+    let folder = server.home.path().join("node");
+    let given = folder.to_str().expect("a path of text");
+    let output = server.narvana(&["init", "--name", "Bad Name", "--data-dir", given]).await;
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("--name: must be 1 to 64 letters"), "{said}");
+    assert!(!folder.exists(), "nothing was begun");
 }
 
 #[tokio::test(flavor = "multi_thread")]
