@@ -16,7 +16,8 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::model::{
-    Cpu, Memory, NEWEST_CLUSTER_VERSION, OLDEST_CLUSTER_VERSION, Secret, format_duration, parse_duration,
+    Cpu, Memory, NEWEST_CLUSTER_VERSION, OLDEST_CLUSTER_VERSION, Secret, check_node_name, format_duration,
+    parse_duration,
 };
 
 pub use unused::unused_variables;
@@ -298,6 +299,12 @@ impl NodeSettings {
                 reason: "this version has no HTTPS ingress; leave it out or set it to 0".to_owned(),
             });
         }
+        let name = self.name.or(file.name);
+        let (name, whose) = match name {
+            Some(name) => (name, ""),
+            None => (host_name.to_owned(), "give one, since the name of this machine is none for a node: it "),
+        };
+        check_node_name(&name).map_err(|problem| Error::Value { flag: "name", reason: format!("{whose}{problem}") })?;
         let jwt_secret = self.jwt_secret.or(file.jwt_secret);
         if jwt_secret.as_ref().is_some_and(|secret| secret.len() < JWT_SECRET_BYTES_MIN) {
             return Err(Error::Value {
@@ -325,7 +332,7 @@ impl NodeSettings {
         }
         let rollout_attempts = self.scheduler_max_retries.or(file.scheduler_max_retries).unwrap_or(2).max(1);
         Ok(NodeConfig {
-            name: self.name.or(file.name).unwrap_or_else(|| host_name.to_owned()),
+            name,
             advertise: self.advertise.or(file.advertise).map(advertise).transpose()?,
             api: (
                 self.api_host.or(file.api_host).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -456,10 +463,13 @@ mod tests {
                 "--scheduler-health-threshold",
             ),
             (NodeSettings { advertise: Some("n1:9090".into()), ..NodeSettings::default() }, "--advertise"),
+            (NodeSettings { name: Some("Bad Name".into()), ..NodeSettings::default() }, "--name: must be 1 to 64"),
         ] {
             let error = settle(settings, "").expect_err("refused");
             assert!(error.to_string().starts_with(flag), "{error}");
         }
+        let nameless = NodeSettings::default().settle(NodeSettings::default(), "(none)", PathBuf::from("/"));
+        assert!(nameless.expect_err("refused").to_string().contains("give one"), "a machine may have an odd name");
         assert!(toml::from_str::<NodeSettings>("api_prot = 1").is_err(), "unknown names are refused");
     }
 

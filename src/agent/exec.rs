@@ -78,7 +78,7 @@ pub enum ExecError {
     NotRunning(String),
     /// The node runs as many as it may. Come back later.
     #[error("node {0} runs {COMMANDS_MAX} commands in instances, which is the most; end one, or wait")]
-    Busy(NodeId),
+    Busy(String),
     /// The node, or its engine, does not answer. Whether the command ran is not known.
     #[error("{0}")]
     Away(String),
@@ -150,11 +150,11 @@ impl LocalExec {
     pub async fn run(&self, request: ExecRequest) -> Result<ExecOutputs, ExecError> {
         let ExecRequest { instance, index, spec, inputs } = request;
         check(&spec)?;
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ExecError::Busy(self.node))?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ExecError::Busy(self.name()))?;
         let container = self.container(instance, index).await?;
         let engine = self.engine.borrow().clone();
         let engine = engine
-            .ok_or_else(|| ExecError::Away(format!("node {} has no container engine that answers", self.node)))?;
+            .ok_or_else(|| ExecError::Away(format!("node {} has no container engine that answers", self.name())))?;
         let terminal = spec.terminal.is_some();
         let outputs = start(engine, container, spec, inputs, place, &self.supervisor).await?;
         tracing::info!(%instance, terminal, "a command runs inside an instance");
@@ -170,7 +170,12 @@ impl LocalExec {
         let mut views = self.views.clone();
         let known = views.wait_for(|view| view.index >= index || running(view).is_some());
         let found = timeout(ENTRIES_WAIT_MAX, known).await.ok().and_then(|view| running(&*view.ok()?));
-        found.ok_or_else(|| ExecError::NotRunning(format!("instance {instance} does not run on node {}", self.node)))
+        found.ok_or_else(|| ExecError::NotRunning(format!("instance {instance} does not run on node {}", self.name())))
+    }
+
+    /// What people call this node.
+    fn name(&self) -> String {
+        self.views.borrow().state.name_of(self.node)
     }
 }
 

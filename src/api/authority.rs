@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::clock;
-use crate::cluster::{Authority, pin_of};
+use crate::cluster::{Authority, fingerprints, pin_of};
 use crate::model::{Cluster, RotationStep};
 use crate::state::Command;
 
@@ -21,8 +21,10 @@ use super::session::Empty;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Authority)]
 pub(super) struct AuthorityView {
-    /// SHA-256 of its key; join tokens name it.
+    /// SHA-256 of its key, in hex; join tokens name it.
     fingerprint: String,
+    /// SHA-256 of its certificate, as `openssl x509 -fingerprint -sha256` prints it.
+    certificate_fingerprint: String,
     /// Certificates of all authorities that are trusted, PEM; that which signs first.
     certificates: String,
     /// Its replacement, while that goes on.
@@ -33,8 +35,10 @@ pub(super) struct AuthorityView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuthorityRotation)]
 pub(super) struct RotationView {
-    /// SHA-256 of the new key.
+    /// SHA-256 of the new key, in hex.
     fingerprint: String,
+    /// SHA-256 of the new certificate, as `openssl x509 -fingerprint -sha256` prints it.
+    certificate_fingerprint: String,
     /// `trust`: members begin to trust the new one beside the old one. `show`: they show certificates of the new one. After
     /// that the old one is gone.
     step: &'static str,
@@ -53,13 +57,18 @@ pub(super) struct AwaitedView {
     absent_since: Option<String>,
 }
 
-fn fingerprint(certificate: &str) -> String {
+fn of_key(certificate: &str) -> String {
     pin_of(certificate).map(hex::encode).unwrap_or_default()
+}
+
+fn of_certificate(certificate: &str) -> String {
+    fingerprints(certificate).into_iter().next().unwrap_or_default()
 }
 
 fn view(cluster: &Cluster, caller: &Caller) -> AuthorityView {
     AuthorityView {
-        fingerprint: fingerprint(&cluster.ca_certificate),
+        fingerprint: of_key(&cluster.ca_certificate),
+        certificate_fingerprint: of_certificate(&cluster.ca_certificate),
         certificates: cluster.trusted(),
         rotation: rotation(cluster, caller),
     }
@@ -75,7 +84,8 @@ pub(super) fn rotation(cluster: &Cluster, caller: &Caller) -> Option<RotationVie
         absent_since: caller.absent_since(member.node).map(|since| since.to_string()),
     });
     Some(RotationView {
-        fingerprint: fingerprint(&rotation.certificate),
+        fingerprint: of_key(&rotation.certificate),
+        certificate_fingerprint: of_certificate(&rotation.certificate),
         step: RotationStep::as_str(rotation.step),
         begun_at: rotation.begun_at.to_string(),
         waits_for: awaited.collect(),

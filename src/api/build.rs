@@ -37,6 +37,7 @@ pub(super) struct BuildView {
     attempt: u32,
     /// The node that works, or worked, on it.
     node_id: Option<u64>,
+    node_name: Option<String>,
     cancel_requested: bool,
     image: Option<String>,
     git_commit: Option<String>,
@@ -72,6 +73,7 @@ pub(super) fn view(build: &Scoped<Build>) -> BuildView {
         status: build.status.as_str(),
         attempt: build.attempt,
         node_id: build.lease.map(|lease| lease.node.0),
+        node_name: build.node_name(),
         cancel_requested: build.cancel_requested,
         image: build.artifact.as_ref().map(|artifact| artifact.image.clone()),
         git_commit: build.artifact.as_ref().and_then(|artifact| artifact.revision.clone()),

@@ -33,7 +33,7 @@ impl Census {
             ..Self::default()
         };
         for deployment in state.deployments() {
-            *census.deployments_by_status.entry(deployment.status.as_str()).or_default() += 1;
+            *census.deployments_by_status.entry(deployment.told_status().as_str()).or_default() += 1;
         }
         for build in state.builds() {
             *census.builds_by_status.entry(build.status.as_str()).or_default() += 1;

@@ -75,7 +75,7 @@ pub(super) async fn show(Reader(caller): Reader) -> Json<Config> {
 pub(super) async fn stats(Reader(caller): Reader) -> Json<Stats> {
     let mut deployments_by_status = BTreeMap::new();
     for deployment in caller.deployments() {
-        *deployments_by_status.entry(deployment.status.as_str()).or_default() += 1;
+        *deployments_by_status.entry(deployment.told_status().as_str()).or_default() += 1;
     }
     let total = caller.nodes().count();
     let healthy = caller.nodes().filter(|node| node.engine.is_ok() && caller.absent_since(node.id).is_none()).count();

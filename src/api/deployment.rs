@@ -31,7 +31,8 @@ pub(super) struct DeploymentView {
     service_name: String,
     /// 1, 2, 3 … per service.
     version: u64,
-    /// `pending`, `building`, `built`, `scheduled`, `starting`, `running`, `stopping`, `stopped` or `failed`.
+    /// `pending`, `building`, `built`, `scheduled`, `starting`, `running`, `stopping`, `stopped` or `failed`. What builds nothing goes
+    /// from `pending` to `scheduled`.
     status: &'static str,
     /// Why it failed, or what it waits for.
     reason: Option<String>,
@@ -46,6 +47,8 @@ pub(super) struct DeploymentView {
     cause: &'static str,
     /// The older deployment that it repeats.
     cause_deployment_id: Option<String>,
+    /// The version of that one, while it is on record.
+    cause_version: Option<u64>,
     build_id: Option<String>,
     /// The image it runs, as soon as that exists.
     artifact: Option<String>,
@@ -74,7 +77,7 @@ pub(super) fn view(deployment: &Scoped<Deployment>, gate: &Gate, server_domain: 
         service_id: deployment.service.to_string(),
         service_name: deployment.service_name.clone(),
         version: deployment.version,
-        status: deployment.status.as_str(),
+        status: deployment.told_status().as_str(),
         reason: deployment.reason.clone(),
         next_step: next_step(deployment),
         log_tail: deployment.log_tail.clone(),
@@ -82,6 +85,7 @@ pub(super) fn view(deployment: &Scoped<Deployment>, gate: &Gate, server_domain: 
         instances: deployment.instances().map(|row| instance::view(&row)).collect(),
         cause,
         cause_deployment_id: older.map(|id| id.to_string()),
+        cause_version: older.and_then(|id| deployment.sibling(id)).map(|older| older.version),
         build_id: deployment.build.map(|id| id.to_string()),
         artifact: deployment.artifact.as_ref().map(|artifact| artifact.image.clone()),
         git_commit: deployment.artifact.as_ref().and_then(|artifact| artifact.revision.clone()),

@@ -45,7 +45,7 @@ pub(super) async fn deployment(
 ) -> Result<Json<ExplanationView>, Error> {
     let deployment = caller.load::<Deployment>(Role::Viewer, id)?;
     let lines = deployment.explain(&gate.options().decide, clock::now());
-    Ok(Json(ExplanationView { status: Some(deployment.status.as_str()), lines }))
+    Ok(Json(ExplanationView { status: Some(deployment.told_status().as_str()), lines }))
 }
 
 /// Why an instance is where it is

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri, header};
 use serde::Deserialize;
@@ -173,9 +173,29 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Gate> for At<T> {
     async fn from_request_parts(parts: &mut Parts, gate: &Gate) -> Result<Self, Error> {
         match axum::extract::Path::<T>::from_request_parts(parts, gate).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Error::Malformed(format!("the path is not valid: {}", rejection.body_text()))),
+            Err(rejection) => {
+                let given = RawPathParams::from_request_parts(parts, gate).await.ok();
+                let only = given.as_ref().and_then(|given| given.iter().next());
+                Err(only
+                    .and_then(|(name, value)| bad_id(name, value))
+                    .unwrap_or_else(|| Error::Malformed(format!("the path is not valid: {}", rejection.body_text()))))
+            }
         }
     }
+}
+
+/// What stands in the place of an id and is none.
+fn bad_id(parameter: &str, value: &str) -> Option<Error> {
+    let (noun, list) = match parameter {
+        "node" => ("a node, which is a number", "/v1/nodes (narvana node ls)"),
+        "deployment" => ("a deployment", "/v1/deployments (narvana deployment ls)"),
+        "build" => ("a build", "/v1/builds (narvana build ls)"),
+        "token" => ("a join token", "/v1/join-tokens (narvana token ls)"),
+        "instance" => ("an instance", "/v1/deployments (narvana ps)"),
+        "org" => ("an organisation", "/v1/orgs"),
+        _ => return None,
+    };
+    Some(Error::Malformed(format!("{} is not the id of {noun}; {list} has them", quoted(value))))
 }
 
 /// Parameters of the query, but for those that every request may have.
@@ -234,16 +254,34 @@ fn common(uri: &Uri) -> Result<Common, Error> {
 fn query<T: DeserializeOwned>(uri: &Uri, wanted: impl Fn(&str) -> bool) -> Result<T, Error> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let kept: Vec<&str> = pairs.filter(|pair| wanted(pair.split('=').next().unwrap_or_default())).collect();
-    let uri: Uri = format!("/?{}", kept.join("&")).parse().map_err(|_| bad_query("it is not a URL query"))?;
+    let uri: Uri = format!("/?{}", kept.join("&")).parse().map_err(|_| bad_query("it is not a URL query", &[]))?;
     match axum::extract::Query::<T>::try_from_uri(&uri) {
         Ok(axum::extract::Query(value)) => Ok(value),
-        Err(rejection) => Err(bad_query(&rejection.body_text())),
+        Err(rejection) => Err(bad_query(&rejection.body_text(), &kept)),
     }
 }
 
-fn bad_query(reason: &str) -> Error {
+/// `pairs` are those that were read.
+fn bad_query(reason: &str, pairs: &[&str]) -> Error {
     let reason = reason.strip_prefix("Failed to deserialize query string: ").unwrap_or(reason);
-    json::refusal(reason, "").unwrap_or_else(|| Error::Malformed(format!("the query is not valid: {reason}")))
+    if let Some(refusal) = json::refusal(reason, "") {
+        return refusal;
+    }
+    let given = |name: &str| pairs.iter().find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    match reason.split_once(": ").and_then(|(name, why)| Some((name, why, given(name)?))) {
+        Some((name, why, value)) => Error::field(name, format!("{}, got {}", wanted(why), quoted(value))),
+        None => Error::Malformed(format!("the query is not valid: {reason}")),
+    }
+}
+
+/// What a parameter has to be, when the standard library says only why it could not be read.
+fn wanted(why: &str) -> &str {
+    match why {
+        "invalid digit found in string" | "cannot parse integer from empty string" => "must be a whole number",
+        "number too large to fit in target type" => "is more than there can be",
+        "provided string was not `true` or `false`" => "must be true or false",
+        other => other,
+    }
 }
 
 async fn read(body: Body, headers: &HeaderMap, wait: Duration) -> Result<bytes::Bytes, Error> {

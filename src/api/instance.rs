@@ -20,7 +20,7 @@ pub(super) struct InstanceView {
     service_name: Option<String>,
     app_id: String,
     node_id: u64,
-    node_name: Option<String>,
+    node_name: String,
     /// Which replica it is, from 0.
     slot: u32,
     /// How many instances this replica had before.
@@ -60,7 +60,7 @@ pub(super) fn view(instance: &Scoped<Instance>) -> InstanceView {
     let status = &instance.status;
     // What its node said last is no health any more.
     let unheard = instance.unheard_since().map(|since| {
-        let node = instance.node_name().unwrap_or_else(|| instance.placement.node.to_string());
+        let node = instance.node_name();
         format!("node {node} does not answer since {since}; before that it was {}", status.health.as_str())
     });
     let health = if unheard.is_some() { Health::Unknown } else { status.health };

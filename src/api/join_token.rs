@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::auth::Caller;
 use crate::cluster::{JoinSecret, TokenText, pin_of};
 use crate::model::{
     Cluster, JoinToken, JoinTokenId, NodeRole, RotationStep, Timestamp, format_duration, parse_duration,
@@ -57,11 +58,13 @@ pub(super) struct JoinTokenView {
     uses_left: u32,
     /// The user who made it.
     created_by: String,
+    /// Their address, while they have an account.
+    created_by_email: Option<String>,
     created_at: String,
     expires_at: String,
 }
 
-fn view(token: &JoinToken) -> JoinTokenView {
+fn view(token: &JoinToken, caller: &Caller) -> JoinTokenView {
     JoinTokenView {
         id: token.id.to_string(),
         token: None,
@@ -70,6 +73,7 @@ fn view(token: &JoinToken) -> JoinTokenView {
         status: token.ended(clock::now()).map_or("usable", |end| end.as_str()),
         uses_left: token.uses_left,
         created_by: token.created_by.to_string(),
+        created_by_email: caller.email_of(token.created_by),
         created_at: token.created_at.to_string(),
         expires_at: token.expires_at.to_string(),
     }
@@ -83,7 +87,7 @@ pub(super) async fn list(
     Reader(caller): Reader,
     Search(page): Search<PageQuery>,
 ) -> Result<Page<JoinTokenView>, Error> {
-    page.cut(Order::OldestFirst, caller.join_tokens()?, |token| token.id, |token| view(&token))
+    page.cut(Order::OldestFirst, caller.join_tokens()?, |token| token.id, |token| view(&token, &caller))
 }
 
 /// Make a join token
@@ -140,7 +144,7 @@ pub(super) async fn create(
     check_settled(&cluster)?;
     let pin = pin_of(cluster.signer().0).ok_or_else(|| Error::internal("the authority cannot be read"))?;
     let text = TokenText { id, secret, cluster: cluster.id, pin, addresses: caller.member_addresses()? };
-    let shown = JoinTokenView { token: Some(text.to_string()), addresses: text.addresses, ..view(&made) };
+    let shown = JoinTokenView { token: Some(text.to_string()), addresses: text.addresses, ..view(&made, &caller) };
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
@@ -173,5 +177,5 @@ pub(super) async fn revoke(
         .await?;
     let revoked = caller.join_tokens()?.find(|token| token.id == id);
     let revoked = revoked.ok_or_else(|| Error::internal("a join token went away while it was revoked"))?;
-    Ok(Json(view(&revoked)))
+    Ok(Json(view(&revoked, &caller)))
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Scoped};
-use crate::logs::{Entry, Library, LogKey, LogStream, LogTime, ReadError};
+use crate::logs::{Away, Entry, Library, LogKey, LogStream, LogTime, ReadError};
 use crate::model::{Build, BuildId, Deployment, DeploymentId, NodeId, Role, quoted};
 
 use super::Error;
@@ -56,8 +56,22 @@ pub(super) struct LogsView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = MissingLogs)]
 pub(super) struct MissingView {
-    pub(super) node_id: String,
-    pub(super) reason: String,
+    node_id: String,
+    node_name: String,
+    reason: String,
+}
+
+impl MissingView {
+    /// The node of a log, which did what is said of it.
+    pub(super) fn new(target: &Target, what: &str) -> Self {
+        let (node_id, node_name) = (target.node.to_string(), target.node_name.clone());
+        Self { reason: format!("node {node_name} {what}"), node_id, node_name }
+    }
+
+    /// The same of one that does not give its lines.
+    pub(super) fn away(target: &Target, away: &Away) -> Self {
+        Self::new(target, &format!("does not give its log lines: {}", away.reason))
+    }
 }
 
 /// A line.
@@ -86,6 +100,8 @@ pub(super) struct Target {
     pub(super) key: LogKey,
     /// The node that holds it.
     pub(super) node: NodeId,
+    /// Its name.
+    pub(super) node_name: String,
     deployment: DeploymentId,
     service_name: String,
 }
@@ -94,7 +110,14 @@ pub(super) struct Target {
 impl Target {
     /// A log of this node.
     pub(super) fn of_nobody(key: LogKey) -> Self {
-        Self { key, node: NodeId::FOUNDER, deployment: DeploymentId(uuid::Uuid::nil()), service_name: String::new() }
+        let node_name = "one".to_owned();
+        Self {
+            key,
+            node: NodeId::FOUNDER,
+            node_name,
+            deployment: DeploymentId(uuid::Uuid::nil()),
+            service_name: String::new(),
+        }
     }
 }
 
@@ -188,7 +211,8 @@ impl Selection {
             if self.runtime {
                 keys.extend(deployment.instances().map(|instance| {
                     let (key, node) = (LogKey::Instance(instance.id), instance.placement.node);
-                    Target { key, node, deployment: deployment.id, service_name: deployment.service_name.clone() }
+                    let (node_name, service_name) = (instance.node_name(), deployment.service_name.clone());
+                    Target { key, node, node_name, deployment: deployment.id, service_name }
                 }));
             }
         }
@@ -210,7 +234,8 @@ impl Selection {
 pub(super) fn build_targets(deployment: &Scoped<Deployment>) -> Vec<Target> {
     let target = |build: Scoped<Build>| {
         let (key, node) = (LogKey::Build(build.id), build.lease?.node);
-        Some(Target { key, node, deployment: deployment.id, service_name: deployment.service_name.clone() })
+        let (node_name, service_name) = (build.node_name()?, deployment.service_name.clone());
+        Some(Target { key, node, node_name, deployment: deployment.id, service_name })
     };
     deployment.builds().filter_map(target).collect()
 }
@@ -258,12 +283,11 @@ async fn of_node(
     let mut lines = Vec::new();
     let deadline = Instant::now() + NODE_WAIT_MAX;
     for target in targets {
-        let absent = |reason: String| Some(MissingView { node_id: node.to_string(), reason });
         let entries = match timeout_at(deadline, logs.tail(node, target.key, limit)).await {
             Ok(Ok(entries)) => entries,
-            Ok(Err(ReadError::Away(away))) => return Ok((lines, absent(away.to_string()))),
+            Ok(Err(ReadError::Away(away))) => return Ok((lines, Some(MissingView::away(&target, &away)))),
             Ok(Err(ReadError::Here(error))) => return Err(error.into()),
-            Err(_) => return Ok((lines, absent(format!("node {node} did not answer in time")))),
+            Err(_) => return Ok((lines, Some(MissingView::new(&target, "did not answer in time")))),
         };
         lines.extend(entries.iter().map(|entry| (entry.line.at, entry.seq, LineView::new(&target, entry))));
     }

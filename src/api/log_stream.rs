@@ -76,7 +76,7 @@ fn events(
                 break;
             }
             for deployment in &deployments {
-                let status = deployment.status.as_str();
+                let status = deployment.told_status().as_str();
                 let news = follower.bookmark.tell(deployment.id, status.as_bytes());
                 let about = json!({
                     "deployment_id": deployment.id.to_string(), "service_name": deployment.service_name,

@@ -152,7 +152,7 @@ pub(super) fn view(node: &Node, caller: &Caller, sight: &Sight) -> NodeView {
     let load = caller.load_of(node.id);
     // Who is away is on record only while somebody leads.
     let missing = sight.missing.iter().find(|voter| voter.node == node.id).map(|voter| voter.since);
-    let silent_since = caller.absent_since(node.id).or(missing);
+    let silent_since = missing.or_else(|| caller.absent_since(node.id));
     let silent = silent_since.map(|since| format!("does not answer since {since}"));
     let unhealthy_reason = silent.or_else(|| node.engine.as_ref().err().cloned());
     NodeView {

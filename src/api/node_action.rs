@@ -70,6 +70,7 @@ pub(super) struct NodeChange {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RemovedNode {
     id: u64,
+    name: String,
     /// What ran on it, and where that goes, as it was decided just before.
     moves: Vec<MoveView>,
 }
@@ -91,7 +92,8 @@ fn moves(caller: &Caller, gate: &Gate, node: NodeId, is_removed: bool) -> Result
 
 /// What would move without a node
 ///
-/// Decided on a copy of the state; nothing happens. For administrators of the cluster.
+/// Decided on a copy of the state; nothing happens. With `removed`, a node that cannot be removed is refused with 409, as its removal
+/// is. For administrators of the cluster.
 #[utoipa::path(get, path = "/v1/nodes/{node}/moves", tag = "cluster",
     params(("node" = u64, Path, description = "Its id"), MovesQuery), responses((status = 200, body = Vec<MoveView>)))]
 pub(super) async fn would_move(
@@ -100,7 +102,11 @@ pub(super) async fn would_move(
     At(id): At<NodeId>,
     Search(MovesQuery { removed }): Search<MovesQuery>,
 ) -> Result<Json<Vec<MoveView>>, Error> {
-    Ok(Json(moves(&caller, &gate, id, removed)?))
+    let moves = moves(&caller, &gate, id, removed)?;
+    if removed {
+        caller.check_removal(id)?;
+    }
+    Ok(Json(moves))
 }
 
 /// Give a node no new work
@@ -203,6 +209,7 @@ async fn check_copies(caller: &Caller, gate: &Gate, node: NodeId) -> Result<(), 
         return Ok(());
     }
     let services = only.services.join(", ");
+    let node = caller.name_of(node);
     Err(Error::Conflict(if only.is_certain {
         format!(
             "node {node} has the only copy of what was built or uploaded for {services}; the other nodes fetch it as soon as \
@@ -219,7 +226,7 @@ async fn check_copies(caller: &Caller, gate: &Gate, node: NodeId) -> Result<(), 
 /// Remove a node
 ///
 /// It can do nothing in the cluster from then on, and stops what it runs; others take its work. Its volumes stay on its machine.
-/// Refused with 409 while it has the only copy of an image or of an uploaded source, or does not answer and may have it.
+/// Refused with 409 when it is the last one that answers and may vote, while it has the only copy of an image or of an uploaded source, or does not answer and may have it.
 /// For administrators of the cluster.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "cluster",
     params(("node" = u64, Path, description = "Its id"), RemoveQuery), responses((status = 200, body = RemovedNode)))]
@@ -229,11 +236,14 @@ pub(super) async fn remove(
     Write(change, Empty {}): Write<Empty>,
 ) -> Result<Json<RemovedNode>, Error> {
     change.caller().require_admin()?;
+    // First what no --force helps against: whoever makes copies of everything should not hear of it after that.
+    change.caller().check_removal(id)?;
     if !force {
         check_copies(change.caller(), change.gate(), id).await?;
     }
     // One that is removed already has nothing to move.
     let moves = moves(change.caller(), change.gate(), id, true).unwrap_or_default();
+    let name = change.caller().name_of(id);
     change.commit(|_| Ok(Command::RemoveNode(id))).await?;
-    Ok(Json(RemovedNode { id: id.0, moves }))
+    Ok(Json(RemovedNode { id: id.0, name, moves }))
 }

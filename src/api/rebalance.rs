@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Newcomer, Relocated};
 use crate::clock;
-use crate::model::{Cpu, Invalid, Memory, check_label_key, check_label_value};
+use crate::model::{Cpu, Invalid, Memory, check_architecture, check_label_key, check_label_value};
 use crate::state::Command;
 
 use super::Error;
@@ -126,6 +126,9 @@ pub(super) async fn join(
 
 fn newcomer(query: NewcomerQuery) -> Result<Newcomer, Error> {
     let mut invalid = Invalid::default();
+    if let Some(arch) = &query.arch {
+        invalid.check("arch", check_architecture(arch));
+    }
     let mut newcomer = Newcomer { cpu: NEW_CPU, memory: NEW_MEMORY, arch: query.arch, labels: Default::default() };
     match query.cpu.as_deref().map(str::parse) {
         Some(Ok(cpu)) => newcomer.cpu = cpu,

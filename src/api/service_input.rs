@@ -257,7 +257,8 @@ fn wanted_kind<'a>(request: &'a ServiceRequest, invalid: &mut Invalid) -> Option
 
 fn new_source(request: &ServiceRequest, invalid: &mut Invalid) -> Option<Source> {
     let Some(kind) = wanted_kind(request, invalid) else {
-        invalid.add("source_type", "give a source: git_repo, image, or source_type upload");
+        invalid
+            .add("source_type", "give a source: git_repo (--git), image (--image), or source_type upload (--upload)");
         return None;
     };
     source_of(kind, request, invalid)

@@ -45,8 +45,10 @@ pub(super) async fn upload(
     let service = change.caller().service(Role::Member, &app, &service)?;
     let kind = service.spec.source.type_name();
     if service.spec.source != Source::Upload {
-        let reason =
-            format!("service {} has the source type {kind}, not upload; change its source_type first", service.name);
+        let reason = format!(
+            "service {0} has the source type {kind}, not upload; change that first: `narvana service update {0} --upload` (source_type upload)",
+            service.name
+        );
         return Err(Error::Conflict(reason));
     }
     let service_id = service.id;

@@ -117,8 +117,7 @@ impl Follower {
                 // Said once; the lines go on when it answers again.
                 Err(ReadError::Away(away)) => {
                     if self.missing.insert(away.node) {
-                        let note = MissingView { node_id: away.node.to_string(), reason: away.to_string() };
-                        return Some(self.event("missing", &note));
+                        return Some(self.event("missing", &MissingView::away(target, &away)));
                     }
                 }
                 Err(ReadError::Here(error)) => tracing::warn!(log = %key, %error, "cannot follow a log"),

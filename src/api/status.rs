@@ -63,7 +63,7 @@ pub(super) struct MissingVoterView {
     name: String,
     /// Host and port between nodes.
     address: String,
-    /// When it was heard last, or may have been.
+    /// Since when it does not answer: as it is on record, else since this node heard it last, or may have.
     since: String,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Admission, App, AppId, Build, Cpu, Deployment, JoinToken, Membership, Memory, Node, NodeId, NodeRole, Org, OrgId,
-    Role, Service, Timestamp,
+    Role, Service, Timestamp, UserId,
 };
 
 use super::{Caller, Error, Scoped};
@@ -38,6 +38,12 @@ impl Caller {
     pub fn join_tokens(&self) -> Result<impl Iterator<Item = Arc<JoinToken>> + '_, Error> {
         self.require_admin()?;
         Ok(self.0.state.join_tokens().cloned())
+    }
+
+    /// The address of whoever did something that only administrators see.
+    pub fn email_of(&self, user: UserId) -> Option<String> {
+        self.require_admin().ok()?;
+        self.0.state.user(user).map(|user| user.email.clone())
     }
 
     /// Where members that answer are reached between nodes, those that never were absent first; for administrators of the

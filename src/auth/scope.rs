@@ -7,7 +7,7 @@ use crate::model::{
     App, AppId, Build, BuildId, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role, Service,
     ServiceId, Timestamp,
 };
-use crate::state::State;
+use crate::state::{Rejection, State};
 
 use super::caller::Sight;
 use super::{Caller, Error};
@@ -133,7 +133,17 @@ impl Caller {
 
     /// A node; every user may see them all.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>, Error> {
-        self.0.state.node(id).cloned().ok_or_else(|| Error::NotFound(format!("node {id}")))
+        self.0.state.node(id).cloned().ok_or_else(|| Error::NotFound(format!("node {}", self.name_of(id))))
+    }
+
+    /// What people call a node, also one that is gone; every user may know that.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.0.state.name_of(node)
+    }
+
+    /// Refuses the removal of a node that has to stay.
+    pub fn check_removal(&self, node: NodeId) -> Result<(), Rejection> {
+        self.0.state.check_removal(node)
     }
 }
 
@@ -178,6 +188,12 @@ impl Scoped<Service> {
 }
 
 impl Scoped<Deployment> {
+    /// Another one of its service.
+    pub fn sibling(&self, id: DeploymentId) -> Option<Self> {
+        let row = self.state().deployment(id).filter(|other| other.service == self.service);
+        row.map(|row| self.with(row))
+    }
+
     /// Name of the app it is of, unless that was deleted meanwhile.
     pub fn app_name(&self) -> Option<String> {
         self.state().app(self.row.app).map(|app| app.name.clone())
@@ -204,6 +220,11 @@ impl Scoped<Build> {
     pub fn deployment(&self) -> Option<Scoped<Deployment>> {
         self.state().deployment(self.row.deployment).map(|row| self.with(row))
     }
+
+    /// Name of the node that works, or worked, on it.
+    pub fn node_name(&self) -> Option<String> {
+        self.lease.map(|lease| self.state().name_of(lease.node))
+    }
 }
 
 impl Scoped<Instance> {
@@ -218,8 +239,8 @@ impl Scoped<Instance> {
         absence.map(|absence| absence.since)
     }
 
-    /// Name of the node it is on.
-    pub fn node_name(&self) -> Option<String> {
-        self.state().node(self.placement.node).map(|node| node.name.clone())
+    /// Name of the node it is on, or was on.
+    pub fn node_name(&self) -> String {
+        self.state().name_of(self.placement.node)
     }
 }

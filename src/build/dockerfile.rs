@@ -70,7 +70,7 @@ impl Job {
             Failure::new(
                 BuildCode::InvalidConfig,
                 message,
-                "correct build_config.root_directory or build_config.dockerfile",
+                "correct --root or --dockerfile (build_config.root_directory, build_config.dockerfile)",
             )
         };
         let (text, names) = match read {
@@ -82,7 +82,7 @@ impl Job {
             return Err(Failure::new(
                 BuildCode::DockerfileNotFound,
                 format!("there is no {} in {}; it has {names}", self.dockerfile(), shown_root(self.root())),
-                "add one, or say where it is with build_config.dockerfile and build_config.root_directory",
+                "add one, or say where it is with --dockerfile and --root (build_config.dockerfile, build_config.root_directory)",
             ));
         };
         let options = dockerfile::Options {

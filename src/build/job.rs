@@ -126,7 +126,7 @@ impl Job {
                     Failure::new(
                         BuildCode::BuildTimeout,
                         message,
-                        "make it faster, or raise build_config.build_timeout",
+                        "make it faster, or raise build_config.build_timeout (a file with it: `narvana service update --file`)",
                     ),
                     tail,
                 )

@@ -98,12 +98,12 @@ impl Job {
         });
         let bad = |message: String, next_step: &str| Failure::new(BuildCode::InvalidConfig, message, next_step);
         let (folder, has_flake, lock, names) =
-            read.await.map_err(|error| bad(error.to_string(), "correct build_config.root_directory"))?;
+            read.await.map_err(|error| bad(error.to_string(), "correct --root (build_config.root_directory)"))?;
         if !has_flake {
             let message = format!("there is no {FLAKE} in {}; it has {names}", shown_root(self.root()));
             return Err(bad(
                 message,
-                "add one, say where it is with build_config.root_directory, or choose another build_strategy",
+                "add one, say where it is with --root (build_config.root_directory), or choose another --strategy (build_strategy)",
             ));
         }
         if let Some(lock) = lock {

@@ -58,7 +58,7 @@ fn git_failure(error: &git::Error) -> Failure {
         git::Error::TimedOut { .. } => (BuildCode::BuildTimeout, "deploy again"),
         _ => (
             BuildCode::RepositoryAccessFailed,
-            "correct the service's git_repo and git_ref, or the repository, and deploy again",
+            "correct the service's --git and --ref (git_repo and git_ref), or the repository, and deploy again",
         ),
     };
     Failure::new(code, error.to_string(), next_step)

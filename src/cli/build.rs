@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::follow;
 use super::logs;
-use super::output::{Table, age, time};
+use super::output::{Table, age, node_name, time};
 use super::session::Session;
 use super::wait::WaitArgs;
 use crate::client::view::Build;
@@ -94,7 +94,7 @@ fn fields(build: &Build) -> Table {
         ("deployment", build.deployment_id.to_string()),
         ("status", build.status.clone()),
         ("attempt", build.attempt.to_string()),
-        ("node", build.node_id.to_string()),
+        ("node", node_name(&build.node_name, &build.node_id)),
         ("code", build.failure.build_code.clone()),
         ("reason", build.failure.message.clone()),
         ("next", build.failure.next_step.clone()),

@@ -19,6 +19,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
     /// Show the authority, and what its rotation waits for
+    #[command(
+        after_help = "The SHA-256 of the certificate is what `openssl x509 -fingerprint -sha256 -noout -in ca.crt` prints; that of the key is in join
+tokens, by which a machine recognises the cluster before it shows its token."
+    )]
     Show,
     /// Replace the authority by another one, while everything goes on
     #[command(
@@ -74,11 +78,10 @@ pub(super) fn waiting(rotation: &Rotation) -> String {
         other => other,
     };
     let awaited = rotation.waits_for.iter().map(|member| match time(member.absent_since) {
-        since if since.is_empty() => format!("node {} {}", member.node_id, member.name),
-        since => format!(
-            "node {} {} (away since {since}: start it, or `narvana node remove {}`)",
-            member.node_id, member.name, member.node_id
-        ),
+        since if since.is_empty() => format!("node {}", member.name),
+        since => {
+            format!("node {} (does not answer since {since}: start it, or `narvana node remove {0}`)", member.name)
+        }
     });
     let awaited: Vec<String> = awaited.collect();
     let awaited = if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") };
@@ -87,9 +90,12 @@ pub(super) fn waiting(rotation: &Rotation) -> String {
 
 fn fields(authority: &Authority) -> Table {
     let rotation = authority.rotation.as_ref();
+    let of_new = |print: fn(&Rotation) -> &String| rotation.map(print).cloned().unwrap_or_default();
     Table::of_fields([
-        ("fingerprint", authority.fingerprint.clone()),
-        ("new fingerprint", rotation.map(|rotation| rotation.fingerprint.clone()).unwrap_or_default()),
+        ("certificate SHA-256", authority.certificate_fingerprint.clone()),
+        ("key SHA-256", authority.fingerprint.clone()),
+        ("new certificate SHA-256", of_new(|rotation| &rotation.certificate_fingerprint)),
+        ("new key SHA-256", of_new(|rotation| &rotation.fingerprint)),
         ("since", rotation.map(|rotation| time(rotation.begun_at)).unwrap_or_default()),
         ("rotation", rotation.map_or_else(|| "none".to_owned(), waiting)),
     ])

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::environment;
 use super::outcome::{Exit, failure};
 use super::output::{Output, Table};
 use crate::client::view::Cluster;
+use crate::cluster::fingerprints;
 use crate::model::peer_address;
 
 /// Name of the first context.
@@ -80,6 +81,11 @@ impl Context {
     /// Whether an address is one of this cluster.
     pub(super) fn knows(&self, address: &str) -> bool {
         is_one_of(address, &self.api) || is_one_of(address, &self.nodes)
+    }
+
+    /// Of the authority's certificates, as `ca show` has them: two while it is rotated.
+    fn fingerprints(&self) -> Vec<String> {
+        self.authority.as_deref().map(fingerprints).unwrap_or_default()
     }
 
     /// Takes over where the nodes are, from an answer that came from this address. Says whether that is new.
@@ -211,31 +217,36 @@ pub(super) fn run(command: ContextCommand, output: &Output) -> anyhow::Result<()
 }
 
 fn list(contexts: &Contexts, output: &Output) -> anyhow::Result<()> {
-    let current = contexts.name(None);
-    let rows = contexts.contexts.iter();
-    // No token, neither here nor there.
-    let data = rows.clone().map(|(name, context)| {
-        json!({ "name": name, "current": *name == current, "api": context.api, "nodes": context.nodes, "email": context.email, "ca_cert": context.ca_cert })
-    });
-    let data = data.collect::<Vec<_>>().into();
     if contexts.contexts.is_empty() && !output.for_programs() {
         output.note("there are no contexts; `narvana login` makes one");
         return Ok(());
     }
-    output.show_as(&data, || {
-        let mut table = Table::new(["CURRENT", "NAME", "API", "USER", "+NODES", "+CA"]);
-        for (name, context) in rows {
-            table.row([
-                if *name == current { "*" } else { "" }.to_owned(),
-                name.clone(),
-                context.api.join(","),
-                context.email.clone().unwrap_or_default(),
-                context.nodes.join(","),
-                context.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-            ]);
-        }
-        table
-    })
+    let (data, table) = shown(contexts);
+    output.show_as(&data, || table)
+}
+
+/// The contexts for programs and for people. No token, neither here nor there.
+fn shown(contexts: &Contexts) -> (Value, Table) {
+    let current = contexts.name(None);
+    let mut data = Vec::new();
+    let mut table = Table::new(["CURRENT", "NAME", "API", "USER", "+NODES", "+CA", "+AUTHORITY (SHA-256)"]);
+    for (name, context) in &contexts.contexts {
+        let (is_current, authority) = (*name == current, context.fingerprints());
+        data.push(json!({
+            "name": name, "current": is_current, "api": context.api, "nodes": context.nodes, "email": context.email,
+            "ca_cert": context.ca_cert, "authority": authority,
+        }));
+        table.row([
+            if is_current { "*" } else { "" }.to_owned(),
+            name.clone(),
+            context.api.join(","),
+            context.email.clone().unwrap_or_default(),
+            context.nodes.join(","),
+            context.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            authority.join(","),
+        ]);
+    }
+    (data.into(), table)
 }
 
 #[cfg(test)]
@@ -243,6 +254,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::clock;
+    use crate::cluster::Authority;
+    use crate::model::ClusterId;
 
     #[test]
     fn the_file_is_kept_for_its_user_alone() {
@@ -285,6 +299,21 @@ mod tests {
         assert!(!context.learn("http://10.0.0.2:8080", &cluster()), "anybody could have answered");
         let without = Cluster { authority: String::new(), ..cluster() };
         assert!(!context.learn(&far, &without), "nobody could be recognised");
+    }
+
+    #[test]
+    fn the_authority_is_shown_by_its_fingerprint_and_the_token_never() {
+        let context = Context { token: Some("t0ken".into()), ..Context::default() };
+        assert_eq!(context.fingerprints(), [""; 0], "it was not learnt yet");
+        let made = Authority::new(ClusterId(uuid::Uuid::from_u128(1)), clock::now()).expect("an authority");
+        let mut contexts = Contexts::default();
+        contexts.contexts.insert("x".into(), Context { authority: Some(made.certificate.clone()), ..context });
+        let (data, table) = shown(&contexts);
+        let own = &fingerprints(&made.certificate)[0];
+        assert_eq!(data[0]["authority"], json!([own]));
+        let wide = table.render(true, false);
+        assert!(wide.contains(own.as_str()) && !table.render(false, false).contains(own.as_str()), "{wide}");
+        assert!(!wide.contains("t0ken") && !data.to_string().contains("t0ken"));
     }
 
     #[test]

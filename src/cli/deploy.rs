@@ -11,14 +11,16 @@ use serde_json::{Map, Value, json};
 use super::follow;
 use super::outcome::{Exit, failure};
 use super::screen::byte_bar;
+use super::service::in_flags;
 use super::session::Session;
 use super::value::{Pair, PortArg, name_like};
 use super::wait::WaitArgs;
-use crate::build::archive::{Compression, pack};
+use crate::build::archive::{Compression, pack, what_is_packed};
+use crate::build::detect_in;
 use crate::build::tree::Limits;
-use crate::client::view::{App, Service};
+use crate::client::view::Service;
 use crate::client::{Error, Progress};
-use crate::model::BuildStrategy;
+use crate::model::{BuildStrategy, check_app_name, check_env, check_service_name};
 
 /// Name of the file that says how to build, and to which ports a program listens.
 const DOCKERFILE: &str = "Dockerfile";
@@ -104,15 +106,15 @@ async fn deploy_folder(session: &Session, args: &DeployArgs, path: &Path) -> any
     let service_name = args.service.clone().map_or_else(from_folder, Ok)?;
     let step = Cell::new(Step::Packing);
     let begin = async {
-        // Packed first: what is wrong with the folder is found before anything is made.
+        // What is wrong with the folder is found before anything is made.
+        let place = look(session, args, &folder, (&app_name, &service_name)).await?;
         let archive = pack_folder(session, &folder).await?;
         step.set(Step::Making);
-        let app = ensure_app(session, &app_name).await?;
-        ensure_service(session, args, &folder, &app, &service_name).await?;
+        let app = make(session, place, (&app_name, &service_name)).await?;
         step.set(Step::Uploading);
-        upload(session, &app.name, &service_name, archive.path()).await?;
+        upload(session, &app, &service_name, archive.path()).await?;
         step.set(Step::Starting);
-        anyhow::Ok(session.client.deploy_service(&app.name, &service_name, &json!({})).await?)
+        anyhow::Ok(session.client.deploy_service(&app, &service_name, &json!({})).await?)
     };
     let begun = tokio::select! {
         begun = Box::pin(begin) => begun?,
@@ -156,43 +158,117 @@ async fn pack_folder(session: &Session, folder: &Path) -> anyhow::Result<tempfil
     Ok(archive)
 }
 
-/// The app of that name or id; made when there is none.
-async fn ensure_app(session: &Session, name: &str) -> anyhow::Result<App> {
-    match session.client.app(name).await {
-        Ok(answer) => Ok(answer.view),
-        Err(error) if error.is_not_found() => {
-            let answer = session.client.create_app(&json!({ "name": name })).await?;
-            session.output.note(&format!("made app {name}"));
-            Ok(answer.view)
-        }
-        Err(error) => Err(error.into()),
-    }
+/// Where a folder is deployed to.
+struct Place {
+    /// Name of the app, when there is one.
+    app: Option<String>,
+    /// What the service is to be, when there is none.
+    new_service: Option<Value>,
 }
 
-/// Makes the service when there is none, and sees that an existing one takes uploads.
-async fn ensure_service(
-    session: &Session,
-    args: &DeployArgs,
-    folder: &Path,
-    app: &App,
-    name: &str,
-) -> anyhow::Result<()> {
-    match session.client.service(&app.name, name).await {
-        Ok(answer) => takes_uploads(&answer.view),
+/// Finds out what is there, and whether the rest can be made and the folder be built: nothing is left behind by a refusal.
+async fn look(session: &Session, args: &DeployArgs, folder: &Path, (app, name): (&str, &str)) -> anyhow::Result<Place> {
+    let app = match session.client.app(app).await {
+        Ok(answer) => Some(answer.view.name),
         Err(error) if error.is_not_found() => {
-            let dockerfile = read_dockerfile(folder)?;
-            let mut spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
-            // Many repositories have a flake for their developers beside the Dockerfile that they are built by.
-            if dockerfile.is_none() && folder.join(FLAKE).is_file() {
-                spec["build_strategy"] = BuildStrategy::Flake.as_str().into();
-            }
-            let made = session.client.create_service(&app.name, &spec).await?.view;
-            let ports: Vec<String> = made.ports.iter().map(|port| port.container_port.to_string()).collect();
-            session.output.note(&format!("made service {name}, listening on {}", ports.join(", ")));
-            Ok(())
+            check_app_name(app).map_err(|problem| failure(Exit::Usage, format!("--app: {problem}")))?;
+            None
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    let service = match &app {
+        None => None,
+        Some(app) => match session.client.service(app, name).await {
+            Ok(answer) => Some(answer.view),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let new_service = match service {
+        Some(service) => {
+            takes_uploads(&service)?;
+            check_is_built(&service, folder)?;
+            None
+        }
+        None => Some(wanted_service(args, folder, name)?),
+    };
+    Ok(Place { app, new_service })
+}
+
+/// What a new service is to be.
+fn wanted_service(args: &DeployArgs, folder: &Path, name: &str) -> anyhow::Result<Value> {
+    check_service_name(name).map_err(|problem| failure(Exit::Usage, format!("--service: {problem}")))?;
+    for Pair { key, value } in &args.env {
+        check_env(key, value).map_err(|problem| failure(Exit::Usage, format!("--env: {problem}")))?;
     }
+    let dockerfile = read_dockerfile(folder)?;
+    let mut spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
+    if dockerfile.is_none() {
+        // Many repositories have a flake for their developers beside the Dockerfile that they are built by.
+        if !folder.join(FLAKE).is_file() {
+            return Err(nothing_to_build(folder));
+        }
+        spec["build_strategy"] = BuildStrategy::Flake.as_str().into();
+    }
+    Ok(spec)
+}
+
+/// Says what is in a folder that cannot be built.
+fn nothing_to_build(folder: &Path) -> anyhow::Error {
+    let what = match what_is_packed(folder, &Limits::default()).map(|tree| detect_in(&tree)) {
+        Ok(Ok(found)) => {
+            format!("what is in it would be built by {}, which this version does not do yet", found.strategy)
+        }
+        Ok(Err(undetected)) => undetected.message,
+        Err(error) => error.to_string(),
+    };
+    let folder = folder.display();
+    let message = format!(
+        "there is neither a {DOCKERFILE} nor a {FLAKE} in {folder}: {what}; nothing was made and nothing was sent\n  \
+         next: add one, or name a folder that has one; `narvana detect {folder}` says more"
+    );
+    failure(Exit::Failed, message)
+}
+
+/// Refuses a folder without the file by which its service is built.
+fn check_is_built(service: &Service, folder: &Path) -> anyhow::Result<()> {
+    let config = &service.build_config;
+    let file = match service.build_strategy.as_str() {
+        "dockerfile" if config.dockerfile.is_empty() => DOCKERFILE,
+        "dockerfile" => &config.dockerfile,
+        "flake" => FLAKE,
+        _ => return Ok(()),
+    };
+    let path = Path::new(&config.root_directory).join(file);
+    if folder.join(&path).is_file() {
+        return Ok(());
+    }
+    let name = &service.name;
+    let message = format!(
+        "service {name} is built by {}, which is not in {}; nothing was sent\n  \
+         next: add it, or say where it is: `narvana service update {name} --root DIR --dockerfile PATH`",
+        path.display(),
+        folder.display()
+    );
+    Err(failure(Exit::Failed, message))
+}
+
+/// Makes what is not there. Answers the app's name.
+async fn make(session: &Session, place: Place, (app, name): (&str, &str)) -> anyhow::Result<String> {
+    let app = match place.app {
+        Some(app) => app,
+        None => {
+            let made = session.client.create_app(&json!({ "name": app })).await?.view;
+            session.output.note(&format!("made app {}", made.name));
+            made.name
+        }
+    };
+    if let Some(spec) = place.new_service {
+        let made = session.client.create_service(&app, &spec).await.map_err(in_flags)?.view;
+        let ports: Vec<String> = made.ports.iter().map(|port| port.container_port.to_string()).collect();
+        session.output.note(&format!("made service {name}, listening on {}", ports.join(", ")));
+    }
+    Ok(app)
 }
 
 fn takes_uploads(service: &Service) -> anyhow::Result<()> {

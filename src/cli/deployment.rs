@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::follow;
-use super::output::{Table, age, time};
+use super::output::{Table, age, node_name, time};
 use super::screen::short;
 use super::session::{AppArg, Session};
 use super::wait::WaitArgs;
@@ -46,6 +46,7 @@ pub(super) async fn run(session: &Session, command: DeploymentCommand) -> anyhow
         DeploymentCommand::Show { id } => output.show(&client.deployment(&id).await?, fields),
         DeploymentCommand::Rollback { id, wait } => {
             let begun = client.rollback_deployment(&id).await?;
+            super::replicas::note_return(session, &begun.view);
             follow::finish(session, &begun, &wait).await
         }
     }
@@ -69,12 +70,18 @@ pub(super) fn list(deployments: &[Deployment]) -> Table {
     table
 }
 
+/// Which version it is once more, and why.
+fn repeats(deployment: &Deployment) -> String {
+    deployment.cause_version.map(|version| format!("v{version} ({})", deployment.cause)).unwrap_or_default()
+}
+
 pub(super) fn fields(deployment: &Deployment) -> Table {
     let mut table = Table::of_fields([
         ("id", deployment.id.to_string()),
         ("app", deployment.app_name.clone()),
         ("service", deployment.service_name.clone()),
         ("version", deployment.version.to_string()),
+        ("repeats", repeats(deployment)),
         ("status", deployment.status.clone()),
         ("reason", deployment.reason.clone()),
         ("url", deployment.url.clone()),
@@ -84,11 +91,7 @@ pub(super) fn fields(deployment: &Deployment) -> Table {
         ("ended", time(deployment.finished_at)),
     ]);
     for instance in &deployment.instances {
-        let node = if instance.node_name.is_empty() {
-            format!("node {}", instance.node_id)
-        } else {
-            instance.node_name.clone()
-        };
+        let node = node_name(&instance.node_name, &instance.node_id);
         let reason = if instance.reason.is_empty() { String::new() } else { format!(" ({})", instance.reason) };
         let state = format!("{} on {node}, {}{reason}", instance.status, instance.health);
         table.field(&format!("instance {}", short(&instance.id)), state);

@@ -51,17 +51,15 @@ pub(super) async fn run(session: &Session, args: DrainArgs) -> anyhow::Result<()
     let mut latest = session.client.drain_node(&id, (args.stops.stop_exclusive, args.stops.stop_volumes)).await?;
     let deadline = Instant::now() + args.wait.timeout;
     let mut told = BTreeMap::new();
+    let node = if latest.view.node_name.is_empty() { args.node } else { latest.view.node_name.clone() };
     while !args.wait.no_wait && goes_on(&latest.view) {
         tell(session, &latest.view, &mut told);
         if Instant::now() >= deadline {
             session.output.show(&latest, table)?;
             let message = format!(
-                "node {} is not empty yet: {}\n  next: it goes on by itself; `narvana node drain {} --dry-run` says how far \
-                 it is, `narvana node uncordon {}` ends it",
-                args.node,
-                what_is_left(&latest.view),
-                args.node,
-                args.node
+                "node {node} is not empty yet: {}\n  next: it goes on by itself; `narvana node drain {node} --dry-run` says how far \
+                 it is, `narvana node uncordon {node}` ends it",
+                what_is_left(&latest.view)
             );
             return Err(failure(Exit::StillRunning, message));
         }
@@ -71,10 +69,7 @@ pub(super) async fn run(session: &Session, args: DrainArgs) -> anyhow::Result<()
             answer => answer.context("the drain goes on, and cannot be followed")?,
         };
         if !latest.view.draining {
-            return Err(failure(
-                Exit::Conflict,
-                format!("somebody uncordoned node {}, which ended the drain", args.node),
-            ));
+            return Err(failure(Exit::Conflict, format!("somebody uncordoned node {node}, which ended the drain")));
         }
     }
     tell(session, &latest.view, &mut told);
@@ -85,11 +80,9 @@ pub(super) async fn run(session: &Session, args: DrainArgs) -> anyhow::Result<()
     let staying = latest.view.instances.len();
     if staying > 0 {
         let message = format!(
-            "node {} is drained but for what must not be stopped: {}\n  next: --stop-exclusive and --stop-volumes allow it, \
-             `narvana node uncordon {}` ends the drain",
-            args.node,
-            what_is_left(&latest.view),
-            args.node
+            "node {node} is drained but for what must not be stopped: {}\n  next: --stop-exclusive and --stop-volumes allow it, \
+             `narvana node uncordon {node}` ends the drain",
+            what_is_left(&latest.view)
         );
         return Err(failure(Exit::Failed, message));
     }
@@ -97,16 +90,13 @@ pub(super) async fn run(session: &Session, args: DrainArgs) -> anyhow::Result<()
     let seen = session.client.node(&id).await?.view;
     if !time(seen.silent_since).is_empty() {
         let message = format!(
-            "nothing is to run on node {} any more, but it does not answer since {}, and what it ran may run still\n  next: see to its \
-             machine before it is switched off for good; when it answers it ends what is not its own",
-            args.node,
+            "nothing is to run on node {node} any more, but it does not answer since {}, and what it ran may run still\n  next: see to \
+             its machine before it is switched off for good; when it answers it ends what is not its own",
             time(seen.silent_since)
         );
         return Err(failure(Exit::StillRunning, message));
     }
-    session
-        .output
-        .note(&format!("node {} is empty; `narvana node uncordon {}` gives it work again", args.node, args.node));
+    session.output.note(&format!("node {node} is empty; `narvana node uncordon {node}` gives it work again"));
     Ok(())
 }
 

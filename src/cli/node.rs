@@ -164,45 +164,55 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
     let rebuild = Rebuild::look(&config, &token).await?;
     let old = rebuild.old_node();
     check_token(session, &token).await?;
-    check_gone(session, old).await?;
+    let shown = check_gone(session, old).await?;
     // First of all: two nodes of one name are refused, and nothing of the old one is needed from here on.
-    session.client.remove_node(&old.to_string(), true).await.with_context(|| {
-        format!(
-            "nothing was changed here: node {old} was not removed from the cluster, which takes an administrator's log-in at a \
-             member (--api)"
-        )
-    })?;
+    match session.client.remove_node(&old.to_string(), true).await {
+        // Never let in, as far as the cluster knows: it began anew from before that.
+        Err(error) if error.is_not_found() => {}
+        removed => {
+            removed.with_context(|| {
+                format!(
+                    "nothing was changed here: {shown} was not removed from the cluster, which takes an administrator's log-in at a \
+                     member (--api)"
+                )
+            })?;
+        }
+    }
     let aside = rebuild.clear(&config).await?;
-    warn(&format!("node {old} is removed; its data folder is now {}", aside.display()));
+    warn(&format!("{shown} is removed; its data folder is now {}", aside.display()));
     join_as(config, &token, &given, service).await
 }
 
 /// Refuses while the node of this folder is heard: then this is a copy of its folder, and removing it would end a node that works. One
-/// whose program was stopped just now is waited for.
-async fn check_gone(session: &Session, old: NodeId) -> anyhow::Result<()> {
+/// whose program was stopped just now is waited for. Answers what to call it.
+async fn check_gone(session: &Session, old: NodeId) -> anyhow::Result<String> {
     let begun = Instant::now();
+    let mut shown = format!("node {old}");
     loop {
         let answers = match session.client.node(&old.to_string()).await {
-            Ok(node) => node.view.silent_since.0.is_none(),
-            Err(error) if error.code() == "not_found" => false,
+            Ok(node) => {
+                shown = format!("{} (node {old})", node.view.hostname);
+                node.view.silent_since.0.is_none()
+            }
+            Err(error) if error.is_not_found() => false,
             Err(error) => {
-                return Err(error).context(format!("nothing was changed: whether node {old} lives was not learnt"));
+                return Err(error).context(format!("nothing was changed: whether {shown} lives was not learnt"));
             }
         };
         if !answers {
-            return Ok(());
+            return Ok(shown);
         }
         if begun.elapsed() > GONE_WITHIN {
             let message = format!(
-                "nothing was changed: node {old} answers the others still. If its program was stopped just now, ask again when \
+                "nothing was changed: {shown} answers the others still. If its program was stopped just now, ask again when \
                  `narvana node ls` says that it is away. Otherwise it runs elsewhere, and this data folder is a copy of that node's: \
-                 to make this machine a node of its own, run `narvana join` with another --data-dir; to replace node {old}, stop its \
+                 to make this machine a node of its own, run `narvana join` with another --data-dir; to replace {shown}, stop its \
                  program first"
             );
             return Err(failure(Exit::Conflict, message));
         }
         if begun.elapsed() < GONE_EVERY {
-            session.output.note(&format!("waiting until the cluster notices that node {old} is stopped"));
+            session.output.note(&format!("waiting until the cluster notices that {shown} is stopped"));
         }
         tokio::time::sleep(GONE_EVERY).await;
     }
@@ -246,7 +256,7 @@ async fn join_as(config: NodeConfig, token: &TokenText, given: &Given, service: 
                 warn(&format!(
                     "{}\nIt is a member of the cluster; `narvana node show {}` says whether it takes work.",
                     serving(&endpoints),
-                    endpoints.node_id
+                    shown(&endpoints)
                 ));
             }
             entered
@@ -382,9 +392,17 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("a unit cannot name {}: it is not UTF-8", path.display()))
 }
 
+/// What to call a node that runs here.
+fn shown(endpoints: &Endpoints) -> String {
+    match endpoints.name.as_str() {
+        "" => endpoints.node_id.to_string(),
+        name => name.to_owned(),
+    }
+}
+
 fn serving(endpoints: &Endpoints) -> String {
     let ingress = endpoints.ingress_http.as_deref().unwrap_or("off");
-    format!("node {} serves: API {}, applications {ingress}", endpoints.node_id, endpoints.api)
+    format!("node {} serves: API {}, applications {ingress}", shown(endpoints), endpoints.api)
 }
 
 fn welcome(endpoints: &Endpoints, setup_token: &str) {

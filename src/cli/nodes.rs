@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::drain::{self, DrainArgs, StopArgs};
 use super::node::JoinArgs;
 use super::outcome::{Exit, failure};
-use super::output::{Table, time, yes_no};
+use super::output::{Table, node_name, time, yes_no};
 use super::rebalance::{self, JoinedArgs};
 use super::session::Session;
 use super::value::LabelChange;
-use crate::client::view::{Cluster, Loss, Move, Node, OnlyCopies, Upgrade};
+use crate::client::view::{Cluster, Id, Loss, Move, Node, OnlyCopies, Upgrade};
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -115,8 +115,9 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
         NodeCommand::Remove { node, dry_run: false, force } => {
             let id = id_of(session, &node).await?;
             let removed = session.client.remove_node(&id, force).await?;
-            session.output.note(&format!("node {node} is removed; it stops what it runs"));
-            note_volumes(session, &node, &removed.view.moves);
+            let name = node_name(&removed.view.name, &removed.view.id);
+            session.output.note(&format!("node {name} is removed; it stops what it runs"));
+            note_volumes(session, &name, &removed.view.moves);
             session.output.show(&removed, |removed| moves(&removed.moves))
         }
     }
@@ -139,10 +140,11 @@ async fn set_cordoned(session: &Session, node: &str, cordoned: bool) -> anyhow::
 async fn show_moves(session: &Session, node: &str, is_removed: bool) -> anyhow::Result<()> {
     let id = id_of(session, node).await?;
     let found = session.client.moves_without(&id, is_removed).await?;
-    note_volumes(session, node, &found.view);
+    let name = session.client.node(&id).await?.view.hostname;
+    note_volumes(session, &name, &found.view);
     match session.client.only_copies(&id).await {
-        Ok(only) => note_copies(session, node, &only.view),
-        Err(error) => session.output.note(&format!("what only node {node} has copies of is not known: {error}")),
+        Ok(only) => note_copies(session, &name, &only.view),
+        Err(error) => session.output.note(&format!("what only node {name} has copies of is not known: {error}")),
     }
     session.output.show_list(&found, "nothing runs on this node", moves)
 }
@@ -295,9 +297,13 @@ fn fields(node: &Node) -> Table {
 }
 
 fn summary(cluster: &Cluster, api: &str) -> Table {
+    let name_of = |id: &Id| {
+        let node = cluster.nodes.iter().find(|node| node.id == *id);
+        node_name(node.map_or("", |node| node.hostname.as_str()), id)
+    };
     let decides = match (cluster.has_quorum, cluster.leader.0.as_str()) {
         (true, "") => "yes".to_owned(),
-        (true, id) => format!("yes, led by node {id}"),
+        (true, _) => format!("yes, led by {}", name_of(&cluster.leader)),
         (false, _) => format!(
             "no quorum: {} of {} voters answer this node, {} are needed",
             cluster.quorum.answering,
@@ -305,15 +311,18 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
             cluster.quorum.needed
         ),
     };
-    let voters: Vec<&str> = cluster.voters.iter().map(|id| id.0.as_str()).collect();
+    let voters: Vec<String> = cluster.voters.iter().map(name_of).collect();
     let missing = cluster.quorum.missing.iter().map(|voter| {
-        format!("node {} {} ({}), not heard since {}", voter.node_id, voter.name, voter.address, time(voter.since))
+        let name = node_name(&voter.name, &voter.node_id);
+        format!("{name} ({}) does not answer since {}", voter.address, time(voter.since))
     });
     let missing: Vec<String> = missing.collect();
     let rivals: Vec<String> = cluster.rivals.iter().map(|rival| format!("{}: {}", rival.address, rival.why)).collect();
     let known = match cluster.has_quorum {
         true => String::new(),
-        false => format!("what follows is what node {} knew last, at index {}", cluster.node_id, cluster.applied_index),
+        false => {
+            format!("what follows is what {} knew last, at index {}", name_of(&cluster.node_id), cluster.applied_index)
+        }
     };
     let mut table = Table::of_fields([
         ("cluster", cluster.cluster_id.to_string()),
@@ -323,7 +332,7 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("waits", cluster.waits.join("; ")),
         ("how new", known),
         ("voters", voters.join(", ")),
-        ("answered by", format!("node {} ({}) at {api}", cluster.node_id, cluster.role)),
+        ("answered by", format!("{} ({}) at {api}", name_of(&cluster.node_id), cluster.role)),
         ("version", cluster.version.clone()),
         ("cluster version", cluster.cluster_version.to_string()),
         ("upgrade", cluster.upgrade.as_ref().map(upgrading).unwrap_or_default()),
@@ -334,9 +343,9 @@ fn summary(cluster: &Cluster, api: &str) -> Table {
         ("failure", cluster.failure.clone()),
     ]);
     for node in &cluster.nodes {
-        let (name, health, instances) = (&node.hostname, health(node), node.instances);
-        let state = format!("{name} {}, narvana {}, {health}, {instances} instances", node.address, node.version);
-        table.field(&format!("node {}", node.id), state);
+        let (health, instances) = (health(node), node.instances);
+        let state = format!("{}, narvana {}, {health}, {instances} instances", node.address, node.version);
+        table.field(&format!("node {}", node_name(&node.hostname, &node.id)), state);
         if !node.option_differences.is_empty() {
             table.field("  options", option_differences(node));
         }
@@ -371,11 +380,8 @@ fn without_copies(services: &[String]) -> String {
 /// What an upgrade waits for.
 fn upgrading(upgrade: &Upgrade) -> String {
     let awaited = upgrade.waits_for.iter().map(|member| match member.cluster_version_max {
-        Some(newest) => format!(
-            "node {} {} (narvana {}, supports {newest}: upgrade it)",
-            member.node_id, member.name, member.version
-        ),
-        None => format!("node {} {} (has not come up: start it)", member.node_id, member.name),
+        Some(newest) => format!("node {} (narvana {}, supports {newest}: upgrade it)", member.name, member.version),
+        None => format!("node {} (has not come up: start it)", member.name),
     });
     let awaited: Vec<String> = awaited.collect();
     let awaited = if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") };
@@ -402,4 +408,52 @@ fn would_be_down(loss: &Loss) -> String {
 /// A value as people write it.
 pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(cluster: Value) -> String {
+        let cluster: Cluster = serde_json::from_value(cluster).expect("a cluster");
+        summary(&cluster, "http://n1:8080").render(false, false)
+    }
+
+    fn is_there(shown: &str, line: &str) {
+        assert!(
+            shown.lines().any(|shown| shown.split_whitespace().collect::<Vec<_>>().join(" ") == line),
+            "{line}: {shown}"
+        );
+    }
+
+    #[test]
+    fn nodes_have_their_names_where_they_are_known() {
+        let since = "2026-11-30T10:00:00.000Z";
+        let mut cluster = serde_json::json!({
+            "node_id": 1, "role": "leader", "has_quorum": true, "leader": 4, "voters": [1, 4, 9],
+            "nodes": [
+                {"id": 1, "hostname": "one", "address": "10.0.0.1", "version": "0.1.0", "healthy": true, "instances": 2},
+                {"id": 4, "hostname": "four", "address": "10.0.0.4", "version": "0.1.0", "unhealthy_reason": format!("does not answer since {since}")},
+            ],
+            "if_lost": [{"node_id": 1, "back_elsewhere": 1}],
+        });
+        let healthy = shown(cluster.clone());
+        is_there(&healthy, "can decide: yes, led by four");
+        is_there(&healthy, "voters: one, four, node 9");
+        is_there(&healthy, "answered by: one (leader) at http://n1:8080");
+        is_there(&healthy, "node one: 10.0.0.1, narvana 0.1.0, healthy, 2 instances");
+
+        cluster["has_quorum"] = false.into();
+        cluster["quorum"] = serde_json::json!({
+            "needed": 2, "answering": 1, "missing": [{"node_id": 4, "name": "four", "address": "10.0.0.4:9090", "since": since}],
+        });
+        let alone = shown(cluster);
+        // One death, one time, in the same words.
+        is_there(&alone, &format!("missing voters: four (10.0.0.4:9090) does not answer since {since}"));
+        is_there(
+            &alone,
+            &format!("node four: 10.0.0.4, narvana 0.1.0, unhealthy: does not answer since {since}, 0 instances"),
+        );
+        is_there(&alone, "how new: what follows is what one knew last, at index 0");
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::environment;
 use crate::client::Answer;
-use crate::client::view::Moment;
+use crate::client::view::{Id, Moment};
 use crate::clock;
 use crate::model::Timestamp;
 
@@ -275,6 +275,15 @@ pub(super) fn age_at(then: Timestamp, now: Timestamp) -> String {
 /// A point in time; empty when there is none.
 pub(super) fn time(moment: Moment) -> String {
     moment.0.map_or_else(String::new, |time| time.to_string())
+}
+
+/// What to call a node: its name, where it is known.
+pub(super) fn node_name(name: &str, id: &Id) -> String {
+    match (name, id.0.as_str()) {
+        ("", "") => String::new(),
+        ("", id) => format!("node {id}"),
+        (name, _) => name.to_owned(),
+    }
 }
 
 /// `yes` or `no`.

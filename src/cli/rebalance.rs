@@ -1,11 +1,13 @@
 //! Spreading what runs better, and what one more node would change.
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::output::Table;
 use super::session::Session;
 use super::value::Pair;
 use crate::client::view::Relocation;
+use crate::model::ARCHITECTURES;
 
 /// How much, and whether really.
 #[derive(Args, Debug)]
@@ -27,8 +29,8 @@ pub(super) struct JoinedArgs {
     /// Its memory, such as 8Gi [default: 4Gi]
     #[arg(long)]
     memory: Option<String>,
-    /// Its architecture, such as arm64 [default: that of the first node]
-    #[arg(long)]
+    /// Its architecture, as container images name it [default: that of the first node]
+    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES))]
     arch: Option<String>,
     /// Its label; may be given more than once
     #[arg(long, value_name = "KEY=VALUE")]

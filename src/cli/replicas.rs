@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::follow;
-use super::output::{Table, age};
+use super::output::{Table, age, node_name};
 use super::session::{AppArg, ServiceArg, Session};
 use super::value::Scale;
 use super::wait::WaitArgs;
@@ -78,8 +78,7 @@ fn instances(rows: &[(&Deployment, &Instance)]) -> Table {
     let mut table =
         Table::new(["ID", "APP", "SERVICE", "VERSION", "NODE", "STATUS", "HEALTH", "AGE", "REASON", "+DEPLOYMENT"]);
     for (deployment, instance) in rows {
-        let node =
-            if instance.node_name.is_empty() { instance.node_id.to_string() } else { instance.node_name.clone() };
+        let node = node_name(&instance.node_name, &instance.node_id);
         table.row([
             instance.id.to_string(),
             deployment.app_name.clone(),
@@ -111,9 +110,17 @@ pub(super) async fn scale(session: &Session, args: ScaleArgs) -> anyhow::Result<
     session.output.done(&data, &format!("scaling {}; `narvana ps --app {app}` shows it", names.join(", ")))
 }
 
+/// Says to which version a service goes back: nobody has to have named it.
+pub(super) fn note_return(session: &Session, begun: &Deployment) {
+    if let Some(older) = begun.cause_version {
+        session.output.note(&format!("{} goes back to v{older}, as v{}", begun.service_name, begun.version));
+    }
+}
+
 /// Goes back to an older version of a service.
 pub(super) async fn rollback(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
     let (app, service) = session.service(&args.service).await?;
     let begun = session.client.rollback_service(&app, &service, args.to).await?;
+    note_return(session, &begun.view);
     follow::finish(session, &begun, &args.wait).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::output::{Output, harmless, painted, warn};
+use super::output::{Output, harmless, node_name, painted, warn};
 use super::service::title;
 use crate::client::view::{Deployment, Id, Instance};
 
@@ -124,8 +124,7 @@ fn headline(deployment: &Deployment) -> String {
 }
 
 fn instance_line(instance: &Instance) -> String {
-    let node =
-        if instance.node_name.is_empty() { format!("node {}", instance.node_id) } else { instance.node_name.clone() };
+    let node = node_name(&instance.node_name, &instance.node_id);
     let mut line = format!("instance {} on {node}: {}", short(&instance.id), instance.status);
     if instance.status == "running" && !instance.health.is_empty() {
         line.push_str(&format!(", {}", instance.health));

@@ -8,12 +8,14 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::follow;
+use super::nodes::plain;
 use super::outcome::{Exit, failure};
 use super::output::{Table, age, time};
 use super::session::{AppArg, Session};
 use super::value::{Pair, PortArg, VolumeArg, seconds};
 use super::wait::WaitArgs;
-use crate::client::view::{Deployment, Service};
+use crate::client::Error;
+use crate::client::view::{Deployment, HealthCheck, Service, Volume};
 
 /// Commands about services.
 #[derive(Debug, Subcommand)]
@@ -169,6 +171,53 @@ pub(super) struct SpecArgs {
     pub(super) command: Vec<String>,
 }
 
+/// The flags above, by the names that the API gives to what they set: it refuses a field, and people typed a flag.
+const FLAGS: [(&str, &str); 22] = [
+    ("source_type", "--git, --image or --upload"),
+    ("git_repo", "--git"),
+    ("git_ref", "--ref"),
+    ("image", "--image"),
+    ("build_strategy", "--strategy"),
+    ("build_config.dockerfile", "--dockerfile"),
+    ("build_config.root_directory", "--root"),
+    ("ports", "--port"),
+    ("replicas", "--replicas"),
+    ("resources.cpu", "--cpu"),
+    ("resources.memory", "--memory"),
+    ("health_check.path", "--health-path"),
+    ("health_check.port", "--health-port"),
+    ("health_check.command", "--health-command"),
+    ("health_check.interval_seconds", "--health-interval"),
+    ("health_check.timeout_seconds", "--health-timeout"),
+    ("health_check.retries", "--health-retries"),
+    ("depends_on", "--depends-on"),
+    ("volumes", "--volume"),
+    ("constraints", "--constraint"),
+    ("exclusive", "--exclusive"),
+    ("env_vars", "--env"),
+];
+
+/// The flag of a field such as `ports[0].container_port`.
+fn flag_of(field: &str) -> Option<&'static str> {
+    let is_in =
+        |name: &str| field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    FLAGS.iter().find(|(name, _)| is_in(name)).map(|(_, flag)| *flag)
+}
+
+/// A refusal of what a service is to be, with the flags of what is wrong. The fields are named as well: a file has those.
+pub(super) fn in_flags(error: Error) -> Error {
+    let Error::Refused(mut refusal) = error else { return error };
+    if refusal.code == "invalid_request" && refusal.details.keys().any(|field| flag_of(field).is_some()) {
+        let mut message = "the service is not valid".to_owned();
+        for (field, reason) in std::mem::take(&mut refusal.details) {
+            let shown = flag_of(&field).map_or_else(|| field.clone(), |flag| format!("{flag} ({field})"));
+            message.push_str(&format!("\n  {shown}: {}", plain(&reason)));
+        }
+        refusal.message = message;
+    }
+    Error::Refused(refusal)
+}
+
 impl SpecArgs {
     /// The fields that were given, as the API names them.
     fn json(&self) -> anyhow::Result<Map<String, Value>> {
@@ -277,7 +326,7 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
             let mut spec = args.spec.json()?;
             spec.insert("name".to_owned(), args.name.into());
             merge_env(&mut spec, &args.env);
-            output.show(&client.create_service(&app, &spec.into()).await?, fields)
+            output.show(&client.create_service(&app, &spec.into()).await.map_err(in_flags)?, fields)
         }
         ServiceCommand::Show { service, app } => {
             let app = session.app(&app).await?;
@@ -289,7 +338,7 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
                 return Err(failure(Exit::Usage, "nothing is given to change; see `narvana service update --help`"));
             }
             let app = session.app(&args.app).await?;
-            output.show(&client.update_service(&app, &args.name, &change.into()).await?, fields)
+            output.show(&client.update_service(&app, &args.name, &change.into()).await.map_err(in_flags)?, fields)
         }
         ServiceCommand::Delete { service, app } => {
             let app = session.app(&app).await?;
@@ -350,6 +399,29 @@ fn source(service: &Service) -> String {
     }
 }
 
+fn health_check(check: &HealthCheck) -> String {
+    let port = check.port.map(|port| format!(" on port {port}")).unwrap_or_default();
+    let what = match check.r#type.as_str() {
+        "http" => format!("GET {}{port}", check.path),
+        "command" => words(&check.command),
+        other => format!("{other}{port}"),
+    };
+    let HealthCheck { interval_seconds, timeout_seconds, retries, .. } = check;
+    format!("{what}, every {interval_seconds} s, {timeout_seconds} s at most, unhealthy after {retries} failures")
+}
+
+fn volume(volume: &Volume) -> String {
+    let size = if volume.size.is_empty() { String::new() } else { format!(" ({})", volume.size) };
+    format!("{} at {}{size}", volume.name, volume.path)
+}
+
+/// A command: its words, those in quotes that would not be seen as one.
+fn words(command: &[String]) -> String {
+    let one = |word: &String| word.is_empty() || word.contains(|c: char| c.is_whitespace() || c == '"');
+    let shown = command.iter().map(|word| if one(word) { format!("{word:?}") } else { word.clone() });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
 fn fields(service: &Service) -> Table {
     let ports: Vec<String> =
         service.ports.iter().map(|port| format!("{}/{}", port.container_port, port.protocol)).collect();
@@ -360,11 +432,18 @@ fn fields(service: &Service) -> Table {
         ("url", service.url.clone()),
         ("for its app", service.internal_host.clone()),
         ("source", source(service)),
-        ("strategy", service.build_strategy.clone()),
+        ("strategy", if service.source_type == "image" { String::new() } else { service.build_strategy.clone() }),
+        ("folder", service.build_config.root_directory.clone()),
+        ("dockerfile", service.build_config.dockerfile.clone()),
+        ("command", words(&service.command)),
         ("replicas", service.replicas.to_string()),
+        ("exclusive", if service.exclusive { "yes, it never runs twice".to_owned() } else { String::new() }),
         ("ports", ports.join(", ")),
+        ("health check", service.health_check.as_ref().map_or_else(|| "none".to_owned(), health_check)),
         ("cpu", service.resources.cpu.clone()),
         ("memory", service.resources.memory.clone()),
+        ("volumes", service.volumes.iter().map(volume).collect::<Vec<_>>().join(", ")),
+        ("node labels", service.constraints.join(", ")),
         ("depends on", service.depends_on.join(", ")),
         // Names only: values may be secrets, and `env ls` shows them to whoever asks for them.
         ("environment", variables.join(", ")),
@@ -400,7 +479,10 @@ pub(super) fn kept_volumes(services: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::client::Refusal;
 
     #[test]
     fn only_what_is_given_is_sent() {
@@ -427,6 +509,53 @@ mod tests {
         assert_eq!(Value::from(args.json().expect("a spec")), expected);
         let incomplete = SpecArgs { health_port: Some(80), ..SpecArgs::default() };
         assert!(incomplete.json().is_err());
+    }
+
+    #[test]
+    fn what_is_refused_has_the_names_of_the_flags() {
+        let refusal = |details: Value| {
+            let body = json!({"code": "invalid_request", "message": "the request is not valid: …", "details": details});
+            let refusal: Refusal = serde_json::from_value(body).expect("a refusal");
+            in_flags(Error::Refused(Box::new(refusal))).to_string()
+        };
+        assert_eq!(
+            refusal(
+                json!({"build_config.dockerfile": "must stay inside", "ports[1].container_port": "is 0", "name": "is taken"})
+            ),
+            "the service is not valid\n  --dockerfile (build_config.dockerfile): must stay inside\n  name: is taken\n  \
+             --port (ports[1].container_port): is 0"
+        );
+        assert_eq!(refusal(json!({"replica": "is unknown"})), "the request is not valid: …\n  replica: is unknown");
+        // A flag that is not there would be searched for.
+        let create = crate::cli::Cli::command();
+        let create = create.find_subcommand("service").and_then(|it| it.find_subcommand("create")).expect("a command");
+        let known: Vec<String> =
+            create.get_arguments().filter_map(|it| Some(format!("--{}", it.get_long()?))).collect();
+        for word in FLAGS.iter().flat_map(|(_, flags)| flags.split([' ', ','])).filter(|word| word.starts_with("--")) {
+            assert!(known.iter().any(|flag| flag == word), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_a_service_is_can_be_read() {
+        let service: Service = serde_json::from_value(json!({
+            "name": "web", "source_type": "image", "image": "nginx:1.27", "build_strategy": "dockerfile", "replicas": 1,
+            "health_check": {"type": "http", "path": "/up", "port": 80, "interval_seconds": 5, "timeout_seconds": 3, "retries": 2},
+            "volumes": [{"name": "data", "path": "/data", "size": "1Gi"}, {"name": "tmp", "path": "/tmp", "size": null}],
+            "constraints": ["disk=ssd", "zone=b"], "command": ["sh", "-c", "exec nginx"], "exclusive": true,
+        }))
+        .expect("a service");
+        let shown = fields(&service).render(false, false);
+        for line in [
+            "command:       sh -c \"exec nginx\"",
+            "exclusive:     yes, it never runs twice",
+            "health check:  GET /up on port 80, every 5 s, 3 s at most, unhealthy after 2 failures",
+            "volumes:       data at /data (1Gi), tmp at /tmp",
+            "node labels:   disk=ssd, zone=b",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line:?} is missing: {shown}");
+        }
+        assert!(!shown.contains("strategy"), "nothing is built: {shown}");
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
+use super::outcome::{Exit, failure};
 use super::output::{Table, age, time, warn};
 use super::session::Session;
 use crate::client::view::JoinToken;
+use crate::model::JoinTokenId;
 
 /// Commands about join tokens.
 #[derive(Debug, Subcommand)]
@@ -22,7 +24,7 @@ pub(super) enum TokenCommand {
     Ls,
     /// Take a join token back; nodes that joined with it stay
     Revoke {
-        /// Its id
+        /// Its id, as `narvana token ls` lists it
         id: String,
     },
 }
@@ -47,7 +49,14 @@ pub(super) async fn run(session: &Session, command: TokenCommand) -> anyhow::Res
     match command {
         TokenCommand::Create(args) => create(session, args).await,
         TokenCommand::Ls => output.show_list(&client.join_tokens().await?, "there are no join tokens", list),
-        TokenCommand::Revoke { id } => output.show(&client.revoke_join_token(&id).await?, fields),
+        TokenCommand::Revoke { id } => {
+            // Nothing else is sent: it may be the token itself, with its secret.
+            let id: JoinTokenId = id.parse().map_err(|_| {
+                let message = "that is not the id of a join token; `narvana token ls` lists them, and `narvana token create` says it";
+                failure(Exit::NotFound, message)
+            })?;
+            output.show(&client.revoke_join_token(&id.to_string()).await?, fields)
+        }
     }
 }
 
@@ -69,6 +78,7 @@ async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     session.output.text(&token.token)?;
     let nodes = if token.uses_left == 1 { "one node".to_owned() } else { format!("{} nodes", token.uses_left) };
     session.output.note(&format!("good for {nodes} ({}) until {}", token.role, time(token.expires_at)));
+    session.output.note(&format!("its id is {0}; `narvana token revoke {0}` takes it back", token.id));
     session.output.note(
         "on the other machine:\n  narvana join --token-file -      and paste the token, or\n  narvana join <token>",
     );
@@ -96,7 +106,11 @@ fn list(tokens: &[JoinToken]) -> Table {
             token.uses_left.to_string(),
             time(token.expires_at),
             age(token.created_at),
-            token.created_by.to_string(),
+            if token.created_by_email.is_empty() {
+                token.created_by.to_string()
+            } else {
+                token.created_by_email.clone()
+            },
         ]);
     }
     table

@@ -161,6 +161,18 @@ view! {
         env_vars: BTreeMap<String, String>,
         /// Services that must run before.
         depends_on: Vec<String>,
+        /// How to tell that it works.
+        health_check: Option<HealthCheck>,
+        /// Storage that outlives its instances.
+        volumes: Vec<Volume>,
+        /// Labels that a node must have.
+        constraints: Vec<String>,
+        /// Command instead of the image's own.
+        command: Vec<String>,
+        /// That it must never run twice.
+        exclusive: bool,
+        /// Details of its build.
+        build_config: BuildConfig,
         /// `new`, `deploying`, `running`, `stopped` or `failed`.
         status: String,
         /// Where it is reached.
@@ -169,6 +181,39 @@ view! {
         internal_host: String,
         /// When it was made.
         created_at: Moment,
+    }
+    /// How to tell that an instance works.
+    HealthCheck {
+        /// `http`, `tcp` or `command`.
+        r#type: String,
+        /// Of `http`.
+        path: String,
+        /// The first port when there is none.
+        port: Option<u16>,
+        /// Of `command`.
+        command: Vec<String>,
+        /// Seconds from one to the next.
+        interval_seconds: u64,
+        /// Longest time of one, in seconds.
+        timeout_seconds: u64,
+        /// Failures in a row.
+        retries: u32,
+    }
+    /// Storage of a service.
+    Volume {
+        /// Unique in its service.
+        name: String,
+        /// Where it is seen.
+        path: String,
+        /// A note.
+        size: String,
+    }
+    /// Details of a build.
+    BuildConfig {
+        /// Folder of the source that is built.
+        root_directory: String,
+        /// Path of the Dockerfile in it.
+        dockerfile: String,
     }
     /// A port of a service.
     Port {
@@ -204,6 +249,10 @@ view! {
         artifact: String,
         /// Its build.
         build_id: Id,
+        /// Why it was made: `deploy`, `rollback`, `restart` or `start`.
+        cause: String,
+        /// The version that it repeats.
+        cause_version: Option<u64>,
         /// Where it is reached.
         url: String,
         /// Its instances.
@@ -260,6 +309,8 @@ view! {
         attempt: u32,
         /// The node that works on it.
         node_id: Id,
+        /// Its name.
+        node_name: String,
         /// Why it failed.
         failure: Failure,
         /// When it was asked for.
@@ -418,6 +469,8 @@ view! {
     Authority {
         /// SHA-256 of its key.
         fingerprint: String,
+        /// SHA-256 of its certificate.
+        certificate_fingerprint: String,
         /// Certificates of all authorities that are trusted, PEM.
         certificates: String,
         /// Its replacement, while that goes on.
@@ -427,6 +480,8 @@ view! {
     Rotation {
         /// SHA-256 of the new key.
         fingerprint: String,
+        /// SHA-256 of the new certificate.
+        certificate_fingerprint: String,
         /// What members have to do.
         step: String,
         /// When it was begun.
@@ -460,7 +515,7 @@ view! {
         name: String,
         /// Host and port between nodes.
         address: String,
-        /// When it was heard last.
+        /// Since when it does not answer.
         since: Moment,
     }
     /// Where an instance would go.
@@ -534,6 +589,8 @@ view! {
     RemovedNode {
         /// Identity.
         id: Id,
+        /// Its name.
+        name: String,
         /// What ran on it.
         moves: Vec<Move>,
     }
@@ -553,6 +610,8 @@ view! {
         uses_left: u32,
         /// Who made it.
         created_by: Id,
+        /// Their address.
+        created_by_email: String,
         /// When it was made.
         created_at: Moment,
         /// From when it is refused.

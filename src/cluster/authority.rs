@@ -189,6 +189,17 @@ pub fn valid_until(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     Some(Timestamp(read.validity().not_after.timestamp().checked_mul(1_000)?))
 }
 
+/// The usual fingerprint of each certificate in PEM, as `openssl x509 -fingerprint -sha256` prints it: by this people compare what two
+/// machines have. Another certificate of the same key has another one.
+pub fn fingerprints(certificates: &str) -> Vec<String> {
+    let read = CertificateDer::pem_slice_iter(certificates.as_bytes()).filter_map(Result::ok);
+    let print = |certificate: CertificateDer<'_>| {
+        let bytes = Sha256::digest(&certificate).into_iter().map(|byte| format!("{byte:02X}"));
+        bytes.collect::<Vec<_>>().join(":")
+    };
+    read.map(print).collect()
+}
+
 /// [`key_pin`] of an authority's certificate in PEM.
 pub fn pin_of(certificate: &str) -> Option<[u8; 32]> {
     key_pin(&CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?)
@@ -251,6 +262,25 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_the_one_that_openssl_prints() {
+        let certificate = "-----BEGIN CERTIFICATE-----
+MIIBbzCCARWgAwIBAgIUMsNT8RZ8G2WPKKrOU/PClNRpiskwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBbjAgFw0yNjExMzAyMDExMDFaGA8yMTI2MTEwNjIwMTEwMVow
+DDEKMAgGA1UEAwwBbjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPzH0vziOKSp
+6ssciBUmvh3AxQ2H6XJfLN/vdBFjS/SKlW5PlnOIvEMOTtxuyTCzq0DOIMO9rqZo
+k13wjLxhGQajUzBRMB0GA1UdDgQWBBQN37lVmCBbP6RiguuNnEfjLzsOdzAfBgNV
+HSMEGDAWgBQN37lVmCBbP6RiguuNnEfjLzsOdzAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0gAMEUCIALxgWGEH2fsmBgq6un5zp0meV7Kc07b3LNJrlD71WRC
+AiEAr2owGdnPJXQivylp1Rto/RjM5B6LlRENAzBscciHCXk=
+-----END CERTIFICATE-----
+";
+        let printed = "D1:2B:A6:2B:66:20:2E:28:DE:A3:C7:9F:76:17:C9:8D:B0:11:B1:C1:56:76:0D:54:8A:AC:8B:BB:66:87:18:5B";
+        assert_eq!(fingerprints(certificate), [printed]);
+        assert_eq!(fingerprints(&certificate.repeat(2)), [printed; 2], "of both, while one replaces the other");
+        assert_eq!(fingerprints("no certificate"), [""; 0]);
+    }
 
     #[test]
     fn a_certificate_between_nodes_is_valid_for_its_life() {

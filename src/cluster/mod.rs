@@ -10,8 +10,8 @@ mod identity;
 mod token;
 
 pub use authority::{
-    Authority, NodeCertificate, PEER_LIFE, RequestedKey, SigningError, SigningRequest, key_pin, peer_name, pin_of,
-    valid_until,
+    Authority, NodeCertificate, PEER_LIFE, RequestedKey, SigningError, SigningRequest, fingerprints, key_pin,
+    peer_name, pin_of, valid_until,
 };
 pub use data_dir::{DataDir, ENDPOINTS, Error, Occupied};
 pub use identity::Identity;

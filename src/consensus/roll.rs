@@ -91,7 +91,7 @@ pub struct MissingVoter {
     pub name: String,
     /// Host and port between nodes.
     pub address: String,
-    /// When it was heard last.
+    /// Since when it does not answer: as the cluster put it on record, else when this node heard it last.
     pub since: Timestamp,
     /// That this node has not heard it at all since it started; the time is then that of its first question, or of the
     /// record that the voter is away.
@@ -128,8 +128,8 @@ impl fmt::Display for MissingVoter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, address, since, never, .. } = self;
         match never {
-            false => write!(f, "{name} ({address}) has not been heard since {since}"),
-            true => write!(f, "{name} ({address}) has not been heard since {since} or longer"),
+            false => write!(f, "{name} ({address}) does not answer since {since}"),
+            true => write!(f, "{name} ({address}) does not answer since {since} or longer"),
         }
     }
 }
@@ -141,14 +141,14 @@ impl Consensus {
         let state = self.latest().state;
         let missing = voters.iter().filter(|peer| peer.node != self.node).filter_map(|peer| {
             let heard = self.roll.silent(peer.node, now)?;
-            // What the cluster put on record may be older than what this process remembers.
-            let on_record = state.absence(peer.node).map(|absence| absence.since).filter(|_| !heard.answered);
-            let name = state.node(peer.node).map(|node| node.name.clone());
+            let on_record = state.absence(peer.node).map(|absence| absence.since);
+            let on_record = on_record.filter(|since| is_of_this_silence(*since, &heard));
+            let known = state.node(peer.node).is_some() || state.admission(peer.node).is_some();
             Some(MissingVoter {
                 node: peer.node,
-                name: name.unwrap_or_else(|| format!("node {}", peer.node)),
+                name: if known { state.name_of(peer.node) } else { format!("node {}", peer.node) },
                 address: peer.address.clone(),
-                since: on_record.map_or(heard.time, |since| since.min(heard.time)),
+                since: on_record.unwrap_or(heard.time),
                 never: !heard.answered && on_record.is_none(),
             })
         });
@@ -162,6 +162,12 @@ impl Consensus {
         let greet = |peer| self.roll.greet(&*self.transport, peer, holds, INTRODUCED_MAX);
         join_all(witnesses.iter().map(greet)).await;
     }
+}
+
+/// Whether what the cluster put on record of a voter is about the same silence as this node sees, so that one time is said of it
+/// wherever it is said: it is not when the voter was heard here since.
+fn is_of_this_silence(recorded: Timestamp, heard: &Heard) -> bool {
+    !heard.answered || recorded >= heard.time
 }
 
 fn voters(raft: &Raft) -> Vec<Peer> {
@@ -416,13 +422,23 @@ mod tests {
     }
 
     #[test]
+    fn one_silence_has_one_time() {
+        let heard = |answered| Heard { time: Timestamp(1_000), ..Heard::now(answered, None) };
+        assert!(is_of_this_silence(Timestamp(7_000), &heard(true)), "put on record a while after it was heard last");
+        assert!(!is_of_this_silence(Timestamp(900), &heard(true)), "it came back since");
+        for recorded in [900, 7_000] {
+            assert!(is_of_this_silence(Timestamp(recorded), &heard(false)), "this node knows no better");
+        }
+    }
+
+    #[test]
     fn it_names_who_is_missing_and_since_when() {
         let lost = Quorum { voters: 3, needed: 2, missing: vec![missing("n2", false), missing("n3", true)] };
         assert_eq!(lost.answering(), 1);
         assert_eq!(
             lost.to_string(),
-            "2 of 3 voters are needed; n2 (n2:9090) has not been heard since 2023-11-14T22:13:20.123Z, \
-             n3 (n3:9090) has not been heard since 2023-11-14T22:13:20.123Z or longer"
+            "2 of 3 voters are needed; n2 (n2:9090) does not answer since 2023-11-14T22:13:20.123Z, \
+             n3 (n3:9090) does not answer since 2023-11-14T22:13:20.123Z or longer"
         );
         let electing = Quorum { voters: 3, needed: 2, missing: vec![missing("n2", false)] };
         assert!(electing.to_string().ends_with("the others answer this node, so that this may pass by itself"));

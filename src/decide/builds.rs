@@ -42,7 +42,7 @@ pub(super) fn decide(situation: Situation<'_>, ids: &mut Ids<'_>, plan: &mut Pla
 fn lost_because(situation: Situation<'_>, build: &Build) -> Option<String> {
     let Some(lease) = build.lease else { return Some("nobody works on it".to_owned()) };
     match situation.state.node(lease.node) {
-        None => Some(format!("node {} is no member any more", lease.node)),
+        None => Some(format!("node {} is no member any more", situation.state.name_of(lease.node))),
         Some(node) if node.incarnation != lease.incarnation => {
             Some(format!("node {} was restarted while it built", node.name))
         }

@@ -220,7 +220,7 @@ fn choose(files: &Files<'_>) -> Result<Detection, Undetected> {
     if !there.is_empty() {
         let others: Vec<String> = there.iter().map(|it| format!("{} ({})", it.strategy, it.because)).collect();
         detection.warnings.push(format!(
-            "chosen: {} ({}); it could also be {}: set build_strategy to choose",
+            "chosen: {} ({}); it could also be {}: --strategy (build_strategy) chooses",
             chosen.strategy,
             chosen.because,
             others.join(", ")
@@ -261,10 +261,10 @@ fn nothing(files: &Files<'_>) -> Undetected {
         .collect();
     let mut suggestions = Vec::new();
     if !folders.is_empty() {
-        suggestions.push(format!("set build_config.root_directory to one of: {}", folders.join(", ")));
+        suggestions.push(format!("choose one with --root (build_config.root_directory): {}", folders.join(", ")));
     }
     suggestions.push("add a Dockerfile, or a flake.nix".to_owned());
-    suggestions.push("say how it is built with build_strategy".to_owned());
+    suggestions.push("say how it is built with --strategy (build_strategy)".to_owned());
     let message = if files.is_empty() {
         "the source is empty".to_owned()
     } else {

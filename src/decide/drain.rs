@@ -65,7 +65,7 @@ pub(super) fn fate(
     if !situation.answers(node) {
         return Fate::Waits("its node does not answer: it is given up when it can be".to_owned());
     }
-    match deployment.status {
+    match deployment.told_status() {
         DeploymentStatus::Running => {}
         status if status.is_rolling_out() => {
             let version = deployment.version;

@@ -113,7 +113,7 @@ fn describe_deployment(
 ) {
     let what = format!("{} version {}", deployment.service_name, deployment.version);
     let waiting = what_if.waiting.get(&deployment.id);
-    match (deployment.status, waiting.or(deployment.reason.as_ref())) {
+    match (deployment.told_status(), waiting.or(deployment.reason.as_ref())) {
         (status, Some(reason)) if status.is_terminal() => explanation.say(format!("{what} is {status}: {reason}")),
         (status, Some(reason)) => explanation.say(format!("{what} is {status}; {reason}")),
         (DeploymentStatus::Running, None) if is_scaled_to_nothing(situation, deployment) => {
@@ -171,10 +171,7 @@ fn describe_build(situation: Situation<'_>, build: &Build, explanation: &mut Exp
 }
 
 fn describe_instance(situation: Situation<'_>, instance: &Instance, explanation: &mut Explanation) {
-    let node = situation
-        .state
-        .node(instance.placement.node)
-        .map_or_else(|| instance.placement.node.to_string(), |node| node.name.clone());
+    let node = situation.state.name_of(instance.placement.node);
     let what = format!("replica {} (instance {})", instance.slot, instance.id.short());
     let status = &instance.status;
     let doing = match (status.state, status.health) {
@@ -260,12 +257,9 @@ fn explain_restart(situation: Situation<'_>, instance: &Instance, explanation: &
         explanation.say(format!("it replaced instance {}: {}", before.id.short(), cause_of(before)));
     }
     if before.placement.node != instance.placement.node {
-        let name = |id| situation.state.node(id).map_or_else(|| format!("{id}"), |node| node.name.clone());
-        explanation.say(format!(
-            "it moved from node {} to node {}",
-            name(before.placement.node),
-            name(instance.placement.node)
-        ));
+        let (from, to) = (before.placement.node, instance.placement.node);
+        let name = |node| situation.state.name_of(node);
+        explanation.say(format!("it moved from node {} to node {}", name(from), name(to)));
     }
 }
 
@@ -336,10 +330,10 @@ mod tests {
         world.service("web", |spec| spec.resources.cpu.millis = 5_000);
         let deployment = world.deploy("web");
         let lines = explain_deployment(world.situation(), deployment).expect("exists").lines;
-        assert_eq!(lines, ["web version 1 is built; no node can take it: node n1 has 4 of 4 cores free, 5 asked"]);
+        assert_eq!(lines, ["web version 1 is pending; no node can take it: node n1 has 4 of 4 cores free, 5 asked"]);
         world.change_node(1, |node| node.cordoned = true);
         let lines = explain_deployment(world.situation(), deployment).expect("exists").lines;
-        assert_eq!(lines, ["web version 1 is built; no node can take it: node n1 is cordoned"]);
+        assert_eq!(lines, ["web version 1 is pending; no node can take it: node n1 is cordoned"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn decide(situation: Situation<'_>, plan: &mut Plan) {
         }
     }
     for (node, instances) in lost {
-        let name = situation.state.node(node).map_or_else(|| node.to_string(), |node| node.name.clone());
+        let name = situation.state.name_of(node);
         for instances in instances.chunks(AT_ONCE) {
             let reason = format!("node {name} does not answer");
             plan.commands.push(Command::LoseInstances { instances: instances.to_vec(), reason });
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(
             world.reason(deployment),
             format!(
-                "waits until node {}, which was removed, has certainly stopped it: it is exclusive",
+                "waits until node n{}, which was removed, has certainly stopped it: it is exclusive",
                 second.placement.node
             )
         );
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(world.live_instances(deployment), []);
         assert_eq!(
             world.reason(deployment),
-            "waits until node 1, which was removed, has certainly stopped it: its volumes are for one at a time"
+            "waits until node n1, which was removed, has certainly stopped it: its volumes are for one at a time"
         );
         world.fenced.insert(NodeId(1));
         world.run_until_quiet();

@@ -95,6 +95,17 @@ pub struct Admission {
     pub fenced_at: Option<Timestamp>,
 }
 
+impl Admission {
+    /// What is said to it, and of it, once it was removed: what happened, and how its machine comes back.
+    pub fn farewell(&self) -> String {
+        format!("{} (node {}) was removed from this cluster; {COME_BACK}", self.name, self.node)
+    }
+}
+
+/// How the machine of a node that is no member any more comes back. It is said in one way wherever that is said.
+pub const COME_BACK: &str =
+    "its machine comes back as a new node with `narvana node rebuild`, which keeps the old data folder aside";
+
 /// A member that does not answer, as the leader found. There is no such record of one that does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absence {

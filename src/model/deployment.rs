@@ -59,7 +59,7 @@ pub enum Cause {
 /// How far a deployment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DeploymentStatus {
-    /// Made; waits for its build to begin.
+    /// Made; waits for its build to begin. Of what builds nothing, also told instead of [`Self::Built`].
     Pending,
     /// Its build runs.
     Building,
@@ -77,6 +77,16 @@ pub enum DeploymentStatus {
     Stopped,
     /// It could not be brought up.
     Failed,
+}
+
+impl Deployment {
+    /// How far it is, in the words that are told: what builds nothing is not said to be built. It waits until it has a place.
+    pub fn told_status(&self) -> DeploymentStatus {
+        match self.status {
+            DeploymentStatus::Built if !self.spec.source.needs_build() => DeploymentStatus::Pending,
+            status => status,
+        }
+    }
 }
 
 impl DeploymentStatus {

@@ -34,7 +34,7 @@ mod time;
 mod user;
 mod word;
 
-pub use admission::{Absence, Admission, JoinToken, NodeRole, TokenEnd};
+pub use admission::{Absence, Admission, COME_BACK, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
 pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType, check_path_in_source};
@@ -58,10 +58,10 @@ pub use image::{check_image, image_by_digest, image_name, is_image_by_tag, is_la
 pub use instance::{Exit, Health, Instance, InstanceState, InstanceStatus, Placement, PortBinding, Relocation};
 pub use invalid::{Invalid, Problem, quoted};
 pub use name::{
-    DOMAIN_NAME_BYTES_MAX, ENV_KEY_BYTES_MAX, ENV_VALUE_BYTES_MAX, check_app_name, check_domain, check_email,
-    check_env, check_env_key, check_env_value, check_flake_uri, check_git_ref, check_git_repo, check_label_key,
-    check_label_value, check_node_address, check_node_name, check_org_name, check_org_slug, check_password,
-    check_secret_key, check_service_name, git_clone_url, slug_from_name,
+    ARCHITECTURES, DOMAIN_NAME_BYTES_MAX, ENV_KEY_BYTES_MAX, ENV_VALUE_BYTES_MAX, check_app_name, check_architecture,
+    check_domain, check_email, check_env, check_env_key, check_env_value, check_flake_uri, check_git_ref,
+    check_git_repo, check_label_key, check_label_value, check_node_address, check_node_name, check_org_name,
+    check_org_slug, check_password, check_secret_key, check_service_name, git_clone_url, slug_from_name,
 };
 pub use node::{Drain, Node, NodeResources, peer_address};
 pub use org::{Membership, Org, Role};

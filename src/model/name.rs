@@ -71,6 +71,18 @@ pub fn check_node_name(name: &str) -> Check {
     Ok(())
 }
 
+/// Processor architectures as container images name them: those for which images for Linux are made.
+pub const ARCHITECTURES: [&str; 9] =
+    ["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"];
+
+/// A processor architecture: one of [`ARCHITECTURES`].
+pub fn check_architecture(name: &str) -> Check {
+    match ARCHITECTURES.contains(&name) {
+        true => Ok(()),
+        false => Err(Problem::new(format!("must be one of {}, got {}", ARCHITECTURES.join(", "), quoted(name)))),
+    }
+}
+
 /// Key of a node's label: 1 to 63 letters, digits, '.', '_', '/' and '-', the first and last a letter or digit.
 pub fn check_label_key(key: &str) -> Check {
     let charset_ok = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'));

@@ -15,6 +15,9 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// The most whole cores that can be written.
+    const MAX: u64 = u64::MAX / 1_000;
+
     /// From thousandths of a core.
     pub const fn from_millis(millis: u64) -> Self {
         Self { millis }
@@ -36,14 +39,17 @@ impl FromStr for Cpu {
         {
             return Err(bad());
         }
-        let cores: u64 = whole.parse().map_err(|_| bad())?;
+        let too_much =
+            || Problem::new(format!("is more than there can be: at most {}, got {}", Self::MAX, quoted(text)));
+        // Only digits are left, so that nothing but their number can be wrong.
+        let cores: u64 = whole.parse().map_err(|_| too_much())?;
         let mut thousandths = fraction.unwrap_or("").to_owned();
         thousandths.truncate(3);
         while thousandths.len() < 3 {
             thousandths.push('0');
         }
         let part: u64 = thousandths.parse().map_err(|_| bad())?;
-        let millis = cores.checked_mul(1_000).and_then(|m| m.checked_add(part)).ok_or_else(bad)?;
+        let millis = cores.checked_mul(1_000).and_then(|m| m.checked_add(part)).ok_or_else(too_much)?;
         Ok(Self { millis })
     }
 }
@@ -94,8 +100,11 @@ impl FromStr for Memory {
             return Err(bad());
         }
         let (_, scale) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
-        let number: u64 = number.parse().map_err(|_| bad())?;
-        number.checked_mul(scale).map(|bytes| Self { bytes }).ok_or_else(bad)
+        let most = u64::MAX / scale;
+        let too_much =
+            || Problem::new(format!("is more than there can be: at most {most}{unit}, got {}", quoted(text)));
+        let number: u64 = number.parse().map_err(|_| too_much())?;
+        number.checked_mul(scale).map(|bytes| Self { bytes }).ok_or_else(too_much)
     }
 }
 
@@ -146,6 +155,21 @@ mod tests {
         }
         for text in ["", "512", "0Mi", "05Mi", "Mi", "512mb", "512 Mi", "1.5Gi", "-1Gi", "99999999999Ti"] {
             assert!(text.parse::<Memory>().is_err(), "{text}");
+        }
+    }
+
+    /// Their form is right, so that nothing is to be said of that.
+    #[test]
+    fn what_is_too_much_is_told_what_is_the_most() {
+        let memory = |text: &str| text.parse::<Memory>().map_err(|problem| problem.0);
+        assert_eq!(memory("16777215Ti"), Ok(Memory { bytes: 16_777_215 << 40 }));
+        let refused = |text: &str| format!("is more than there can be: at most 16777215Ti, got {text:?}");
+        for text in ["16777216Ti", "99999999Ti", "99999999999999999999Ti"] {
+            assert_eq!(memory(text), Err(refused(text)));
+        }
+        for text in ["18446744073709552", "99999999999999999999"] {
+            let problem = text.parse::<Cpu>().expect_err("too many").0;
+            assert!(problem.starts_with("is more than there can be: at most 18446744073709551, got"), "{problem}");
         }
     }
 }

@@ -27,7 +27,7 @@ use super::founding::AUTHORITY_FILE;
 use super::holders::Process;
 use super::joining::{DOORS, doors_in};
 use super::options::engine_options;
-use super::{engine_storage, holes, preflight};
+use super::{engine_storage, holes, preflight, removal};
 
 /// A certificate that has no more than this left was not renewed when it was due; some time for trying again is allowed.
 const RENEWAL_OVERDUE: Duration = PEER_LIFE.saturating_sub(Duration::from_secs(21 * 24 * 60 * 60));
@@ -84,7 +84,7 @@ async fn node(config: &NodeConfig, identity: Identity) -> Vec<Check> {
             let found = format!("{what}, process {}", endpoints.pid);
             Check { what: "node", found, verdict: serves(endpoints).await }
         }
-        None => at_rest(what, Process::locking(&DataDir::lock_file(folder))),
+        None => at_rest_in(folder, what),
     });
     match &running {
         // Its own port shows whether its certificate is good.
@@ -114,7 +114,15 @@ fn out_of_reach(address: &str, error: &str, somebody_answers: bool) -> Check {
     Check { what: "member", found: address.to_owned(), verdict }
 }
 
-/// A node that does not say where it listens, and who has its folder.
+/// A node that does not say where it listens: perhaps it was told that it is no member any more.
+fn at_rest_in(folder: &Path, found: String) -> Check {
+    match removal::told_in(folder) {
+        Some(words) => Check { what: "node", found, verdict: Verdict::Bad(words) },
+        None => at_rest(found, Process::locking(&DataDir::lock_file(folder))),
+    }
+}
+
+/// The same of one that is a member as far as it knows, and who has its folder.
 fn at_rest(found: String, holder: Option<Process>) -> Check {
     let verdict = match holder {
         Some(process) => Verdict::Noted(format!(
@@ -383,6 +391,15 @@ mod tests {
         rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
         let said = advice(Process::locking(file.path()));
         assert!(said.starts_with(&format!("process {} (", std::process::id())), "{said}");
+    }
+
+    #[test]
+    fn a_node_that_was_removed_is_told_apart_from_one_that_does_not_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let look = || at_rest_in(folder.path(), "1 of cluster x".to_owned());
+        assert!(matches!(look().verdict, Verdict::Noted(words) if words.starts_with("it does not run")));
+        std::fs::write(folder.path().join("ended"), "n1 (node 1) was removed from this cluster").expect("writes");
+        assert_eq!(look().verdict, Verdict::Bad("n1 (node 1) was removed from this cluster".to_owned()));
     }
 
     #[test]

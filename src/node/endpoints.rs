@@ -13,6 +13,9 @@ use crate::model::NodeId;
 pub struct Endpoints {
     /// The node.
     pub node_id: u64,
+    /// Its name; empty when an older program wrote this.
+    #[serde(default)]
+    pub name: String,
     /// The process.
     pub pid: u32,
     /// Base address of the API, as seen from this machine.
@@ -31,9 +34,15 @@ impl Endpoints {
     }
 
     /// Addresses as seen from this machine: one that listens everywhere is reached on loopback.
-    pub(super) fn new(node: NodeId, api: SocketAddr, grpc: SocketAddr, ingress: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        (node, name): (NodeId, &str),
+        api: SocketAddr,
+        grpc: SocketAddr,
+        ingress: Option<SocketAddr>,
+    ) -> Self {
         Self {
             node_id: node.0,
+            name: name.to_owned(),
             pid: std::process::id(),
             api: base(api),
             grpc: from_here(grpc).to_string(),
@@ -63,7 +72,8 @@ mod tests {
     fn addresses_can_be_used_from_here() {
         let listens_everywhere = "0.0.0.0:8080".parse().expect("an address");
         let one_address = "127.0.0.2:80".parse().expect("an address");
-        let endpoints = Endpoints::new(NodeId::FOUNDER, listens_everywhere, listens_everywhere, Some(one_address));
+        let endpoints =
+            Endpoints::new((NodeId::FOUNDER, "n1"), listens_everywhere, listens_everywhere, Some(one_address));
         assert_eq!((endpoints.api.as_str(), endpoints.grpc.as_str()), ("http://127.0.0.1:8080", "127.0.0.1:8080"));
         assert_eq!(endpoints.ingress_http.as_deref(), Some("http://127.0.0.2:80"));
     }

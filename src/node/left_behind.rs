@@ -42,11 +42,12 @@ async fn rounds(consensus: &Consensus, peers: &Peers, rivals: &Rivals) {
     }
     let begun = Instant::now();
     loop {
-        if let Some(epoch) = consensus.latest().state.epoch().cloned() {
+        let state = consensus.latest().state;
+        if let Some(epoch) = state.epoch().cloned() {
             // Together: most of them are gone, and each of those takes as long as a connection that nobody answers.
             join_all(epoch.left_behind.iter().map(|(node, address)| {
                 let peer = Peer { node: *node, address: address.clone() };
-                tell_one((peers, rivals), peer, &epoch)
+                tell_one((peers, rivals), peer, state.name_of(*node), &epoch)
             }))
             .await;
         }
@@ -54,7 +55,7 @@ async fn rounds(consensus: &Consensus, peers: &Peers, rivals: &Rivals) {
     }
 }
 
-async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, epoch: &Epoch) {
+async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, name: String, epoch: &Epoch) {
     let why = match peers.leave_behind(&peer, epoch).await {
         Told::Ends => {
             tracing::warn!(?peer, "a node that was left behind was told and ends");
@@ -72,6 +73,5 @@ async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, epoch: &Epoch)
              older than: stop it there, or this cluster"
         ),
     };
-    let node = peer.node;
-    rivals.note(&peer.address, format!("node {node}, which was left behind, goes on and cannot be told to end; {why}"));
+    rivals.note(&peer.address, format!("node {name}, which was left behind, goes on and cannot be told to end; {why}"));
 }

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::cluster::{Authority, DataDir, Identity, NodeCertificate, PEER_LIFE};
 use crate::config::test_setting;
 use crate::consensus::{Consensus, View};
-use crate::model::{Admission, Cluster, NodeId, NodeRole, Timestamp};
+use crate::model::{Admission, COME_BACK, Cluster, NodeId, NodeRole, Timestamp};
 use crate::rpc::{self, Admit, Tls};
 use crate::state::{Actor, Command, LogEntry, State};
 
@@ -49,17 +49,11 @@ pub(crate) fn admit(view: watch::Receiver<View>) -> Admit {
 
 fn may_talk(node: NodeId, admission: Option<&Admission>, applied: u64, first_epoch: bool) -> Result<NodeRole, String> {
     match admission {
-        Some(admission) if admission.fenced_at.is_some() => Err(format!(
-            "node {node} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
-             `narvana join`"
-        )),
+        Some(admission) if admission.fenced_at.is_some() => Err(admission.farewell()),
         Some(admission) => Ok(admission.role),
         // The founder is on record from its first word on; what begins anew does so with a node on record.
         None if node.0 > applied || (first_epoch && node == NodeId::FOUNDER) => Ok(NodeRole::VoterEligible),
-        None => Err(format!(
-            "this cluster never let node {node} in; its machine can come as a new node, in an empty data folder, with \
-             `narvana join`"
-        )),
+        None => Err(format!("this cluster never let node {node} in; {COME_BACK}")),
     }
 }
 
@@ -108,9 +102,8 @@ pub(super) fn first_certificates(state: &State, identity: Identity, dir: &DataDi
         .context("the key of this node's admission cannot be read")?;
     anyhow::ensure!(
         !own.has_expired(clock::now()),
-        "the certificate with which node {} was let in has expired, and it never heard of the cluster since: on a member, \
-         `narvana node remove {0}`; then `narvana join` here with an empty data folder. If the clock of this machine is wrong, \
-         set it instead",
+        "the certificate with which node {} was let in has expired, and it never heard of the cluster since: {COME_BACK}. If the \
+         clock of this machine is wrong, set it instead",
         identity.node
     );
     Ok(Arc::new(Tls::new(identity.cluster, &authorities, &own)?))

@@ -3,6 +3,7 @@
 //! A removed node may not hear of it through the log, which it is not sent any more. But every member that it calls says so,
 //! and every node greets the voters each second (`consensus::roll`).
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 use crate::cluster::{DataDir, Identity};
-use crate::consensus::{Consensus, View};
+use crate::consensus::Consensus;
 use crate::engine::{self, Engine};
 use crate::model::ClusterId;
 use crate::rpc::Refusal;
@@ -65,18 +66,12 @@ impl Membership {
 
     /// Whether it has ended, as far as is known here.
     pub(super) fn ended(&self) -> Option<Removed> {
-        let own = |view: &View| view.state.admission(self.identity.node).is_some_and(|own| own.fenced_at.is_some());
         if let Some(refusal) = self.kept.as_ref().or(self.refused.borrow().as_ref()) {
             return Some(Removed(refusal.clone()));
         }
-        own(&self.consensus.latest()).then(|| {
-            let words = format!(
-                "node {} was removed from this cluster; this machine can come back as a new node, in an empty data folder, \
-                 with `narvana join`",
-                self.identity.node
-            );
-            Removed(Refusal { words, lives: false })
-        })
+        let view = self.consensus.latest();
+        let own = view.state.admission(self.identity.node).filter(|own| own.fenced_at.is_some())?;
+        Some(Removed(Refusal::end(own.farewell())))
     }
 
     /// What to say at the end of a node that was removed. While its containers may run that is no [`Removed`]: starting it
@@ -147,7 +142,16 @@ impl Membership {
 
 /// What the node of a data folder was told, when it is no member any more.
 pub(super) fn told(dir: &DataDir) -> anyhow::Result<Option<String>> {
-    Ok(dir.read(ENDED)?.map(|words| String::from_utf8_lossy(&words).into_owned()))
+    Ok(dir.read(ENDED)?.map(text))
+}
+
+/// The same of a folder that somebody else may have open.
+pub(super) fn told_in(folder: &Path) -> Option<String> {
+    std::fs::read(folder.join(ENDED)).ok().map(text)
+}
+
+fn text(words: Vec<u8>) -> String {
+    String::from_utf8_lossy(&words).into_owned()
 }
 
 /// Forgets that: the node is about to begin an epoch of its own.

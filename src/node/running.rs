@@ -273,7 +273,8 @@ impl Running {
         control_part.spawn("control", OnError::StopNode, control.run(control_part.stopping()));
 
         server.run(&api_part);
-        let endpoints = Endpoints::new(identity.node, api_address, peer_port, ingress.map(|ingress| ingress.address()));
+        let who = (identity.node, config.name.as_str());
+        let endpoints = Endpoints::new(who, api_address, peer_port, ingress.map(|ingress| ingress.address()));
         dir.write_endpoints(&serde_json::to_vec_pretty(&endpoints)?)?;
         Ok(Self {
             dir,

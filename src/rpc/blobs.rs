@@ -197,12 +197,13 @@ impl PeerBlobs {
 impl BlobSource for PeerBlobs {
     async fn read(&self, digest: Digest, offset: u64, whom: &Whom) -> Result<RemoteBlob, Unavailable> {
         let mut failed = Vec::new();
+        let name = |peer: &Peer| self.view.borrow().state.name_of(peer.node);
         for peer in self.asked(whom) {
             match timeout(ANSWER_MAX, self.ask(&peer, digest, offset)).await {
                 Ok(Ok(blob)) => return Ok(blob),
                 Ok(Err(status)) if status.code() == Code::NotFound => {}
-                Ok(Err(status)) => failed.push(format!("node {}: {}", peer.node, reason(&status))),
-                Err(_) => failed.push(format!("node {}: no answer within {} s", peer.node, ANSWER_MAX.as_secs())),
+                Ok(Err(status)) => failed.push(format!("node {}: {}", name(&peer), reason(&status))),
+                Err(_) => failed.push(format!("node {}: no answer within {} s", name(&peer), ANSWER_MAX.as_secs())),
             }
         }
         let mut reason = "it is on no node that answers".to_owned();

@@ -116,8 +116,10 @@ impl FarExec {
 impl ExecElsewhere for FarExec {
     async fn run(&self, node: NodeId, request: ExecRequest) -> Result<ExecOutputs, ExecError> {
         let ExecRequest { instance, index, spec, inputs } = request;
-        let away = |reason: String| ExecError::Away(format!("node {node}: {reason}"));
-        let member = self.views.borrow().state.node(node).cloned();
+        let state = self.views.borrow().state.clone();
+        let name = state.name_of(node);
+        let away = |reason: String| ExecError::Away(format!("node {name}: {reason}"));
+        let member = state.node(node);
         let member = member.ok_or_else(|| away("it is no member any more".to_owned()))?;
         let peer = Peer { node, address: member.peer_address() };
         let channel = self.peers.channel(&peer).map_err(|error| away(error.to_string()))?;
@@ -133,8 +135,8 @@ impl ExecElsewhere for FarExec {
         let answer = timeout(ANSWER_MAX, ExecClient::new(channel).run(parts(start, inputs))).await;
         let answer =
             answer.map_err(|_| away(format!("no answer within {} s, the command may run", ANSWER_MAX.as_secs())))?;
-        let answer = answer.map_err(|status| failed(node, &status, "does not run the command"))?;
-        Ok(outputs(node, answer.into_inner()))
+        let answer = answer.map_err(|status| failed(&name, &status, "does not run the command"))?;
+        Ok(outputs(name, answer.into_inner()))
     }
 }
 
@@ -147,11 +149,11 @@ fn parts(start: v1::ExecStart, mut inputs: ExecInputs) -> impl Stream<Item = v1:
     }
 }
 
-fn outputs(node: NodeId, answer: Streaming<v1::ExecOutput>) -> ExecOutputs {
+fn outputs(node: String, answer: Streaming<v1::ExecOutput>) -> ExecOutputs {
     let outputs = answers(answer).filter_map(move |output| {
         let part = output
             .map(|output| output.part)
-            .map_err(|status| failed(node, &status, "broke off, the command may go on"))
+            .map_err(|status| failed(&node, &status, "broke off, the command may go on"))
             .transpose();
         std::future::ready(part.map(|part| part.map(understood)))
     });
@@ -159,12 +161,12 @@ fn outputs(node: NodeId, answer: Streaming<v1::ExecOutput>) -> ExecOutputs {
 }
 
 /// What a node's refusal means; `otherwise` is said of one that does not refuse.
-fn failed(node: NodeId, status: &Status, otherwise: &str) -> ExecError {
+fn failed(node: &str, status: &Status, otherwise: &str) -> ExecError {
     let words = reason(status);
     match status.code() {
         Code::InvalidArgument => ExecError::Invalid(words),
         Code::FailedPrecondition => ExecError::NotRunning(words),
-        Code::ResourceExhausted => ExecError::Busy(node),
+        Code::ResourceExhausted => ExecError::Busy(node.to_owned()),
         _ => ExecError::Away(format!("node {node} {otherwise}: {words}")),
     }
 }

@@ -9,7 +9,7 @@ use super::caller::{Member, member, process, status};
 use super::stream::Caller;
 use super::{Refusal, Witness};
 use crate::consensus::{Consensus, Receiver};
-use crate::model::Origin;
+use crate::model::{COME_BACK, Origin};
 
 pub(super) struct ForwardService {
     receiver: Receiver,
@@ -58,9 +58,9 @@ impl Forward for ForwardService {
                 "this node belongs to epoch {own} of the cluster, which is not older than epoch {epoch}"
             )));
         }
+        let from = self.consensus.latest().state.name_of(caller);
         self.witness.end(Refusal::end(format!(
-            "this node was left behind: its cluster was {how} without it and goes on from node {caller}; this machine can \
-             come back as a new node with `narvana node rebuild`, or in an empty data folder with `narvana join`"
+            "this node was left behind: its cluster was {how} without it and goes on from node {from}; {COME_BACK}"
         )));
         Ok(Response::new(v1::LeaveBehindReply {}))
     }

@@ -19,7 +19,7 @@ use crate::auth::{Pace, RateLimiter};
 use crate::clock;
 use crate::cluster::{Authority, JoinSecret, RequestedKey};
 use crate::consensus::{Consensus, ProposeError};
-use crate::model::{Admission, Cluster, JoinTokenId, NodeId, OLDEST_CLUSTER_VERSION, RequestId};
+use crate::model::{Cluster, JoinTokenId, NodeId, OLDEST_CLUSTER_VERSION, RequestId};
 use crate::network::customer;
 use crate::state::{self, Actor, Command, LogEntry, Outcome};
 
@@ -112,11 +112,11 @@ impl Join for JoinService {
         let (token, request, key) = checked?;
         let node = self.propose(&asked, token, request).await?;
         // The answer may be an old one.
-        let removed = |admission: &Admission| admission.removed_at.is_some();
-        if self.consensus.latest().state.admission(node).is_none_or(|admission| removed(admission)) {
+        let state = self.consensus.latest().state;
+        if state.admission(node).is_none_or(|admission| admission.removed_at.is_some()) {
             return Err(Status::failed_precondition(format!(
-                "this request was answered before with node {node}, which was removed since; ask again with a token that can be \
-                 used"
+                "this request was answered before with node {}, which was removed since; ask again with a token that can be used",
+                state.name_of(node)
             )));
         }
         let cluster = self.cluster()?;

@@ -41,7 +41,7 @@ impl Reach for Tunnels {
     ) -> Result<Box<dyn network::Wire>, ReachError> {
         let View { index, state } = self.views.borrow().clone();
         let Some(member) = state.node(node) else {
-            return Err(ReachError::Gone(format!("node {node} is no member any more")));
+            return Err(ReachError::Gone(format!("node {} is no member any more", state.name_of(node))));
         };
         let peer = Peer { node, address: member.peer_address() };
         let target = v1::TunnelTarget {

@@ -10,6 +10,7 @@ mod command;
 mod invariants;
 mod record;
 mod rejection;
+mod removal;
 mod samples;
 mod table;
 #[cfg(test)]

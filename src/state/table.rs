@@ -121,6 +121,12 @@ impl State {
         self.admissions.values().filter(|admission| admission.removed_at.is_none())
     }
 
+    /// What people call a node, also one that has not come up or was removed; the id of one that never was let in.
+    pub fn name_of(&self, node: NodeId) -> String {
+        let own = self.node(node).map(|node| node.name.clone());
+        own.or_else(|| Some(self.admission(node)?.name.clone())).unwrap_or_else(|| node.to_string())
+    }
+
     /// A service in words: `app/service`.
     pub fn path_of(&self, service: ServiceId) -> Option<String> {
         let service = self.services.get(&service)?;

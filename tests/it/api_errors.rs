@@ -48,6 +48,38 @@ async fn every_kind_of_error_has_the_one_shape() {
     api.request(request.body(Body::empty()).expect("a request")).await.refused(401, "unauthorized");
 }
 
+/// In words of ours, with what was given: those of the libraries say neither which parameter nor what it has to be.
+#[tokio::test]
+async fn what_is_wrong_in_a_path_or_a_query_is_named() {
+    let api = Api::registered().await;
+    for (path, field, reason) in [
+        ("/v1/apps?min_index=abc", "min_index", r#"must be a whole number, got "abc""#),
+        ("/v1/apps?min_index=", "min_index", r#"must be a whole number, got """#),
+        ("/v1/apps?min_index=99999999999999999999", "min_index", "is more than there can be, got"),
+        ("/v1/apps?limit=many", "limit", r#"must be a whole number, got "many""#),
+        ("/v1/nodes/1/moves?removed=perhaps", "removed", r#"must be true or false, got "perhaps""#),
+        ("/v1/simulate/join?memory=99999999Ti", "memory", "at most 16777215Ti"),
+        ("/v1/simulate/join?arch=vax", "arch", "must be one of 386, amd64, arm,"),
+    ] {
+        let refused = api.get(path).await.refused(400, "invalid_request");
+        assert!(refused["details"][field].as_str().is_some_and(|said| said.contains(reason)), "{path}: {refused}");
+    }
+    let none = Value::Null;
+    for (method, path, words) in [
+        (
+            "DELETE",
+            "/v1/join-tokens/nope",
+            r#""nope" is not the id of a join token; /v1/join-tokens (narvana token ls)"#,
+        ),
+        ("GET", "/v1/deployments/nope", r#""nope" is not the id of a deployment"#),
+        ("GET", "/v1/builds/nope", r#""nope" is not the id of a build"#),
+        ("GET", "/v1/nodes/nope", r#""nope" is not the id of a node, which is a number"#),
+    ] {
+        let refused = api.send(method, path, &none).await.refused(400, "invalid_request");
+        assert!(refused["message"].as_str().is_some_and(|said| said.contains(words)), "{path}: {refused}");
+    }
+}
+
 #[tokio::test]
 async fn plain_http_is_for_this_machine() {
     let api = Api::registered().await;

@@ -160,12 +160,18 @@ async fn a_source_is_uploaded_for_the_next_deployment() {
     let deployment = api.post(&format!("{WEB}/deploy"), &json!({})).await.expect(202);
     assert_eq!(deployment["source_id"], source["source_id"]);
 
-    // This node has the only copy of it, and is the only one at all.
+    // This node has the only copy of it, and is the only one at all. That comes first: copies elsewhere would not help.
     api.register_node().await;
-    for (path, reason) in [("/v1/nodes/1", "the only copy of what"), ("/v1/nodes/1?force=true", "the only one that")] {
-        let refused = api.send("DELETE", path, &Value::Null).await.refused(409, "conflict");
-        assert!(refused["message"].as_str().is_some_and(|text| text.contains(reason)), "{refused}");
+    assert_eq!(api.get("/v1/nodes/1/only-copies").await.expect(200)["services"], json!(["shop/web"]));
+    for (method, path) in
+        [("DELETE", "/v1/nodes/1"), ("DELETE", "/v1/nodes/1?force=true"), ("GET", "/v1/nodes/1/moves?removed=true")]
+    {
+        let refused = api.send(method, path, &Value::Null).await.refused(409, "conflict");
+        let first = "node one is the only one that answers and may vote";
+        assert!(refused["message"].as_str().is_some_and(|text| text.starts_with(first)), "{path}: {refused}");
     }
+    api.get("/v1/nodes/1/moves").await.expect(200);
+    api.send("DELETE", "/v1/nodes/7", &Value::Null).await.refused(404, "not_found");
     api.send("DELETE", "/v1/nodes/1?force=maybe", &Value::Null).await.refused(400, "invalid_request");
 }
 

@@ -39,8 +39,9 @@ async fn from_registration_to_deployment() {
     assert_eq!(service["url"], "http://web-shop.localhost:8000");
     let deploy = api.post("/v1/apps/shop/services/web/deploy", &json!({})).await;
     let (status, deployment) = (deploy.status, deploy.expect(202));
-    // An image needs no build: it is at `built`, and waits for its instances.
-    assert_eq!((status, &deployment["version"], &deployment["status"]), (202, &json!(1), &json!("built")));
+    // An image needs no build, so that nothing is said to be built: it waits for its instances.
+    assert_eq!((status, &deployment["version"], &deployment["status"]), (202, &json!(1), &json!("pending")));
+    assert_eq!(api.get("/v1/dashboard/stats").await.expect(200)["deployments_by_status"], json!({"pending": 1}));
     let id = deployment["id"].as_str().expect("an id");
     let shown = api.get(&format!("/v1/deployments/{id}")).await.expect(200);
     assert_eq!((&shown["instances"], &shown["url"]), (&json!([]), &json!("http://web-shop.localhost:8000")));

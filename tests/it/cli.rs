@@ -63,7 +63,7 @@ fn what_is_accepted() {
         "node drain n3 --dry-run",
         "node label n3 disk=ssd zone-",
         "simulate drain n3 --stop-volumes",
-        "simulate join --cpu 4 --memory 8Gi --label disk=ssd --label zone=b",
+        "simulate join --cpu 4 --memory 8Gi --arch arm64 --label disk=ssd --label zone=b",
         "rebalance --apply --budget 20",
         "deploy .",
         "deploy ./web --app shop --service web --timeout 5m",
@@ -125,6 +125,7 @@ fn what_is_refused() {
         ("node label n3", ErrorKind::MissingRequiredArgument),
         ("node label n3 disk", ErrorKind::ValueValidation),
         ("rebalance --budget 0", ErrorKind::ValueValidation),
+        ("simulate join --arch vax", ErrorKind::InvalidValue),
         ("node rebuild", ErrorKind::MissingRequiredArgument),
         ("status -o xml", ErrorKind::InvalidValue),
         ("login ada@example.org --password hunter2", ErrorKind::UnknownArgument),
@@ -203,12 +204,14 @@ impl Server {
             .route("/v1/apps", post(made))
             .route("/v1/apps/{app}", get(missing))
             .route("/v1/apps/{app}/services", post(made))
-            .route("/v1/apps/{app}/services/{service}", get(missing))
+            .route("/v1/apps/{app}/services/{service}", get(missing).patch(refused_service))
             .route("/v1/apps/{app}/services/{service}/source", post(uploaded))
             .route("/v1/apps/{app}/services/{service}/deploy", post(move || async { deployment("pending") }))
             .route("/v1/deployments/{id}", get(show))
             .route("/v1/deployments/{id}/stream", get(events))
             .route("/v1/builds/{id}", get(failed_build))
+            .route("/v1/join-tokens", post(token_made))
+            .route("/v1/apps/{app}/services/{service}/rollback", post(rolled_back))
             .with_state(Arc::clone(&asked));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -262,6 +265,31 @@ fn deployment(status: &str) -> Json<Value> {
     }))
 }
 
+async fn rolled_back() -> impl IntoResponse {
+    let body = json!({
+        "id": "d7", "service_name": "web", "version": 7, "status": "pending", "cause": "rollback", "cause_version": 4,
+    });
+    (StatusCode::ACCEPTED, Json(body))
+}
+
+async fn token_made() -> impl IntoResponse {
+    let body = json!({
+        "id": "0198f3a2-0000-7000-8000-000000000000", "token": "nvj1.SECRET", "role": "worker", "uses_left": 1,
+        "addresses": ["10.0.0.1:9090"], "expires_at": "2026-12-01T00:00:00.000Z",
+    });
+    (StatusCode::CREATED, Json(body))
+}
+
+async fn refused_service(State(asked): State<Asked>, Json(body): Json<Value>) -> impl IntoResponse {
+    asked.lock().expect("not poisoned").push(body.to_string());
+    let details = json!({ "build_config.dockerfile": "must stay inside the source" });
+    let body = json!({
+        "code": "invalid_request", "message": "the request is not valid: build_config.dockerfile: must stay inside the source",
+        "details": details, "request_id": "r",
+    });
+    (StatusCode::BAD_REQUEST, Json(body))
+}
+
 async fn events() -> impl IntoResponse {
     let body = "event: log\nid: 1\ndata: {\"message\":\"STEP 1/2: FROM scratch\",\"source\":\"build\"}\n\nevent: deployment\ndata: {}\n\n";
     ([("content-type", "text/event-stream")], body)
@@ -306,6 +334,70 @@ async fn a_folder_becomes_an_app_a_service_and_an_address() {
     });
     assert_eq!(service, expected);
     assert_eq!(asked[2], "source of hello/hello, zstd: true");
+}
+
+/// Nothing is made, so that nothing has to be cleaned up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_deployed_leaves_nothing_behind() {
+    let server = Server::start("running").await;
+    let empty = server.home.path().join("empty");
+    let go = server.home.path().join("go");
+    for folder in [&empty, &go] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    std::fs::write(go.join("go.mod"), "module example.org/x\n\ngo 1.22\n").expect("writes");
+    let good = sample(server.home.path());
+    let path = |folder: &Path| folder.to_str().expect("a path of text").to_owned();
+    for (arguments, code, words) in [
+        (vec!["deploy".to_owned(), path(&empty)], 1, "the source is empty; nothing was made and nothing was sent"),
+        (vec!["deploy".to_owned(), path(&go)], 1, "would be built by auto-go, which this version does not do yet"),
+        (vec!["deploy".to_owned(), good.clone(), "--app".to_owned(), "Bad Name".to_owned()], 2, "--app: must start"),
+        (vec!["deploy".to_owned(), good.clone(), "--service".to_owned(), "a.b".to_owned()], 2, "--service: must start"),
+        (vec!["deploy".to_owned(), good, "--env".to_owned(), "A B=c".to_owned()], 2, "--env: must start"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = server.narvana(&arguments).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(server.asked(), [""; 0], "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_did_and_how_it_is_undone_is_said() {
+    let server = Server::start("running").await;
+    let output = server.narvana(&["rollback", "--app", "shop", "--service", "web", "--no-wait"]).await;
+    assert!(text(&output.stderr).contains("web goes back to v4, as v7"), "{output:?}");
+    let output = server.narvana(&["token", "create"]).await;
+    assert_eq!(text(&output.stdout), "nvj1.SECRET\n", "alone, for a pipe");
+    let undone =
+        "its id is 0198f3a2-0000-7000-8000-000000000000; `narvana token revoke 0198f3a2-0000-7000-8000-000000000000`";
+    assert!(text(&output.stderr).contains(undone), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_in_the_words_of_the_command_line() {
+    let server = Server::start("running").await;
+    let update = ["service", "update", "web", "--app", "shop", "--dockerfile", "../Dockerfile"];
+    let output = server.narvana(&update).await;
+    let expected =
+        "error: the service is not valid\n  --dockerfile (build_config.dockerfile): must stay inside the source\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), expected));
+    // Whoever gives the token itself has it shown to nobody.
+    for given in ["nope", "nvj1.SECRET"] {
+        let output = server.narvana(&["token", "revoke", given]).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("is not the id of a join token; `narvana token ls` lists them"), "{said}");
+        assert!(!said.contains("SECRET"), "{said}");
+    }
+    let folder = server.home.path().join("node");
+    let given = folder.to_str().expect("a path of text");
+    let output = server.narvana(&["init", "--name", "Bad Name", "--data-dir", given]).await;
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("--name: must be 1 to 64 letters"), "{said}");
+    assert!(!folder.exists(), "nothing was begun");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,7 +215,8 @@ impl Rollout<'_, '_> {
             true => deployment.spec.alone_because(),
             false => "the version before is exclusive",
         };
-        Some(format!("waits until node {node}, which was removed, has certainly stopped it: {because}"))
+        let name = state.name_of(node);
+        Some(format!("waits until node {name}, which was removed, has certainly stopped it: {because}"))
     }
 
     fn has_any_instance(&self, deployment: &Deployment) -> bool {

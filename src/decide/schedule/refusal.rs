@@ -8,6 +8,8 @@ const LISTED_MAX: usize = 3;
 /// What a node can fail on, in the order in which is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filter {
+    /// It must not be thought away.
+    There,
     /// It must answer.
     Alive,
     /// It must take new work.
@@ -61,6 +63,7 @@ impl Filter {
     fn failing(self, nodes: usize) -> &'static str {
         let one = nodes == 1;
         match self {
+            Self::There => "would be gone",
             Self::Alive if one => "does not answer",
             Self::Alive => "do not answer",
             Self::Cordoned if one => "is cordoned",

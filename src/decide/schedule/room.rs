@@ -91,11 +91,11 @@ impl Room {
         room
     }
 
-    /// Places nothing on a node from now on, as if it did not answer.
+    /// Places nothing on a node from now on, as if it were not there.
     pub fn block(&mut self, node: NodeId) {
         let Some(&index) = self.by_id.get(&node) else { return };
         let host = &mut self.nodes[index];
-        host.blocked = blocked(&host.node, true);
+        host.blocked = Some((Filter::There, format!("node {} would be gone", host.node.name)));
         let headroom = host.headroom();
         let zone = host.zone;
         self.by_headroom[zone].remove(&(Reverse(headroom), index));
@@ -288,7 +288,7 @@ impl Room {
         let host = &self.nodes[index];
         let name = &host.node.name;
         match filter {
-            Filter::Alive | Filter::Cordoned | Filter::Engine => {
+            Filter::There | Filter::Alive | Filter::Cordoned | Filter::Engine => {
                 host.blocked.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default()
             }
             Filter::Architecture => {

@@ -68,6 +68,13 @@ fn a_node_on_which_it_failed_is_tried_last() {
     assert_eq!(placed, [3, 3], "rather beside another replica than there");
     room.block(NodeId(3));
     assert_eq!(room.place(&once_bitten).expect("there is room").node, NodeId(1), "and where it failed less");
+    room.block(NodeId(1));
+    room.block(NodeId(2));
+    // They answer: what is only thought is said to be.
+    assert_eq!(
+        room.place(&once_bitten).expect_err("nowhere").to_string(),
+        "no node can take it: 3 of 3 nodes would be gone: node n1 would be gone, node n2 would be gone, node n3 would be gone"
+    );
 }
 
 #[test]

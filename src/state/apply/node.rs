@@ -177,10 +177,7 @@ impl Draft {
         let admission = self.state.admission(id).ok_or_else(|| not_found("node", id))?;
         match admission.removed_at {
             None => Ok(Admission::clone(admission)),
-            Some(_) => Err(Rejection::Precondition(format!(
-                "node {id} was removed from this cluster; it can come back as a new node, in an empty data folder, with \
-                 `narvana join`"
-            ))),
+            Some(_) => Err(Rejection::Precondition(admission.farewell())),
         }
     }
 
@@ -189,18 +186,7 @@ impl Draft {
         if admission.removed_at.is_some() {
             return Ok(Outcome::Done);
         }
-        let may_vote =
-            |member: &Admission| member.role == NodeRole::VoterEligible && self.state.node(member.node).is_some();
-        let could_lead =
-            |member: &Admission| member.node != id && may_vote(member) && self.state.absence(member.node).is_none();
-        if may_vote(&admission) && !self.state.members().any(|member| could_lead(member)) {
-            return Err(Rejection::Precondition(format!(
-                "node {} is the only one that answers and may vote; bring another one back, or let one join first with a \
-                 token of role {}",
-                admission.name,
-                NodeRole::VoterEligible
-            )));
-        }
+        self.state.check_removal(id)?;
         let on_it = self.state.live_instances().filter(|instance| instance.placement.node == id);
         let on_it: Vec<InstanceId> = on_it.map(|instance| instance.id).collect();
         self.lose_instances(&on_it, &format!("node {} was removed from the cluster", admission.name))?;

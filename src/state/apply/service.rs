@@ -192,7 +192,8 @@ impl Draft {
         let mut service = self.service(source.service)?;
         if service.spec.source != crate::model::Source::Upload {
             return Err(Rejection::Precondition(format!(
-                "service {} has the source type {}, not upload; change its source_type first",
+                "service {0} has the source type {1}, not upload; change that first: `narvana service update {0} --upload` \
+                 (source_type upload)",
                 service.name,
                 service.spec.source.type_name()
             )));

@@ -77,7 +77,7 @@ async fn the_authority_is_rotated_while_requests_go_on() {
     until("it is missed", || async { (first.get("/v1/nodes").expect(200)[1]["healthy"] == false).then_some(()) }).await;
     let waiting = first.cli(&["ca", "rotate", "--timeout", "2s"]);
     let said = String::from_utf8_lossy(&waiting.stderr).into_owned();
-    assert!(waiting.status.code() == Some(6) && said.contains("second (away since"), "{said}");
+    assert!(waiting.status.code() == Some(6) && said.contains("second (does not answer since"), "{said}");
     until_waits_for(&first, "trust", "second").await;
     let status = first.cli(&["status"]);
     assert!(String::from_utf8_lossy(&status.stdout).contains("waits for node"), "{status:?}");

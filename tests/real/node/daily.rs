@@ -114,7 +114,7 @@ async fn services_start_after_those_they_need() {
         explained["lines"].to_string().contains("db").then_some(())
     })
     .await;
-    assert_eq!(node.wait_deployment(id, &["built"])["instances"].as_array().map(Vec::len), Some(0));
+    assert_eq!(node.wait_deployment(id, &["pending"])["instances"].as_array().map(Vec::len), Some(0));
     node.deploy("shop", "db");
     node.wait_deployment(id, &["running"]);
 }

@@ -34,7 +34,9 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     let leaves = "service data of app shop begins with empty volumes";
     assert!(notes.contains(leaves) && !notes.contains("service web"), "{notes}");
     let lost = first.cli(&["simulate", "lose", "second"]);
-    assert!(String::from_utf8_lossy(&lost.stdout).contains("has not the volumes of data"), "{lost:?}");
+    let lost = String::from_utf8_lossy(&lost.stdout).into_owned();
+    assert!(lost.contains("has not the volumes of data") && lost.contains("node second would be gone"), "{lost}");
+    assert!(!lost.contains("does not answer"), "it answers: {lost}");
 
     let removed_at = Instant::now();
     let removed = first.cli(&["node", "remove", "second"]);
@@ -56,7 +58,14 @@ async fn a_removed_node_stops_what_it_runs_and_can_do_nothing() {
     assert_eq!(names(&third.get("/v1/nodes").expect(200)), ["test-node", "third"]);
     // Its folder is of no use any more, and says so.
     assert!(!second.try_run());
-    assert!(second.log().contains("narvana join"), "{}", second.log());
+    assert!(
+        second.log().contains("second (node ") && second.log().contains("narvana node rebuild"),
+        "{}",
+        second.log()
+    );
+    let looked = second.command("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert!(looked.status.code() == Some(1) && said.contains("BAD: second (node "), "{looked:?}");
 }
 
 /// A follower, then the leader: what is open from it and to it ends within five seconds, and it answers nobody.
@@ -256,6 +265,17 @@ async fn the_leader_of_two_is_removed_and_the_other_one_goes_on() {
     let last = second.cli(&["node", "remove", "second"]);
     let words = String::from_utf8_lossy(&last.stderr).into_owned();
     assert!(!last.status.success() && words.contains("only one that answers and may vote"), "{words}");
+    // Copies do not matter where the vote does: nobody else has any of this.
+    second.post("/v1/apps/shop/services", &json!({"name": "built", "source_type": "upload"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    second.upload("shop", "built", folder.path());
+    for args in [&["node", "remove", "second"][..], &["node", "remove", "second", "--dry-run"]] {
+        let refused = second.cli(args);
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(4) && words.contains("may vote"), "{args:?}: {words}");
+        assert!(!words.contains("copy"), "{args:?}: {words}");
+    }
     assert!(!first.try_run());
 }
 

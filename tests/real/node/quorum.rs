@@ -26,7 +26,7 @@ fn refuses(node: &Node, what: &str, ask: impl FnOnce(&Node) -> Answer) {
 
 #[track_caller]
 fn names_the_missing(text: &str) {
-    for words in ["2 of 3 voters are needed", "second (127.0.0.1:", "third (127.0.0.1:", "not been heard since 20"] {
+    for words in ["2 of 3 voters are needed", "second (127.0.0.1:", "third (127.0.0.1:", "does not answer since 20"] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
@@ -79,7 +79,7 @@ fn says_it_in_the_status(node: &Node) {
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.status.success(), "{shown:?}");
     for words in
-        ["1 of 3 voters answer", "second (127.0.0.1:", "not heard since 20", "applications that run", "log-ins"]
+        ["1 of 3 voters answer", "second (127.0.0.1:", "does not answer since 20", "applications that run", "log-ins"]
     {
         assert!(text.contains(words), "{words}: {text}");
     }

@@ -162,7 +162,7 @@ async fn a_cluster_from_before_a_rotation_and_that_of_today_are_known_to_each_ot
         let nodes = node.get("/v1/nodes").expect(200);
         format!("127.0.0.1:{}", nodes[0]["grpc_port"])
     };
-    let seen = rival(&new, "node 1, which was left behind, goes on and cannot be told to end").await;
+    let seen = rival(&new, "node test-node, which was left behind, goes on and cannot be told to end").await;
     assert_eq!(seen["address"], peer(&old), "{seen:#}");
     assert!(seen["why"].as_str().is_some_and(|why| why.contains("narvana ca rotate")), "{seen:#}");
     let seen = rival(&old, "an authority that this cluster does not know").await;
