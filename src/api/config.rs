@@ -6,10 +6,11 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::build::STRATEGIES;
 use crate::model::{DeploymentStatus, SettingKey};
 
 use super::extract::Reader;
-use super::service_input::{AVAILABLE_SOURCES, AVAILABLE_STRATEGIES};
+use super::service_input::AVAILABLE_SOURCES;
 
 /// What the platform offers and where its limits are.
 #[derive(Serialize, ToSchema)]
@@ -66,7 +67,7 @@ pub(super) async fn show(Reader(caller): Reader) -> Json<Config> {
         },
         max_services_per_app: setting(SettingKey::MaxServicesPerApp),
         source_types: AVAILABLE_SOURCES.to_vec(),
-        build_strategies: AVAILABLE_STRATEGIES.iter().map(|strategy| strategy.as_str()).collect(),
+        build_strategies: STRATEGIES.iter().map(|strategy| strategy.as_str()).collect(),
     })
 }
 

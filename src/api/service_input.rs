@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
+use crate::build::STRATEGIES;
 use crate::model::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, HealthCheck, Invalid, Memory, Port, Probe, Problem, Protocol,
     Resources, ServiceSpec, SettingKey, Source, Volume, quoted,
@@ -17,8 +18,6 @@ use super::source_host::check_host;
 
 /// Kinds of source that this version takes.
 pub(super) const AVAILABLE_SOURCES: [&str; 3] = ["git", "upload", "image"];
-/// Strategies that this version builds with.
-pub(super) const AVAILABLE_STRATEGIES: [BuildStrategy; 2] = [BuildStrategy::Dockerfile, BuildStrategy::Flake];
 /// Where a service listens that says nothing of it.
 const DEFAULT_PORT: Port = Port { container_port: 8080, protocol: Protocol::Tcp };
 
@@ -366,10 +365,14 @@ fn refuse_unavailable(spec: &ServiceSpec, allow_loopback: bool, invalid: &mut In
         return;
     }
     let strategy = spec.build.strategy;
-    if spec.source.needs_build() && !AVAILABLE_STRATEGIES.contains(&strategy) {
-        let available: Vec<&str> = AVAILABLE_STRATEGIES.iter().map(|strategy| strategy.as_str()).collect();
+    if spec.source.needs_build() && !STRATEGIES.contains(&strategy) {
+        let available: Vec<&str> = STRATEGIES.iter().map(|strategy| strategy.as_str()).collect();
         let reason = format!("{strategy} is not available in this version; available: {}", available.join(", "));
         invalid.add("build_strategy", reason);
+    }
+    if spec.source.needs_build() && spec.build.build_type != BuildType::Oci {
+        let (asked, available) = (spec.build.build_type, BuildType::Oci);
+        invalid.add("build_type", format!("{asked} is not available in this version; available: {available}"));
     }
     if let Source::Git { repo, .. } = &spec.source {
         invalid.check("git_repo", check_host(repo, allow_loopback));

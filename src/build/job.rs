@@ -193,7 +193,7 @@ impl Job {
             stop,
         )
         .await?;
-        let Made { image, id, exposed_ports } = match self.deployment.spec.build.strategy {
+        let Made { image, id, exposed_ports } = match self.strategy(&files, &lines).await? {
             BuildStrategy::Flake => self.build_flake(&files, &lines).await?,
             // What cannot be built yet is refused before it comes here.
             _ => self.build_dockerfile(&files, &lines).await?,

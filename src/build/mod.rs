@@ -9,6 +9,7 @@
 //! Text of users reaches no shell: git and the engine get argument vectors and API fields.
 
 pub mod archive;
+mod auto;
 mod builder;
 mod detect;
 mod dockerfile;
@@ -33,12 +34,15 @@ use crate::artifact::oci::RegistryHandle;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
-use crate::model::{ClusterId, Cpu, Lease, Memory};
+use crate::model::{BuildStrategy, ClusterId, Cpu, Lease, Memory};
 use crate::task::Supervisor;
 
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 pub use nix::Options as NixOptions;
+
+/// By what this version builds.
+pub const STRATEGIES: [BuildStrategy; 3] = [BuildStrategy::Dockerfile, BuildStrategy::Flake, BuildStrategy::Auto];
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use super::output::Table;
 use super::session::Session;
 use crate::api::DetectionView;
 use crate::build::archive::what_is_packed;
-use crate::build::detect_in;
 use crate::build::tree::Limits;
+use crate::build::{STRATEGIES, detect_in};
 use crate::client::view::Detection;
 use crate::decide::detect::Undetected;
 use crate::model::BuildStrategy;
@@ -56,8 +56,7 @@ pub(super) async fn run(global: &Global, args: DetectArgs) -> anyhow::Result<()>
     for warning in &found.warnings {
         output.note(warning);
     }
-    if ![BuildStrategy::Dockerfile, BuildStrategy::Flake].map(BuildStrategy::as_str).contains(&found.strategy.as_str())
-    {
+    if !STRATEGIES.map(BuildStrategy::as_str).contains(&found.strategy.as_str()) {
         output.note(&format!(
             "this version builds Dockerfiles and flakes, not yet by {}: add a Dockerfile or a flake.nix",
             found.strategy

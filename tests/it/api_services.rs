@@ -90,9 +90,11 @@ async fn what_is_not_there_yet_is_refused_by_name() {
         }
     };
     let git = "github.com/o/r";
-    let available = "is not available in this version; available: dockerfile, flake";
+    let available = "is not available in this version; available: dockerfile, flake, auto";
     refused("build_strategy", available, json!({"name": "x", "git_repo": git, "build_strategy": "nixpacks"})).await;
     refused("build_strategy", "must be one of", json!({"name": "x", "git_repo": git, "build_strategy": "magic"})).await;
+    let pure = json!({"name": "x", "git_repo": git, "build_strategy": "flake", "build_type": "pure-nix"});
+    refused("build_type", "pure-nix is not available in this version; available: oci", pure).await;
     refused("source_type", "flake is not available", json!({"name": "x", "flake_uri": "github:o/r"})).await;
     let database = json!({"type": "postgres", "version": "17"});
     refused("source_type", "database is not available", json!({"name": "x", "database": database})).await;

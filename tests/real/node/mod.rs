@@ -1,6 +1,7 @@
 //! Whole nodes: the program as a process, a real engine, real containers.
 
 mod authority;
+mod auto;
 mod certificates;
 mod cluster;
 mod copies;
