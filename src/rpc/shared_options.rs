@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_option_differences_is_known_until_that_is_mended() {
+    fn what_nodes_were_started_with_otherwise_is_known_until_that_is_mended() {
         let shared_options =
             SharedOptions::new(vec![option("builds", "2"), option("patience", "6s"), option("key", "#1")]);
         let (second, third) = (NodeId(2), NodeId(3));

@@ -189,7 +189,7 @@ async fn a_node_that_has_the_only_copy_of_something_is_not_removed() {
 
 /// What the leader was started with counts for all, so nobody is to be surprised by another one leading.
 #[tokio::test]
-async fn nodes_that_were_option_differences_are_named() {
+async fn nodes_that_were_started_otherwise_are_named() {
     let harness = Harness::podman().await;
     let first = Node::registered(harness.address());
     let secret = "not the one of the cluster, and long enough";
