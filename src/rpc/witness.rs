@@ -28,7 +28,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(2);
 /// What was heard of a process within this time after another one came may have waited here since before it ended.
 const UNDER_WAY: Duration = Duration::from_millis(500);
 /// How long a process that has to wait is remembered after it asked. That the other one was heard since is said of any length of time.
-const RIVAL_KEPT: Duration = Duration::from_secs(60);
+const CONTENDER_KEPT: Duration = Duration::from_secs(60);
 
 /// How a process introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ struct Known {
     /// Not since this process started.
     heard: Option<Instant>,
     /// Which other processes want to speak for the node: when each came, and when it asked last.
-    rivals: BTreeMap<Incarnation, (Instant, Instant)>,
+    contenders: BTreeMap<Incarnation, (Instant, Instant)>,
     /// Whose place it took.
     before: Option<Incarnation>,
 }
@@ -97,7 +97,7 @@ impl Witness {
     /// With what was remembered before.
     pub fn new(own: Hello, memory: impl IntoIterator<Item = Memory>) -> Self {
         let known = memory.into_iter().map(|Memory { node, run, holds, acknowledged }| {
-            (node, Known { run, holds, acknowledged, heard: None, rivals: BTreeMap::new(), before: None })
+            (node, Known { run, holds, acknowledged, heard: None, contenders: BTreeMap::new(), before: None })
         });
         Self {
             own,
@@ -206,7 +206,7 @@ impl Witness {
             holds: Mark { vote: hello.began.vote, last: None },
             acknowledged: Mark::default(),
             heard: Some(now),
-            rivals: BTreeMap::new(),
+            contenders: BTreeMap::new(),
             before: None,
         };
         let Some(known) = all.get_mut(&node) else {
@@ -221,8 +221,8 @@ impl Witness {
             return Verdict::Refused(replaced(node));
         }
         if let Some(heard) = known.heard.filter(|heard| now.duration_since(*heard) < SILENT_AFTER) {
-            known.rivals.retain(|_, (_, asked)| now.duration_since(*asked) < RIVAL_KEPT);
-            let (came, asked) = known.rivals.entry(hello.run).or_insert((now, now));
+            known.contenders.retain(|_, (_, asked)| now.duration_since(*asked) < CONTENDER_KEPT);
+            let (came, asked) = known.contenders.entry(hello.run).or_insert((now, now));
             *asked = now;
             return if heard > *came + UNDER_WAY {
                 Verdict::Refused(twin(node))
