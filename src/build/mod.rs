@@ -38,7 +38,7 @@ use crate::task::Supervisor;
 
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
-pub use nix::Options as NixOptions;
+pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]
