@@ -33,6 +33,7 @@ pub mod store;
 // Leaves that all but the pure modules may use.
 pub mod clock;
 pub mod config;
+pub mod handover;
 #[cfg(test)]
 mod host;
 pub mod planted;

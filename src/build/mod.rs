@@ -39,7 +39,7 @@ use crate::task::Supervisor;
 
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
-pub use nix::Options as NixOptions;
+pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
 
 /// By what this version builds.
 pub const STRATEGIES: [BuildStrategy; 3] = [BuildStrategy::Dockerfile, BuildStrategy::Flake, BuildStrategy::Auto];

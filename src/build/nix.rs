@@ -1,27 +1,38 @@
 //! The repository's own flake, built by Nix, and an image of what came out.
 //!
-//! Nix is the machine's own. It evaluates purely and restricted, so that a flake sees its source and its locked inputs and nothing of the
-//! machine; what it builds runs in Nix's sandbox. Of the result and all that it needs an image is made (`image`), which any member runs
-//! like any other: no distribution is in it, and no Nix is needed to run it.
+//! Nix is the machine's own. It evaluates in a fence (`fence`), where nothing of the machine is but programs and the store; a daemon of Nix
+//! that belongs to this build (`store`) keeps and builds things for it, in Nix's sandbox. Of the result and all that it needs an image is
+//! made (`image`), which any member runs like any other: no distribution is in it, and no Nix is needed to run it.
 
+mod fence;
 mod image;
 mod program;
+mod proxy;
+mod room;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use self::program::{Ended, Nix};
+use self::fence::Fence;
+use self::program::{Ended, Nix, not_fenced};
+use self::proxy::Proxy;
+use self::room::Room;
+use self::store::Store;
 use super::job::{Failure, Job, Made, names_in, shown_names, shown_root};
 use super::tree;
+use crate::decide::fetching::{Reach, hosts};
 use crate::decide::flake_lock::{LOCK_BYTES_MAX, check_flake_lock};
-use crate::decide::layers::StorePath;
+use crate::decide::layers::{StorePath, is_store_path};
 use crate::model::BuildCode;
 use crate::task::blocking;
 
+pub use self::fence::{BUBBLEWRAP as FENCE_MAKER, FenceOptions, enter_fence};
 pub use self::program::Options;
 
 const FLAKE: &str = "flake.nix";
@@ -33,7 +44,7 @@ const FLAKE_BYTES_MAX: u64 = 1 << 20;
 const OF_THE_NODE: [&str; 4] = [
     "the group '",
     "this system does not support the kernel namespaces",
-    "cannot connect to socket at '/nix",
+    "cannot connect to socket at '",
     "opening lock file '/nix",
 ];
 /// Most that an image may hold.
@@ -71,11 +82,30 @@ impl Job {
     /// Builds the default package of the flake, and stores an image of it.
     pub(super) async fn build_flake(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Made, Failure> {
         let folder = self.flake_folder(files).await?;
-        let nix = Nix { options: &self.options.nix, cpu: self.options.cpu, lines };
-        // As long as the link is there, nothing of the result is collected.
-        let link = files.with_file_name("result");
-        let out = self.nix_build(&nix, &folder, &link).await?;
-        let closure = closure(&nix, &out).await?;
+        if !geteuid().is_root() {
+            let message = "this node does not run as root, and so cannot have Nix build in its sandbox";
+            let next_step = "build flakes on a node that does, or deploy from a Dockerfile or an image";
+            return Err(Failure::new(BuildCode::Infrastructure, message, next_step));
+        }
+        let source = files.to_owned();
+        let room = blocking(move || Room::beside(&source)).await.map_err(not_fenced)?;
+        let named = self.options.nix.substituters.as_deref().map(hosts).unwrap_or_default();
+        // What builds has no business on this machine, wherever sources may come from.
+        let of_store = Proxy { reach: Reach { allow_loopback: false, named }, lines };
+        let store = Store::open(&self.options.nix, &room).await?;
+        let around = room.clone();
+        let fence = blocking(move || Fence::of_evaluation(&around)).await;
+        let reach = Reach { allow_loopback: self.options.allow_loopback, named: Vec::new() };
+        let nix = Nix { room: &room, fence, proxy: Proxy { reach, lines }, cpu: self.options.cpu, lines };
+        tokio::select! {
+            made = self.image_of(&nix, &folder) => made,
+            failure = store.serve(&of_store) => Err(failure),
+        }
+    }
+
+    async fn image_of(&self, nix: &Nix<'_>, folder: &Path) -> Result<Made, Failure> {
+        let out = self.nix_build(nix, folder).await?;
+        let closure = closure(nix, &out).await?;
         let bytes: u64 = closure.iter().map(|path| path.bytes).sum();
         if bytes > IMAGE_BYTES_MAX {
             let (found, most) = (bytes >> 20, IMAGE_BYTES_MAX >> 20);
@@ -83,7 +113,7 @@ impl Job {
             return Err(Failure::new(BuildCode::BuildFailed, message, "make it smaller, and deploy again"));
         }
         let program = self.program(&out, &closure).await?;
-        self.store_closure(&out, &closure, program, lines).await
+        self.store_closure(&out, &closure, program, nix.lines).await
     }
 
     /// The folder with the flake, whose lock file names nothing that must not be fetched.
@@ -113,23 +143,26 @@ impl Job {
         Ok(folder)
     }
 
-    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path, link: &Path) -> Result<String, Failure> {
+    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path) -> Result<String, Failure> {
         let mut flake = OsString::from("path:");
         flake.push(url_of(folder));
         // What is not locked would be fetched before it is refused: so it is looked at first where nothing can be fetched.
-        let looked = nix.run(&["flake", "metadata", "--json", "--no-update-lock-file"], &[&flake], false).await?;
+        let looked = nix.evaluate(&["flake", "metadata", "--json", "--no-update-lock-file"], &[&flake], false).await?;
         if !looked.success {
             return Err(failed(looked));
         }
+        // As long as the link is there, nothing of the result is collected.
+        let link = nix.room.home.join("result");
         let args = ["build", "--json", "--print-build-logs", "--no-update-lock-file", "--out-link"];
-        let ended = nix.run(&args, &[link.as_os_str(), &flake], true).await?;
+        let ended = nix.evaluate(&args, &[link.as_os_str(), &flake], true).await?;
         if !ended.success {
             return Err(failed(ended));
         }
         let stdout = ended.stdout;
         let built: Vec<Built> = serde_json::from_slice(&stdout).map_err(|error| garbled(&error))?;
         let out = built.into_iter().next().and_then(|built| built.outputs.get("out").cloned());
-        out.ok_or_else(|| {
+        // Nothing but a path of the store is looked at: what evaluates may say anything.
+        out.filter(|out| is_store_path(out)).ok_or_else(|| {
             Failure::new(
                 BuildCode::InvalidConfig,
                 "the default package of the flake has no output named out",
@@ -178,9 +211,12 @@ fn failed(ended: Ended) -> Failure {
         let next_step = "set up Nix on this node so that it can build in its sandbox, and deploy again";
         return Failure::new(BuildCode::Infrastructure, said, next_step);
     }
-    let next_step = match said.contains("lock file") || said.contains("cannot fetch input") {
-        true => "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked",
-        false => "read the build log, correct the flake and deploy again",
+    let next_step = if said.contains("lock file") || said.contains("cannot fetch input") {
+        "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked"
+    } else if said.starts_with("getting status of '/") {
+        "put what the flake needs into the source: a build finds nothing else of the machine"
+    } else {
+        "read the build log, correct the flake and deploy again"
     };
     Failure::new(BuildCode::BuildFailed, said, next_step)
 }
@@ -201,7 +237,7 @@ fn is_version(rest: &str) -> bool {
 }
 
 async fn closure(nix: &Nix<'_>, out: &str) -> Result<Vec<StorePath>, Failure> {
-    let ended = nix.run(&["path-info", "--recursive", "--json"], &[out.as_ref()], false).await?;
+    let ended = nix.ask_store(&["path-info", "--recursive", "--json"], &[out.as_ref()]).await?;
     if !ended.success {
         let said = ended.error.unwrap_or_default();
         return Err(Failure::new(

@@ -21,6 +21,7 @@ mod env;
 mod environment;
 mod exec;
 mod explain;
+mod fence;
 mod follow;
 mod given;
 mod guard;
@@ -157,6 +158,9 @@ Run it on one node only, with its program stopped. It says what may be lost and 
     /// Hand out a socket that listens inside a container; nodes start it
     #[command(hide = true)]
     Relay(relay::RelayArgs),
+    /// Run a program inside the fence that this was started in; nodes start it
+    #[command(hide = true)]
+    Fence(fence::FenceArgs),
     /// Show the cluster at a glance
     Status,
     /// Register the first user of a cluster, and log in
@@ -259,6 +263,7 @@ Another instance works before one ends. Services with volumes and exclusive ones
 pub fn run_alone(cli: Cli) -> ControlFlow<anyhow::Result<()>, Cli> {
     match cli.command {
         Command::Relay(args) => ControlFlow::Break(relay::run(args)),
+        Command::Fence(args) => ControlFlow::Break(fence::run(args)),
         _ => ControlFlow::Continue(cli),
     }
 }

@@ -1,8 +1,7 @@
 //! Which sources a flake may take in, by what its lock file names. Pure.
 //!
-//! Nix fetches inputs as the user that this node runs as, before anything of the flake is evaluated. So they are looked at first: each must
-//! be locked, and come from where everybody may fetch. What the file does not name, Nix refuses (`build::nix`). It is no fence: a flake can read
-//! more by other ways (docs/decisions/0019).
+//! Each must be locked, and come from where everybody may fetch. Nix would find nothing else either (docs/decisions/0020); looked at first, what is wrong
+//! is said by the name of the input. What the file does not name, Nix refuses (`build::nix`).
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -20,6 +20,18 @@ pub struct StorePath {
     pub references: BTreeSet<String>,
 }
 
+/// Whether this is a path of the store itself, not one in it or elsewhere.
+pub fn is_store_path(text: &str) -> bool {
+    let Some((digest, name)) = text.strip_prefix("/nix/store/").and_then(|rest| rest.split_once('-')) else {
+        return false;
+    };
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
+    digest.len() == 32
+        && digest.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(is_of_name)
+}
+
 /// The layers, lowest first, each with its paths. Every path is in one of them.
 pub fn layers<'a>(closure: &'a [StorePath], root: &str) -> Vec<Vec<&'a str>> {
     let by_path: BTreeMap<&str, &StorePath> = closure.iter().map(|it| (it.path.as_str(), it)).collect();
@@ -66,6 +78,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_a_whole_path_is_one_of_the_store() {
+        let path = format!("/nix/store/{}-web-1.0", "a0".repeat(16));
+        assert!(is_store_path(&path));
+        let inside = format!("{path}/bin");
+        let up = format!("{path}/../x");
+        for other in ["", "/etc", "/nix/store/x", "--help", "/nix/store/../../etc-x", &inside, &up, &path[..44]] {
+            assert!(!is_store_path(other), "{other}");
+        }
+    }
 
     fn path(name: &str, bytes: u64, references: &[&str]) -> StorePath {
         let references = references.iter().map(|name| (*name).to_owned()).collect();

@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod dockerfile;
 pub mod drain;
 pub mod explain;
+pub mod fetching;
 #[cfg(test)]
 mod fixture;
 pub mod flake_lock;

@@ -6,24 +6,19 @@
 //! their container: a socket at the address and port that others ask for would be in their way.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::mem::MaybeUninit;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::cmsg_space;
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::processes::{belongs, check};
+use crate::handover;
 use crate::model::RELAY_NETWORK;
 use crate::task::blocking;
 
@@ -31,8 +26,6 @@ use crate::task::blocking;
 const PORT: u16 = 61_919;
 /// Longest wait for the child. It takes some 20 ms.
 const HANDED_OUT_MAX: Duration = Duration::from_secs(5);
-/// Longest reason of a child that failed, in bytes.
-const REASON_BYTES_MAX: usize = 1_024;
 /// Where the programs are that change a network's rules: on the path, or where that of a user often does not lead.
 const PLACES: [&str; 3] = ["", "/usr/sbin/", "/sbin/"];
 
@@ -49,7 +42,6 @@ pub struct RelayOptions {
 pub(super) async fn listen(container: &str, process: Pid) -> io::Result<TcpListener> {
     check(container)?;
     let (ours, theirs) = UnixStream::pair()?;
-    ours.set_read_timeout(Some(HANDED_OUT_MAX))?;
     // This program, also when the file that it was started from has been replaced.
     let mut command = tokio::process::Command::new("/proc/self/exe");
     command.args(["relay", "--container", container, "--process", &process.as_raw_nonzero().to_string()]);
@@ -57,7 +49,7 @@ pub(super) async fn listen(container: &str, process: Pid) -> io::Result<TcpListe
     let mut child = command.spawn()?;
     // Its end of the socket is the only one now, so that its end is seen.
     drop(command);
-    let received = blocking(move || receive(&ours)).await;
+    let received = blocking(move || handover::take(&ours, HANDED_OUT_MAX)).await;
     if received.is_err() {
         // It may hang.
         child.start_kill()?;
@@ -66,43 +58,17 @@ pub(super) async fn listen(container: &str, process: Pid) -> io::Result<TcpListe
     received
 }
 
-fn receive(socket: &UnixStream) -> io::Result<TcpListener> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut text = [0; REASON_BYTES_MAX];
-    let message = match recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-        Err(Errno::AGAIN) => return Err(io::Error::other(format!("no answer within {} s", HANDED_OUT_MAX.as_secs()))),
-        answer => answer?,
-    };
-    let listener = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    match (listener, message.bytes) {
-        (Some(listener), _) => Ok(TcpListener::from(listener)),
-        (None, 0) => Err(io::Error::other("the process that was sent inside ended without an answer")),
-        (None, count) => Err(io::Error::other(String::from_utf8_lossy(&text[..count]).into_owned())),
-    }
-}
-
 /// The child's work: hands the socket, or why there is none, to whoever is at the other end of its standard input. To be called while the
 /// process has one thread.
 pub fn hand_out(options: &RelayOptions) -> anyhow::Result<()> {
-    let mut starter = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let listener = match enter(options).and_then(|()| redirect()).and_then(|()| bind()) {
-        Ok(listener) => listener,
+    let starter = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    match enter(options).and_then(|()| redirect()).and_then(|()| bind()) {
+        Ok(listener) => Ok(handover::give(&starter, &listener)?),
         Err(error) => {
-            let reason = error.to_string();
-            starter.write_all(&reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)])?;
-            return Err(error.into());
+            handover::refuse(&starter, &error.to_string())?;
+            Err(error.into())
         }
-    };
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let files = [listener.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&files));
-    sendmsg(&starter, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    }
 }
 
 /// Goes into the network of the container.
@@ -188,27 +154,6 @@ fn bind() -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_socket_or_a_reason_comes_out() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let files = [listener.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(&theirs, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL).expect("sent");
-        drop(listener);
-        assert_eq!(receive(&ours).expect("a socket").local_addr().expect("bound"), address);
-        (&theirs).write_all(b"no such tool").expect("sent");
-        assert_eq!(receive(&ours).expect_err("a reason").to_string(), "no such tool");
-        drop(theirs);
-        assert!(receive(&ours).expect_err("nobody").to_string().contains("without an answer"));
-        let (ours, _theirs) = UnixStream::pair().expect("a pair");
-        ours.set_read_timeout(Some(Duration::from_millis(10))).expect("a limit");
-        assert!(receive(&ours).expect_err("it hangs").to_string().contains("no answer within"));
-    }
 
     #[test]
     fn only_a_process_of_the_container_is_followed_inside() {

@@ -12,6 +12,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::build;
 use crate::client::{self, Client};
 use crate::clock;
 use crate::cluster::{DataDir, Identity, PEER_LIFE, key_pin};
@@ -53,6 +54,9 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
     checks.push(container_engine(engine_options(config, scratch.path(), "doctor".to_owned())).await);
     checks.extend(holes::look().await);
     checks.push(git(holes::version_of("git").await));
+    if let Some(nix) = holes::version_of("nix").await {
+        checks.push(flakes(nix, holes::version_of(build::FENCE_MAKER).await.is_some(), geteuid().is_root()));
+    }
     checks.push(discovery(blocking(redirecting_program).await));
     checks.extend(engine_storage::folders().iter().map(|(what, folder)| disk_space(what, folder, FREE_ENGINE)));
     match DataDir::identity(folder) {
@@ -319,9 +323,29 @@ fn git(said: Option<String>) -> Check {
     Check { what: "git", found, verdict }
 }
 
+/// Who has Nix may want flakes to be built.
+fn flakes(found: String, can_fence: bool, is_root: bool) -> Check {
+    let verdict = match (can_fence, is_root) {
+        (true, true) => Verdict::Good,
+        (false, _) => {
+            Verdict::Noted("flakes cannot be built here: install bubblewrap, which fences them in".to_owned())
+        }
+        (true, false) => Verdict::Noted("flakes are built here only by a node that runs as root".to_owned()),
+    };
+    Check { what: "flakes", found, verdict }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_for_flakes_is_noted() {
+        let verdict = |can_fence, is_root| flakes("nix (Nix) 2.8.0".to_owned(), can_fence, is_root).verdict;
+        assert_eq!(verdict(true, true), Verdict::Good);
+        assert!(matches!(verdict(false, true), Verdict::Noted(words) if words.contains("install bubblewrap")));
+        assert!(matches!(verdict(true, false), Verdict::Noted(words) if words.contains("runs as root")));
+    }
 
     #[test]
     fn a_certificate_that_was_not_renewed_is_noted() {

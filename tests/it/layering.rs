@@ -23,7 +23,7 @@ const ROWS: &[&[&str]] = &[
     &["model"],
 ];
 /// Small leaves that every module but the pure ones may use.
-const LEAVES: &[&str] = &["clock", "config", "host", "planted", "random", "space", "task", "telemetry"];
+const LEAVES: &[&str] = &["clock", "config", "handover", "host", "planted", "random", "space", "task", "telemetry"];
 const PURE: &[&str] = &["model", "state", "decide"];
 /// Vendor crate to the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[

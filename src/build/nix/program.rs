@@ -1,14 +1,15 @@
 //! Running Nix: what it is told, and that all of it ends.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::process::Stdio;
 
-use rustix::process::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
+use super::fence::{BUBBLEWRAP, Fence, Fenced, NO_PROGRAM};
+use super::proxy::Proxy;
+use super::room::Room;
 use crate::build::job::Failure;
 use crate::build::process::Group;
 use crate::model::{BuildCode, Cpu};
@@ -17,26 +18,28 @@ use crate::model::{BuildCode, Cpu};
 const SEARCH_PATH: &str = "/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:\
                            /sbin:/bin";
 /// Of one line this much is passed on at a time.
-const LINE_BYTES_MAX: u64 = 8 * 1024;
+pub(super) const LINE_BYTES_MAX: u64 = 8 * 1024;
 /// Of an answer this much is read: the closures of whole desktops have a tenth.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How Nix begins to say why it ends.
 const ERROR: &str = "error:";
+/// What it says where it sees no network card, and is not true: it is let out another way.
+const NO_INTERNET: &str = "warning: you don't have Internet access";
 
 /// How this node uses Nix.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it keeps what it fetched for evaluating, from build to build.
-    pub home: PathBuf,
     /// Caches that it fetches from, separated by spaces; those of its own configuration when absent.
     pub substituters: Option<String>,
-    /// Whether the operator trusts whoever may deploy with the files of this machine.
-    pub trust_flakes: bool,
 }
 
 /// One build's way of running Nix.
 pub(super) struct Nix<'a> {
-    pub(super) options: &'a Options,
+    pub(super) room: &'a Room,
+    /// Around what evaluates.
+    pub(super) fence: Fence,
+    /// Where evaluation may fetch from.
+    pub(super) proxy: Proxy<'a>,
     pub(super) cpu: Cpu,
     pub(super) lines: &'a mpsc::Sender<String>,
 }
@@ -50,67 +53,59 @@ pub(super) struct Ended {
 }
 
 impl Nix<'_> {
-    /// Runs a command to its end; dropped before that, it is ended with all that it started.
-    pub(super) async fn run(&self, args: &[&str], about: &[&OsStr], with_network: bool) -> Result<Ended, Failure> {
-        let of_the_node =
-            |message: &str, next_step: &str| Err(Failure::new(BuildCode::Infrastructure, message, next_step));
-        if !self.options.trust_flakes {
-            return of_the_node(
-                "this node does not build flakes: whoever may deploy them can read files of its machine",
-                "have the operator start a node with --trust-flakes, if all who may deploy are trusted with them, or deploy \
-                 from a Dockerfile or an image",
-            );
-        }
-        if !geteuid().is_root() {
-            let message = "this node does not run as root, and so cannot have Nix build in its sandbox";
-            return of_the_node(message, "build flakes on a node that does, or deploy from a Dockerfile or an image");
-        }
-        let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => absent(),
-            _ => Failure::new(
-                BuildCode::Infrastructure,
-                format!("Nix cannot be run: {error}"),
-                "ask the operator of this node",
-            ),
+    /// Runs a command that evaluates, fenced in, to its end; dropped before that, it is ended with all that it started. What it answers is
+    /// to be taken with care: whoever wrote the flake may have led it to say anything.
+    pub(super) async fn evaluate(&self, args: &[&str], about: &[&OsStr], has_way_out: bool) -> Result<Ended, Failure> {
+        let words = self.words(args, about, has_way_out);
+        let started = self.fence.run(words, has_way_out, |command| {
+            let home = &self.room.home;
+            environment(command, self.room, ASKS_STORE).env("HOME", home).env("TMPDIR", home);
+        });
+        let Fenced { mut child, group, stdout, stderr, way_out } = started.await.map_err(not_fenced)?;
+        let attend = async {
+            let (stdout, error) = tokio::join!(read_answer(Some(stdout)), self.read(stderr, has_way_out));
+            (stdout, error, child.wait().await)
         };
-        let mut child = self.command(args, about, with_network).spawn().map_err(failed)?;
-        let group = Group::of(&child);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let answer = async {
-            let mut bytes = Vec::new();
-            if let Some(stdout) = stdout {
-                // An answer that is cut off cannot be read; that is said where it is read.
-                let _ = stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await;
+        let (stdout, error, status) = if has_way_out {
+            tokio::select! {
+                ended = attend => ended,
+                never = self.proxy.serve(way_out) => match never {},
             }
-            bytes
+        } else {
+            drop(way_out);
+            attend.await
         };
-        let (stdout, error) = tokio::join!(answer, self.read(stderr, with_network));
-        let status = child.wait().await.map_err(failed)?;
+        let status = status.map_err(not_fenced)?;
         group.ended();
-        // What `unshare` ends with when there is no such program.
-        if status.code() == Some(127) {
+        if status.code() == Some(NO_PROGRAM) {
             return Err(absent());
         }
         Ok(Ended { success: status.success(), stdout, error })
     }
 
-    fn command(&self, args: &[&str], about: &[&OsStr], with_network: bool) -> Command {
-        let mut words: Vec<OsString> = Vec::new();
-        // Whatever Nix started ends with it, as all processes of a namespace end with its first: Nix itself would leave a builder
-        // behind that runs as another user.
-        words.extend(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"].map(OsString::from));
-        if !with_network {
-            words.push("--net".into());
-        }
-        words.push("nix".into());
+    /// Asks the store itself, which nobody who evaluates has a say in. Nothing in `about` may be anything but a path of the store.
+    pub(super) async fn ask_store(&self, args: &[&str], about: &[&OsStr]) -> Result<Ended, Failure> {
+        let mut command = Command::new("nix");
+        command.args(option("experimental-features", "nix-command")).args(args).args(about).env_clear();
+        environment(&mut command, self.room, ASKS_STORE).env("HOME", &self.room.scratch);
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(not_fenced)?;
+        let (group, stdout, stderr) = (Group::of(&child), child.stdout.take(), child.stderr.take());
+        let (stdout, error) = tokio::join!(read_answer(stdout), self.read(stderr, false));
+        let status = child.wait().await.map_err(not_fenced)?;
+        group.ended();
+        Ok(Ended { success: status.success(), stdout, error })
+    }
+
+    fn words(&self, args: &[&str], about: &[&OsStr], has_way_out: bool) -> Vec<OsString> {
         let cores = self.cpu.millis.div_ceil(1_000).max(1).to_string();
         let mut options = vec![
             ("experimental-features", "nix-command flakes"),
-            ("sandbox", "true"),
-            ("sandbox-fallback", "false"),
             // A flake sees its source and its inputs. What it fetches besides needs a hash, and comes from where everybody may fetch.
             ("pure-eval", "true"),
             ("restrict-eval", "true"),
+            ("nix-path", ""),
             ("allowed-uris", "https:// github: gitlab: sourcehut:"),
             ("allow-import-from-derivation", "false"),
             ("accept-flake-config", "false"),
@@ -118,19 +113,13 @@ impl Nix<'_> {
             ("max-jobs", "1"),
             ("cores", &cores),
         ];
-        if let Some(substituters) = &self.options.substituters {
-            options.push(("substituters", substituters));
+        if has_way_out {
+            // It sees no network card, and would do without all this.
+            options.extend([("substitute", "true"), ("download-attempts", "5"), ("connect-timeout", "20")]);
         }
-        for (name, value) in options {
-            words.extend(["--option", name, value].map(OsString::from));
-        }
-        words.extend(args.iter().map(OsString::from).chain(about.iter().map(OsString::from)));
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        command.env_clear().env("PATH", SEARCH_PATH).env("HOME", &self.options.home).env("LC_ALL", "C.UTF-8");
-        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
-        command
+        let options = options.into_iter().flat_map(|(name, value)| option(name, value));
+        let given = args.iter().map(OsString::from).chain(about.iter().map(OsString::from));
+        [OsString::from("nix")].into_iter().chain(options).chain(given).collect()
     }
 
     /// Returns the first error that Nix and the builders speak of. What they say while they build goes to the log.
@@ -144,6 +133,9 @@ impl Nix<'_> {
                 Ok(_) => {}
             }
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if line.starts_with(NO_INTERNET) {
+                continue;
+            }
             // Newer versions say the word alone first, and the reason last.
             if let Some(words) = line.trim_start().strip_prefix(ERROR).map(str::trim).filter(|words| !words.is_empty())
             {
@@ -157,10 +149,50 @@ impl Nix<'_> {
     }
 }
 
-fn absent() -> Failure {
+async fn read_answer(stdout: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(stdout) = stdout {
+        // An answer that is cut off cannot be read; that is said where it is read.
+        let _ = stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await;
+    }
+    bytes
+}
+
+/// A setting of Nix, as arguments.
+pub(super) fn option(name: &str, value: &str) -> [OsString; 3] {
+    ["--option", name, value].map(OsString::from)
+}
+
+/// How the one that keeps the store has it; asked the others' way it would ask itself, and that one itself, without end.
+pub(super) const KEEPS_STORE: &str = "local";
+/// How the others have it.
+const ASKS_STORE: &str = "daemon";
+
+/// What every Nix of a build gets: where programs are, where its store is asked, and how this one has it.
+pub(super) fn environment<'a>(command: &'a mut Command, room: &Room, store: &str) -> &'a mut Command {
+    command.env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8");
+    command.env("NIX_REMOTE", store).env("NIX_DAEMON_SOCKET_PATH", room.socket())
+}
+
+pub(super) fn not_fenced(error: std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return Failure::new(
+            BuildCode::Infrastructure,
+            format!("this node has no bubblewrap ({BUBBLEWRAP}), which fences in what flakes do"),
+            "install it there (the package bubblewrap of most distributions), or deploy from an image or a Dockerfile",
+        );
+    }
     Failure::new(
         BuildCode::Infrastructure,
-        "this node has no Nix, which builds flakes, or no unshare (of util-linux), which ends it",
+        format!("what flakes do cannot be fenced in on this node: {error}"),
+        "have the operator of the node see to it that its service may make namespaces and mounts, or deploy from an image or a Dockerfile",
+    )
+}
+
+pub(super) fn absent() -> Failure {
+    Failure::new(
+        BuildCode::Infrastructure,
+        "this node has no Nix, which builds flakes",
         "install it there (https://nixos.org/download, or the package nix-bin of Debian with nix-setup-systemd), or deploy from an image or a Dockerfile",
     )
 }

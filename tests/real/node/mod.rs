@@ -14,6 +14,7 @@ mod durability;
 mod engine_fault;
 mod exec;
 mod failure;
+mod fence;
 mod flake;
 mod garbage;
 mod guard;
