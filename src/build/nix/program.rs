@@ -7,8 +7,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::fence::{BUBBLEWRAP, Fence, Fenced, NO_PROGRAM};
+use super::fence::{BUBBLEWRAP, Entering, Fence, Fenced, NO_PROGRAM};
 use super::proxy::Proxy;
+use super::ration::Ration;
 use super::room::Room;
 use crate::build::job::Failure;
 use crate::build::process::Group;
@@ -36,6 +37,8 @@ pub struct Options {
 /// One build's way of running Nix.
 pub(super) struct Nix<'a> {
     pub(super) room: &'a Room,
+    /// What all of it may use.
+    pub(super) ration: &'a Ration,
     /// Around what evaluates.
     pub(super) fence: Fence,
     /// Where evaluation may fetch from.
@@ -56,8 +59,8 @@ impl Nix<'_> {
     /// Runs a command that evaluates, fenced in, to its end; dropped before that, it is ended with all that it started. What it answers is
     /// to be taken with care: whoever wrote the flake may have led it to say anything.
     pub(super) async fn evaluate(&self, args: &[&str], about: &[&OsStr], has_way_out: bool) -> Result<Ended, Failure> {
-        let words = self.words(args, about, has_way_out);
-        let started = self.fence.run(words, has_way_out, |command| {
+        let program = self.words(args, about, has_way_out);
+        let started = self.fence.run(Entering { program, has_way_out, ration: self.ration }, |command| {
             let home = &self.room.home;
             environment(command, self.room, ASKS_STORE).env("HOME", home).env("TMPDIR", home);
         });
