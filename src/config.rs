@@ -112,6 +112,9 @@ pub struct NodeSettings {
     #[arg(long, env = "BUILD_MEMORY")]
     #[serde(deserialize_with = "parsed_text")]
     pub build_memory: Option<Memory>,
+    /// Build flakes here, in a fence: whoever may deploy is trusted with this machine's networks and its Nix store
+    #[arg(long, env = "NARVANA_TRUST_FLAKES", value_parser = clap::builder::FalseyValueParser::new())]
+    pub trust_flakes: bool,
     /// Caches that Nix fetches from, separated by spaces; none when empty [default: as Nix is configured]
     #[arg(long, env = "NARVANA_NIX_SUBSTITUTERS", value_name = "URLS")]
     pub nix_substituters: Option<String>,
@@ -238,6 +241,8 @@ pub struct NodeConfig {
     pub build_cpu: Option<Cpu>,
     /// Memory of one build; decided from the machine when absent.
     pub build_memory: Option<Memory>,
+    /// Flakes are built here.
+    pub trust_flakes: bool,
     /// Caches that Nix fetches from; those of its own configuration when absent.
     pub nix_substituters: Option<String>,
     /// Longest wait of a deployment.
@@ -350,6 +355,7 @@ impl NodeSettings {
             build_timeout: self.build_timeout.or(file.build_timeout).unwrap_or(Duration::from_secs(30 * 60)),
             build_cpu: self.build_cpu.or(file.build_cpu),
             build_memory: self.build_memory.or(file.build_memory),
+            trust_flakes: self.trust_flakes || file.trust_flakes,
             nix_substituters: self.nix_substituters.or(file.nix_substituters),
             deployment_timeout: self
                 .scheduler_deployment_timeout

@@ -1,12 +1,13 @@
-//! A listening socket on its way from a process to the one that started it.
+//! Open files on their way between a process and the one that started it.
 //!
 //! A child that was sent into another network listens there, and who started it takes the connections. What goes over is one byte
-//! with the socket, or the reason why there is none.
+//! with the files, or the reason why there are none.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -20,12 +21,26 @@ use rustix::net::{
 /// Longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
+/// Most files that go over at once.
+const FILES_MAX: usize = 4;
+
 /// Hands a socket to whoever is at the other end.
 pub fn give(to: &UnixStream, listener: &TcpListener) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    send(to, &[listener.as_fd()])
+}
+
+/// Hands a few files over, or none.
+pub fn give_files(to: &UnixStream, files: &[File]) -> io::Result<()> {
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+    send(to, &files)
+}
+
+fn send(to: &UnixStream, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let files = [listener.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&files));
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::Error::other(format!("more than {FILES_MAX} files at once")));
+    }
     sendmsg(to, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
@@ -40,26 +55,11 @@ pub fn refuse(mut to: &UnixStream, reason: &str) -> io::Result<()> {
 /// # Errors
 /// The other end's reason, or that it ended or said nothing in time.
 pub fn take(from: &UnixStream, within: Duration) -> io::Result<TcpListener> {
-    from.set_read_timeout(Some(within))?;
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut first = [0];
-    let message = match recvmsg(from, &mut [IoSliceMut::new(&mut first)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-        Err(Errno::AGAIN) => return Err(io::Error::other(format!("no answer within {} s", within.as_secs()))),
-        answer => answer?,
-    };
-    let listener = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    match (listener, message.bytes) {
-        (Some(listener), _) => Ok(TcpListener::from(listener)),
-        (None, 0) => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the process that was sent inside ended without an answer",
-        )),
-        (None, _) => {
-            let mut reason = first.to_vec();
+    let (files, said) = receive(from, within)?;
+    match files.into_iter().next() {
+        Some(listener) => Ok(TcpListener::from(listener)),
+        None => {
+            let mut reason = vec![said];
             // A reason that is cut off is one too.
             let _ = from.take(REASON_BYTES_MAX as u64).read_to_end(&mut reason);
             Err(io::Error::other(String::from_utf8_lossy(&reason).into_owned()))
@@ -67,11 +67,52 @@ pub fn take(from: &UnixStream, within: Duration) -> io::Result<TcpListener> {
     }
 }
 
+/// The files that come from the other end; blocks as long as that.
+///
+/// # Errors
+/// The other end ended or said nothing in time.
+pub fn take_files(from: &UnixStream, within: Duration) -> io::Result<Vec<File>> {
+    Ok(receive(from, within)?.0.into_iter().map(File::from).collect())
+}
+
+/// The files, and the byte that came with them.
+fn receive(from: &UnixStream, within: Duration) -> io::Result<(Vec<OwnedFd>, u8)> {
+    from.set_read_timeout(Some(within))?;
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FILES_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut first = [0];
+    let message = match recvmsg(from, &mut [IoSliceMut::new(&mut first)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Err(Errno::AGAIN) => return Err(io::Error::other(format!("no answer within {} s", within.as_secs()))),
+        answer => answer?,
+    };
+    if message.bytes == 0 {
+        let reason = "the process that was sent inside ended without an answer";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+    }
+    let mut files = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = part {
+            files.extend(came);
+        }
+    }
+    Ok((files, first[0]))
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+
+    #[test]
+    fn files_go_over_or_none() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        for count in [0, 2] {
+            let files: Vec<File> = (0..count).map(|_| File::open("/dev/null").expect("opens")).collect();
+            give_files(&theirs, &files).expect("sent");
+            assert_eq!(take_files(&ours, Duration::from_secs(1)).expect("they come").len(), count);
+        }
+    }
 
     #[test]
     fn a_socket_or_a_reason_comes_out() {

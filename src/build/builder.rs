@@ -14,7 +14,7 @@ use crate::task::OnError;
 use crate::{clock, random};
 
 use super::job::Job;
-use super::{Options, Parts};
+use super::{Options, Parts, nix};
 
 /// Pause before a leader that did not answer is told again how a build ended.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -34,6 +34,7 @@ impl Builder {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => std::fs::create_dir_all(&options.work_dir)?,
         }
+        nix::remove_left_behind(&options);
         Ok(Self { options: Arc::new(options), parts, running: HashMap::new() })
     }
 

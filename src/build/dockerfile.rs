@@ -15,7 +15,7 @@ use super::job::{Failure, Job, Made, names_in, shown_root};
 use super::tree::{self, Tree};
 
 /// Most processes and threads of one build: enough for any compiler, few enough that a fork bomb stays its own.
-const PIDS_MAX: u32 = 4_096;
+pub(super) const PIDS_MAX: u32 = 4_096;
 /// What programs print that cannot have one more process, in the words of the C libraries.
 const NO_MORE_PROCESSES: &str = "Resource temporarily unavailable";
 /// The largest Dockerfile that is read.

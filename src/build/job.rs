@@ -195,8 +195,12 @@ impl Job {
         .await?;
         let Made { image, id, exposed_ports } = match self.strategy(&files, &lines).await? {
             BuildStrategy::Flake => self.build_flake(&files, &lines).await?,
-            // What cannot be built yet is refused before it comes here.
-            _ => self.build_dockerfile(&files, &lines).await?,
+            BuildStrategy::Dockerfile => self.build_dockerfile(&files, &lines).await?,
+            // Refused before it comes here, but by a newer program.
+            other => {
+                let message = format!("narvana on this node does not build by {other} yet");
+                return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
+            }
         };
         Ok(Artifact { image: image.to_string(), image_id: Some(id), revision: Some(revision), exposed_ports })
     }

@@ -8,6 +8,7 @@ mod fence;
 mod image;
 mod program;
 mod proxy;
+mod ration;
 mod room;
 mod store;
 
@@ -20,8 +21,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use self::fence::Fence;
-use self::program::{Ended, Nix, not_fenced};
+use self::program::{Ended, Nix};
 use self::proxy::Proxy;
+use self::ration::Ration;
 use self::room::Room;
 use self::store::Store;
 use super::job::{Failure, Job, Made, names_in, shown_names, shown_root};
@@ -34,6 +36,7 @@ use crate::task::blocking;
 
 pub use self::fence::{BUBBLEWRAP as FENCE_MAKER, FenceOptions, enter_fence};
 pub use self::program::Options;
+pub(super) use self::ration::remove_left_behind;
 
 const FLAKE: &str = "flake.nix";
 const LOCK: &str = "flake.lock";
@@ -81,6 +84,10 @@ struct Info {
 impl Job {
     /// Builds the default package of the flake, and stores an image of it.
     pub(super) async fn build_flake(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Made, Failure> {
+        if !self.options.nix.trust_flakes {
+            let next_step = "start a node with --trust-flakes, if all who may deploy are trusted with its networks and its Nix store";
+            return Err(Failure::new(BuildCode::Infrastructure, "this node does not build flakes", next_step));
+        }
         let folder = self.flake_folder(files).await?;
         if !geteuid().is_root() {
             let message = "this node does not run as root, and so cannot have Nix build in its sandbox";
@@ -88,19 +95,37 @@ impl Job {
             return Err(Failure::new(BuildCode::Infrastructure, message, next_step));
         }
         let source = files.to_owned();
-        let room = blocking(move || Room::beside(&source)).await.map_err(not_fenced)?;
+        let room = blocking(move || Room::beside(&source)).await.map_err(|error| {
+            let message = format!("cannot make the folders of the build: {error}");
+            Failure::new(BuildCode::Infrastructure, message, "look at the disk of this node, then deploy again")
+        })?;
         let named = self.options.nix.substituters.as_deref().map(hosts).unwrap_or_default();
         // What builds has no business on this machine, wherever sources may come from.
         let of_store = Proxy { reach: Reach { allow_loopback: false, named }, lines };
-        let store = Store::open(&self.options.nix, &room).await?;
+        let ration = Ration::of(&self.options, self.build.id, self.parts.supervisor.clone());
+        let store = Store::open(&self.options.nix, &room, &ration).await?;
         let around = room.clone();
         let fence = blocking(move || Fence::of_evaluation(&around)).await;
         let reach = Reach { allow_loopback: self.options.allow_loopback, named: Vec::new() };
-        let nix = Nix { room: &room, fence, proxy: Proxy { reach, lines }, cpu: self.options.cpu, lines };
-        tokio::select! {
+        let proxy = Proxy { reach, lines };
+        let nix = Nix { room: &room, ration: &ration, fence, proxy, cpu: self.options.cpu, lines };
+        let made = tokio::select! {
             made = self.image_of(&nix, &folder) => made,
             failure = store.serve(&of_store) => Err(failure),
-        }
+        };
+        // What comes of a process that was killed is said in many ways.
+        made.map_err(|failure| if ration.was_exceeded() { self.too_much_memory() } else { failure })
+    }
+
+    fn too_much_memory(&self) -> Failure {
+        Failure::new(
+            BuildCode::BuildOom,
+            format!(
+                "a process of the build was killed, since all of them together used more than the {} they may",
+                self.options.memory
+            ),
+            "make the build use less memory, or have the operator raise BUILD_MEMORY",
+        )
     }
 
     async fn image_of(&self, nix: &Nix<'_>, folder: &Path) -> Result<Made, Failure> {

@@ -240,12 +240,14 @@ fn check_is_built(service: &Service, folder: &Path) -> anyhow::Result<()> {
         _ => return Ok(()),
     };
     let path = Path::new(&config.root_directory).join(file);
-    if folder.join(&path).is_file() {
+    // What is left out of the upload is not there either.
+    let packed = what_is_packed(folder, &Limits::default())?;
+    if packed.entries().iter().any(|entry| entry.path == path) {
         return Ok(());
     }
     let name = &service.name;
     let message = format!(
-        "service {name} is built by {}, which is not in {}; nothing was sent\n  \
+        "service {name} is built by {}, which is not in {}, or is left out of the upload; nothing was sent\n  \
          next: add it, or say where it is: `narvana service update {name} --root DIR --dockerfile PATH`",
         path.display(),
         folder.display()

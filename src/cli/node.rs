@@ -179,7 +179,7 @@ pub(super) async fn rebuild(session: &Session, args: JoinArgs) -> anyhow::Result
         }
     }
     let aside = rebuild.clear(&config).await?;
-    warn(&format!("{shown} is removed; its data folder is now {}", aside.display()));
+    warn(&format!("{shown} is no member any more; its data folder is now {}", aside.display()));
     join_as(config, &token, &given, service).await
 }
 

@@ -11,8 +11,9 @@ use super::{NodeId, Timestamp};
 /// thousand each second make thirty years), so that nodes let in by one epoch never have the ids of another, also when the
 /// one before goes on somewhere. In decimal, so that people see both parts of an id.
 const ENTRIES: u64 = 1_000_000_000_000;
-/// What is restored from a backup begins with the next epoch that is a multiple of this: later than any that the cluster may
-/// have begun after the backup, when its majority was lost, so that whoever is there of those ends too.
+/// What is restored from a backup begins with the next epoch that is a multiple of this: later than any that the cluster began
+/// by recoveries after the backup, so that whoever is there of those ends too. One that was restored from the same backup, or an
+/// older one, is of the same epoch: nobody can tell those apart.
 const RESTORED_EACH: u64 = 100;
 
 word_enum! {

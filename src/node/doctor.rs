@@ -54,8 +54,9 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
     checks.push(container_engine(engine_options(config, scratch.path(), "doctor".to_owned())).await);
     checks.extend(holes::look().await);
     checks.push(git(holes::version_of("git").await));
-    if let Some(nix) = holes::version_of("nix").await {
-        checks.push(flakes(nix, holes::version_of(build::FENCE_MAKER).await.is_some(), geteuid().is_root()));
+    if config.trust_flakes {
+        let can_fence = holes::version_of(build::FENCE_MAKER).await.is_some();
+        checks.push(flakes(holes::version_of("nix").await, can_fence, geteuid().is_root()));
     }
     checks.push(discovery(blocking(redirecting_program).await));
     checks.extend(engine_storage::folders().iter().map(|(what, folder)| disk_space(what, folder, FREE_ENGINE)));
@@ -323,16 +324,16 @@ fn git(said: Option<String>) -> Check {
     Check { what: "git", found, verdict }
 }
 
-/// Who has Nix may want flakes to be built.
-fn flakes(found: String, can_fence: bool, is_root: bool) -> Check {
-    let verdict = match (can_fence, is_root) {
-        (true, true) => Verdict::Good,
-        (false, _) => {
-            Verdict::Noted("flakes cannot be built here: install bubblewrap, which fences them in".to_owned())
-        }
-        (true, false) => Verdict::Noted("flakes are built here only by a node that runs as root".to_owned()),
+/// What a node needs that is to build flakes.
+fn flakes(nix: Option<String>, can_fence: bool, is_root: bool) -> Check {
+    let noted = |words: &str| Verdict::Noted(words.to_owned());
+    let verdict = match (&nix, can_fence, is_root) {
+        (None, _, _) => noted("flakes cannot be built here: install Nix, which builds them"),
+        (_, false, _) => noted("flakes cannot be built here: install bubblewrap, which fences them in"),
+        (_, _, false) => noted("flakes are built here only by a node that runs as root"),
+        (Some(_), true, true) => Verdict::Good,
     };
-    Check { what: "flakes", found, verdict }
+    Check { what: "flakes", found: nix.unwrap_or_else(|| "no Nix".to_owned()), verdict }
 }
 
 #[cfg(test)]
@@ -341,7 +342,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_for_flakes_is_noted() {
-        let verdict = |can_fence, is_root| flakes("nix (Nix) 2.8.0".to_owned(), can_fence, is_root).verdict;
+        let nix = || Some("nix (Nix) 2.8.0".to_owned());
+        let verdict = |can_fence, is_root| flakes(nix(), can_fence, is_root).verdict;
+        assert!(matches!(flakes(None, true, true).verdict, Verdict::Noted(words) if words.contains("install Nix")));
         assert_eq!(verdict(true, true), Verdict::Good);
         assert!(matches!(verdict(false, true), Verdict::Noted(words) if words.contains("install bubblewrap")));
         assert!(matches!(verdict(true, false), Verdict::Noted(words) if words.contains("runs as root")));

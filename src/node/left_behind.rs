@@ -59,19 +59,23 @@ async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, name: String, 
     let why = match peers.leave_behind(&peer, epoch).await {
         Told::Ends => {
             tracing::warn!(?peer, "a node that was left behind was told and ends");
-            return rivals.forget(&peer.address);
+            return rivals.forget(peer.node);
         }
         // Mostly it is gone.
         Told::Nobody(reason) => {
             tracing::debug!(reason, "a node that was left behind cannot be told");
-            return rivals.forget(&peer.address);
+            return rivals.forget(peer.node);
         }
         // Its cluster goes on too, or began anew as well.
         Told::Refuses(reason) => format!("it answers that {reason}: stop it, or this cluster"),
         Told::Distrusts(distrust) => format!(
             "{distrust} an authority that this cluster does not know, as after a `narvana ca rotate` that the backup is \
-             older than: stop it there, or this cluster"
+             older than: stop it there, or this cluster, unless that machine serves another cluster now"
         ),
     };
-    rivals.note(&peer.address, format!("node {name}, which was left behind, goes on and cannot be told to end; {why}"));
+    rivals.note(
+        peer.node,
+        &peer.address,
+        format!("node {name}, which was left behind, goes on and cannot be told to end; {why}"),
+    );
 }

@@ -119,7 +119,7 @@ pub(super) fn build_options(
         memory: config.build_memory.unwrap_or(Memory { bytes: resources.memory.bytes / 2 }),
         allow_loopback: config.allow_loopback_sources,
         arch: machine::architecture(),
-        nix: build::NixOptions { substituters: config.nix_substituters.clone() },
+        nix: build::NixOptions { substituters: config.nix_substituters.clone(), trust_flakes: config.trust_flakes },
     }
 }
 

@@ -337,6 +337,7 @@ impl Running {
         let what_runs = async {
             // It would start and report what is no longer this node's.
             agent.stop(STOP_GRACE).await;
+            // Also of one whose place another process took: what it began runs here, and mostly the other one is elsewhere.
             self.membership.clean_up(self.engine.clone(), STOP_GRACE).await;
         };
         join(join_all(at_once), what_runs).await;
@@ -346,7 +347,7 @@ impl Running {
     /// finishes, the store is closed last.
     pub async fn stop(self) -> anyhow::Result<()> {
         let failed = self.fatal.is_cancelled();
-        self.dir.remove_endpoints()?;
+        let unlisted = self.dir.remove_endpoints();
         if !failed {
             self.consensus.step_aside().await;
         }
@@ -365,6 +366,7 @@ impl Running {
             return Err(anyhow::Error::new(damage).context("the node stopped because its data folder is damaged"));
         }
         closed.context("cannot close the store properly")?;
+        unlisted?;
         if let Some(error) = self.membership.farewell().filter(|_| failed) {
             return Err(error);
         }

@@ -53,7 +53,7 @@ impl Forward for ForwardService {
                 "node {caller} says that the cluster was {how} without this node, as epoch {epoch}; this node belongs to epoch \
                  {own}, which is not older, so both go on under one name: stop one of the two clusters"
             );
-            self.witness.rivals().note(&from, why);
+            self.witness.rivals().note(caller, &from, why);
             return Err(Status::failed_precondition(format!(
                 "this node belongs to epoch {own} of the cluster, which is not older than epoch {epoch}"
             )));

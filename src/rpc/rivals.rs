@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::tls::Distrust;
+use crate::model::NodeId;
 
 /// They are heard each minute at least (`node::left_behind`), mostly each second.
 const KEPT: Duration = Duration::from_secs(150);
-/// Whoever reaches the port can be one, so only so many are kept.
-const RIVALS_MAX: usize = 16;
+/// Whoever reaches the port can pass for one that shows nothing, so only so many of those are kept.
+const STRANGERS_MAX: usize = 16;
 
 /// Somebody who acts in this cluster's name and is not of it, as far as this node knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,45 +28,62 @@ pub struct Rival {
     pub why: String,
 }
 
+/// By what one is known again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    /// It has shown who it is, or is called by that.
+    Node(NodeId),
+    /// It has not.
+    Stranger(IpAddr),
+}
+
 /// Those that were heard of lately. Clones share it.
 #[derive(Clone, Default)]
-pub struct Rivals(Arc<Mutex<BTreeMap<String, (String, Instant)>>>);
+pub struct Rivals(Arc<Mutex<BTreeMap<Who, (Rival, Instant)>>>);
 
 impl Rivals {
-    /// Those that are there now, by address.
+    /// Those that are there now.
     pub fn now(&self) -> Vec<Rival> {
-        let mut heard = self.heard(Instant::now());
-        heard.iter_mut().map(|(address, (why, _))| Rival { address: address.clone(), why: why.clone() }).collect()
+        self.heard(Instant::now()).values().map(|(rival, _)| rival.clone()).collect()
     }
 
-    /// Takes one down, and says so in this node's log when it is new there.
-    pub fn note(&self, address: &str, why: String) {
-        let now = Instant::now();
-        let mut heard = self.heard(now);
-        if heard.len() == RIVALS_MAX && !heard.contains_key(address) {
+    /// Takes a node down, and says so in this node's log when it is new there.
+    pub fn note(&self, node: NodeId, address: &str, why: String) {
+        self.insert(Who::Node(node), Rival { address: address.to_owned(), why });
+    }
+
+    /// It is no more.
+    pub fn forget(&self, node: NodeId) {
+        self.heard(Instant::now()).remove(&Who::Node(node));
+    }
+
+    /// Somebody calls a node of this cluster by its name, which it may have from that node itself, and has another authority.
+    pub(super) fn note_stranger(&self, from: IpAddr, distrust: Distrust) {
+        let who = Who::Stranger(from.to_canonical());
+        let heard = self.heard(Instant::now());
+        let strangers = heard.keys().filter(|known| matches!(known, Who::Stranger(_))).count();
+        if strangers >= STRANGERS_MAX && !heard.contains_key(&who) {
             return;
         }
-        if heard.insert(address.to_owned(), (why.clone(), now)).is_none() {
-            drop(heard);
+        drop(heard);
+        let why = format!(
+            "somebody calls this node as one of this cluster, and {distrust} an authority that this cluster does not know. It may \
+             have been removed before `narvana ca rotate`, or restored from a backup of before that, and go on by itself: look \
+             at that machine, and stop it there"
+        );
+        self.insert(who, Rival { address: from.to_canonical().to_string(), why });
+    }
+
+    fn insert(&self, who: Who, rival: Rival) {
+        let now = Instant::now();
+        let before = self.heard(now).insert(who, (rival.clone(), now));
+        if before.is_none() {
+            let Rival { address, why } = rival;
             tracing::warn!(address, "somebody acts in the name of this cluster: {why}");
         }
     }
 
-    /// One is no more.
-    pub fn forget(&self, address: &str) {
-        self.heard(Instant::now()).remove(address);
-    }
-
-    /// Somebody calls a node of this cluster by its name, and has another authority.
-    pub(super) fn note_stranger(&self, from: IpAddr, distrust: Distrust) {
-        let why = format!(
-            "{distrust} an authority that this cluster does not know: it was removed before `narvana ca rotate`, or restored \
-             from a backup of before that, and goes on by itself; stop it there"
-        );
-        self.note(&from.to_canonical().to_string(), why);
-    }
-
-    fn heard(&self, now: Instant) -> MutexGuard<'_, BTreeMap<String, (String, Instant)>> {
+    fn heard(&self, now: Instant) -> MutexGuard<'_, BTreeMap<Who, (Rival, Instant)>> {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, (_, at)| now.duration_since(*at) < KEPT);
         heard
@@ -83,24 +101,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rival_is_known_while_it_is_heard() {
         let rivals = Rivals::default();
-        rivals.note("10.0.0.1:9090", "first".to_owned());
+        rivals.note(NodeId(1), "10.0.0.1:9090", "first".to_owned());
         tokio::time::advance(KEPT / 2).await;
         rivals.note_stranger("::ffff:10.0.0.2".parse().expect("an address"), Distrust::Shows);
-        assert_eq!(addresses(&rivals), ["10.0.0.1:9090", "10.0.0.2"]);
-        tokio::time::advance(KEPT / 2).await;
-        assert_eq!(addresses(&rivals), ["10.0.0.2"], "it was not heard again");
-        rivals.forget("10.0.0.2");
-        assert_eq!(rivals.now(), []);
+        rivals.note(NodeId(3), "10.0.0.1:9090", "where the first one was".to_owned());
+        assert_eq!(addresses(&rivals), ["10.0.0.1:9090", "10.0.0.1:9090", "10.0.0.2"]);
+        rivals.forget(NodeId(1));
+        assert_eq!(addresses(&rivals), ["10.0.0.1:9090", "10.0.0.2"], "the other one is there");
+        tokio::time::advance(KEPT).await;
+        assert_eq!(rivals.now(), [], "they were not heard again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_are_kept_and_those_that_are_known_stay() {
+    async fn strangers_are_few_and_hide_nobody() {
         let rivals = Rivals::default();
         for number in 0..100 {
-            rivals.note(&format!("10.0.0.{number:03}"), "one".to_owned());
+            rivals.note_stranger(IpAddr::from([10, 0, 0, number]), Distrust::Trusts);
         }
-        assert_eq!(rivals.now().len(), RIVALS_MAX);
-        rivals.note("10.0.0.003", "more".to_owned());
-        assert_eq!(rivals.now()[3].why, "more");
+        assert_eq!(rivals.now().len(), STRANGERS_MAX);
+        rivals.note(NodeId(1), "10.0.1.1:9090", "it has shown who it is".to_owned());
+        assert_eq!(rivals.now().len(), STRANGERS_MAX + 1);
     }
 }

@@ -262,7 +262,7 @@ impl Greeting {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let tls = Arc::clone(&self.tls.borrow());
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|error| error.to_string())?;
-        // Not everybody who tries this port: who knows the name of a node of this cluster.
+        // Not everybody who tries this port: who asks for a node of this cluster.
         let asks_for_us =
             hello.client_hello().server_name().is_some_and(|name| node_called(tls.cluster, name).is_some());
         let mut stream = hello.into_stream(Arc::clone(&tls.server)).await.map_err(|error| {

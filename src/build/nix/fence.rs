@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,7 @@ use rustix::mount::{MountFlags, mount};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 
+use super::ration::Ration;
 use super::room::Room;
 use crate::build::process::Group;
 use crate::handover;
@@ -64,6 +65,16 @@ pub(super) struct Fence {
     words: Vec<OsString>,
     shows_processes: bool,
     user: Option<u32>,
+}
+
+/// What goes into a fence.
+pub(super) struct Entering<'a> {
+    /// The program and its arguments.
+    pub(super) program: Vec<OsString>,
+    /// Whether it is told of the way out of its network.
+    pub(super) has_way_out: bool,
+    /// What it may use.
+    pub(super) ration: &'a Ration,
 }
 
 /// A program in a fence, which ends with this.
@@ -122,17 +133,12 @@ impl Fence {
         fence
     }
 
-    /// Runs a program inside, with nothing of this process's environment but what `prepare` adds. `has_way_out` tells the program of the
-    /// way out of its network.
+    /// Runs a program inside, with nothing of this process's environment but what `prepare` adds.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when nothing makes fences here; otherwise why nobody came inside.
-    pub(super) async fn run(
-        &self,
-        program: Vec<OsString>,
-        has_way_out: bool,
-        prepare: impl FnOnce(&mut Command),
-    ) -> io::Result<Fenced> {
+    pub(super) async fn run(&self, what: Entering<'_>, prepare: impl FnOnce(&mut Command)) -> io::Result<Fenced> {
+        let entrances = what.ration.entrances()?;
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(BUBBLEWRAP);
         // This program goes inside, also when the file that it was started from has been replaced.
@@ -144,8 +150,8 @@ impl Fence {
         if let Some(user) = self.user {
             command.args(["--user", &user.to_string()]);
         }
-        command.arg("--").args(program).env_clear();
-        if has_way_out {
+        command.arg("--").args(what.program).env_clear();
+        if what.has_way_out {
             let way_out = format!("http://{}:{PORT}", Ipv4Addr::LOCALHOST);
             command.envs(["http_proxy", "https_proxy", "all_proxy"].map(|name| (name, &way_out)));
         }
@@ -155,8 +161,12 @@ impl Fence {
         // Its end of the socket is the only one now, so that its end is seen.
         drop(command);
         let (group, mut stderr) = (Group::of(&child), child.stderr.take());
-        let taken = blocking(move || handover::take(&ours, INSIDE_MAX).map(|listener| (ours, listener))).await;
-        let (stdout, listener) = match taken {
+        let taken = blocking(move || {
+            let listener = handover::take(&ours, INSIDE_MAX)?;
+            handover::give_files(&ours, &entrances)?;
+            Ok::<_, io::Error>((ours, listener))
+        });
+        let (stdout, listener) = match taken.await {
             Ok(taken) => taken,
             // Then whoever ended has said why.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(said(&mut stderr, error).await),
@@ -204,7 +214,8 @@ impl Files {
     }
 }
 
-/// The work of a process that was started inside: listens there, hands the socket out over its standard output, and becomes the program.
+/// The work of a process that was started inside: listens there, hands the socket out over its standard output, goes into the control groups
+/// that come back, and becomes the program.
 /// To be called while the process has one thread.
 ///
 /// # Errors
@@ -219,6 +230,10 @@ pub fn enter_fence(options: &FenceOptions) -> io::Result<Infallible> {
         }
     };
     handover::give(&starter, &listener)?;
+    for mut entrance in handover::take_files(&starter, INSIDE_MAX)? {
+        // Whoever writes this means itself.
+        entrance.write_all(b"0")?;
+    }
     let (program, arguments) = options.program.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = std::process::Command::new(program);
     command.args(arguments).stdin(Stdio::null());
@@ -229,7 +244,8 @@ pub fn enter_fence(options: &FenceOptions) -> io::Result<Infallible> {
     if error.kind() == io::ErrorKind::NotFound {
         std::process::exit(NO_PROGRAM);
     }
-    Err(error)
+    // As Nix begins its own: it is read as that.
+    Err(io::Error::new(error.kind(), format!("cannot start {}: {error}", program.display())))
 }
 
 fn prepare(options: &FenceOptions) -> io::Result<TcpListener> {
@@ -247,8 +263,13 @@ mod tests {
     #[test]
     fn what_evaluates_sees_what_is_named_and_folders_above_it() {
         let room = |name: &str| PathBuf::from("/data/build/x").join(name);
-        let room =
-            Room { source: room("source"), home: room("home"), sockets: room("sockets"), scratch: room("scratch") };
+        let room = Room {
+            source: room("source"),
+            home: room("home"),
+            sockets: room("sockets"),
+            scratch: room("scratch"),
+            of_root: room("root"),
+        };
         let words = Fence::of_evaluation(&room).words;
         let words: Vec<&str> = words.iter().map(|word| word.to_str().expect("text")).collect();
         let bound: BTreeSet<&str> =

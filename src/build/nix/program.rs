@@ -7,8 +7,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::fence::{BUBBLEWRAP, Fence, Fenced, NO_PROGRAM};
+use super::fence::{BUBBLEWRAP, Entering, Fence, Fenced, NO_PROGRAM};
 use super::proxy::Proxy;
+use super::ration::Ration;
 use super::room::Room;
 use crate::build::job::Failure;
 use crate::build::process::Group;
@@ -31,11 +32,15 @@ const NO_INTERNET: &str = "warning: you don't have Internet access";
 pub struct Options {
     /// Caches that it fetches from, separated by spaces; those of its own configuration when absent.
     pub substituters: Option<String>,
+    /// Whether the operator trusts whoever may deploy with the machine's networks and its Nix store.
+    pub trust_flakes: bool,
 }
 
 /// One build's way of running Nix.
 pub(super) struct Nix<'a> {
     pub(super) room: &'a Room,
+    /// What all of it may use.
+    pub(super) ration: &'a Ration,
     /// Around what evaluates.
     pub(super) fence: Fence,
     /// Where evaluation may fetch from.
@@ -56,8 +61,8 @@ impl Nix<'_> {
     /// Runs a command that evaluates, fenced in, to its end; dropped before that, it is ended with all that it started. What it answers is
     /// to be taken with care: whoever wrote the flake may have led it to say anything.
     pub(super) async fn evaluate(&self, args: &[&str], about: &[&OsStr], has_way_out: bool) -> Result<Ended, Failure> {
-        let words = self.words(args, about, has_way_out);
-        let started = self.fence.run(words, has_way_out, |command| {
+        let program = self.words(args, about, has_way_out);
+        let started = self.fence.run(Entering { program, has_way_out, ration: self.ration }, |command| {
             let home = &self.room.home;
             environment(command, self.room, ASKS_STORE).env("HOME", home).env("TMPDIR", home);
         });
@@ -87,10 +92,13 @@ impl Nix<'_> {
     pub(super) async fn ask_store(&self, args: &[&str], about: &[&OsStr]) -> Result<Ended, Failure> {
         let mut command = Command::new("nix");
         command.args(option("experimental-features", "nix-command")).args(args).args(about).env_clear();
-        environment(&mut command, self.room, ASKS_STORE).env("HOME", &self.room.scratch);
+        environment(&mut command, self.room, ASKS_STORE).env("HOME", &self.room.of_root);
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(not_fenced)?;
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => absent(),
+            _ => not_fenced(error),
+        })?;
         let (group, stdout, stderr) = (Group::of(&child), child.stdout.take(), child.stderr.take());
         let (stdout, error) = tokio::join!(read_answer(stdout), self.read(stderr, false));
         let status = child.wait().await.map_err(not_fenced)?;
@@ -171,7 +179,8 @@ const ASKS_STORE: &str = "daemon";
 /// What every Nix of a build gets: where programs are, where its store is asked, and how this one has it.
 pub(super) fn environment<'a>(command: &'a mut Command, room: &Room, store: &str) -> &'a mut Command {
     command.env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8");
-    command.env("NIX_REMOTE", store).env("NIX_DAEMON_SOCKET_PATH", room.socket())
+    // Whose settings count is said here, whatever is in some home.
+    command.env("NIX_REMOTE", store).env("NIX_DAEMON_SOCKET_PATH", room.socket()).env("NIX_USER_CONF_FILES", "")
 }
 
 pub(super) fn not_fenced(error: std::io::Error) -> Failure {

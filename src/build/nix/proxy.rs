@@ -54,10 +54,7 @@ impl Proxy<'_> {
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
-                accepted = listener.accept(), if open.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => open.push(self.answer(stream)),
-                    Err(_) => sleep(ACCEPT_AGAIN_AFTER).await,
-                },
+                stream = accept(&listener), if open.len() < CONNECTIONS_MAX => open.push(self.answer(stream)),
                 Some(()) = open.next(), if !open.is_empty() => {}
             }
         }
@@ -116,6 +113,16 @@ impl Proxy<'_> {
             }
         }
         Err(last)
+    }
+}
+
+/// The next connection. While none can be taken, those that are open go on.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => sleep(ACCEPT_AGAIN_AFTER).await,
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Room {
     pub(super) sockets: PathBuf,
     /// Where builders work.
     pub(super) scratch: PathBuf,
+    /// The home of what runs as root: nobody else writes there, since programs believe what they find at home.
+    pub(super) of_root: PathBuf,
 }
 
 impl Room {
@@ -33,9 +35,10 @@ impl Room {
         };
         let home = folder("home", 0o700)?;
         chown(&home, Some(NOBODY), Some(NOBODY))?;
-        let (sockets, scratch) = (folder("sockets", 0o755)?, folder("scratch", 0o1777)?);
+        let (sockets, scratch, of_root) =
+            (folder("sockets", 0o755)?, folder("scratch", 0o1777)?, folder("root", 0o700)?);
         make_readable(&source)?;
-        Ok(Self { source, home, sockets, scratch })
+        Ok(Self { source, home, sockets, scratch, of_root })
     }
 
     /// Where Nix is asked what the store has, and to build.

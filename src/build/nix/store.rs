@@ -11,9 +11,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
 use tokio::time::{Instant, sleep};
 
-use super::fence::{Fence, Fenced, NO_PROGRAM};
+use super::fence::{Entering, Fence, Fenced, NO_PROGRAM};
 use super::program::{KEEPS_STORE, LINE_BYTES_MAX, Options, absent, environment, not_fenced, option};
 use super::proxy::Proxy;
+use super::ration::Ration;
 use super::room::Room;
 use crate::build::job::Failure;
 use crate::model::BuildCode;
@@ -34,7 +35,7 @@ pub(super) struct Store {
 
 impl Store {
     /// Starts it, and waits until it answers.
-    pub(super) async fn open(options: &Options, room: &Room) -> Result<Self, Failure> {
+    pub(super) async fn open(options: &Options, room: &Room, ration: &Ration) -> Result<Self, Failure> {
         let mut words: Vec<OsString> = ["nix", "daemon"].map(OsString::from).into();
         let settings = [
             ("experimental-features", "nix-command flakes"),
@@ -43,6 +44,8 @@ impl Store {
             // Who evaluates is nobody, and may ask; whatever the machine's own settings say of others.
             ("allowed-users", "*"),
             ("trusted-users", "root"),
+            // What runs on the machine is not seen from here, and what only that uses would be taken for garbage.
+            ("min-free", "0"),
             // Other machines are not reached from here, but for what they serve over HTTP.
             ("builders", ""),
             ("substitute", "true"),
@@ -52,8 +55,8 @@ impl Store {
         let substituters = options.substituters.as_deref().map(|value| ("substituters", value));
         settings.into_iter().chain(substituters).for_each(|(name, value)| words.extend(option(name, value)));
         let fence = Fence::of_store(room);
-        let started = fence.run(words, true, |command| {
-            environment(command, room, KEEPS_STORE).env("HOME", &room.scratch).env("TMPDIR", "/var/tmp");
+        let started = fence.run(Entering { program: words, has_way_out: true, ration }, |command| {
+            environment(command, room, KEEPS_STORE).env("HOME", &room.of_root).env("TMPDIR", "/var/tmp");
         });
         let mut store = Self { fenced: started.await.map_err(not_fenced)? };
         store.answers(room).await?;

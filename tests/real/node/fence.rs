@@ -173,7 +173,8 @@ async fn a_cache_on_this_machine_is_used_when_the_operator_names_it() {
 
     // Nobody signed what is in it.
     let named = format!("http://127.0.0.1:{}?trusted=1", server.port);
-    let second = Node::registered_as(harness.address(), &[("NARVANA_NIX_SUBSTITUTERS", &named)]);
+    let second =
+        Node::registered_as(harness.address(), &[("NARVANA_NIX_SUBSTITUTERS", &named), ("NARVANA_TRUST_FLAKES", "1")]);
     prepare(&second);
     second.upload("shop", "web", folder.path());
     second.deploy("shop", "web");

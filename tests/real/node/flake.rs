@@ -48,7 +48,7 @@ pub(super) fn write_flake(folder: &Path, text: &str) {
 
 pub(super) fn nix_node(engine: &str) -> Node {
     // No cache can be reached here, and Nix would wait for it.
-    Node::registered_as(engine, &[("NARVANA_NIX_SUBSTITUTERS", "")])
+    Node::registered_as(engine, &[("NARVANA_NIX_SUBSTITUTERS", ""), ("NARVANA_TRUST_FLAKES", "1")])
 }
 
 pub(super) fn service() -> Value {
@@ -185,6 +185,19 @@ async fn what_is_wrong_with_a_flake_is_said() {
     assert!(code == "INVALID_CONFIG" && error.contains("several programs: ls, other, sh"), "{error}");
 }
 
+/// The fence keeps files from a flake, not the networks of the machine: somebody has to have said that this is meant to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn flakes_are_built_only_where_the_operator_trusts_them() {
+    let harness = Harness::podman().await;
+    let node = Node::registered(harness.address());
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    node.post("/v1/apps/shop/services", &service()).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    app(folder.path(), "page");
+    let (code, error) = failure(&node, folder.path());
+    assert!(code == "INFRASTRUCTURE" && error.contains("--trust-flakes"), "{error}");
+}
+
 /// Whether a process with these words in its command line runs.
 fn runs(words: &str) -> bool {
     let processes = std::fs::read_dir("/proc").expect("a folder").flatten();
@@ -216,4 +229,40 @@ async fn a_flake_that_never_ends_is_ended_with_all_it_started() {
     // Nor what was around it, which names the folder of the build.
     let folder = node.data.join("build").to_string_lossy().into_owned();
     until("nothing of it runs", || async { (!runs(&marker) && !runs(&folder)).then_some(()) }).await;
+}
+
+/// Those of builds by Nix, which nodes that were killed leave to their next start.
+fn control_groups() -> BTreeSet<String> {
+    let folders = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"].map(std::fs::read_dir);
+    let names = folders.into_iter().flatten().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("narvana-nix-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flake_that_takes_more_memory_than_it_may_says_so() {
+    let harness = Harness::podman().await;
+    let before = control_groups();
+    let settings = [("NARVANA_NIX_SUBSTITUTERS", ""), ("BUILD_MEMORY", "128Mi")];
+    let node = Node::registered_as(harness.address(), &settings);
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    node.post("/v1/apps/shop/services", &service()).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    app(folder.path(), &harness.name("page"));
+    // What fits is built.
+    node.upload("shop", "web", folder.path());
+    node.deploy("shop", "web");
+    let text = std::fs::read_to_string(folder.path().join("flake.nix")).expect("reads");
+    let greedy = "${busybox} awk 'BEGIN { s = \"x\"; while (1) s = s s }' || exit 9; echo \"the web";
+    write_flake(folder.path(), &text.replace("echo \"the web", greedy));
+    let (code, error) = failure(&node, folder.path());
+    assert!(code == "BUILD_OOM" && error.contains("more than the 128Mi they may"), "{error}");
+    // Evaluating is a part of it.
+    write_flake(
+        folder.path(),
+        "{ outputs = { self }: { packages.SYSTEM.default = throw (toString (builtins.length (builtins.genList (x: [ x ]) 100000000))); }; }",
+    );
+    let (code, error) = failure(&node, folder.path());
+    assert!(code == "BUILD_OOM", "{error}");
+    until("its control groups are gone", || async { control_groups().is_subset(&before).then_some(()) }).await;
 }
