@@ -243,7 +243,7 @@ fn control_groups() -> BTreeSet<String> {
 async fn a_flake_that_takes_more_memory_than_it_may_says_so() {
     let harness = Harness::podman().await;
     let before = control_groups();
-    let settings = [("NARVANA_NIX_SUBSTITUTERS", ""), ("BUILD_MEMORY", "128Mi")];
+    let settings = [("NARVANA_NIX_SUBSTITUTERS", ""), ("NARVANA_TRUST_FLAKES", "1"), ("BUILD_MEMORY", "128Mi")];
     let node = Node::registered_as(harness.address(), &settings);
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     node.post("/v1/apps/shop/services", &service()).expect(201);
