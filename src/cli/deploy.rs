@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::follow;
 use super::outcome::{Exit, failure};
 use super::screen::byte_bar;
-use super::service::in_flags;
+use super::service_spec::in_flags;
 use super::session::Session;
 use super::value::{Pair, PortArg, name_like};
 use super::wait::WaitArgs;

@@ -37,6 +37,7 @@ mod relay;
 mod replicas;
 mod screen;
 mod service;
+mod service_spec;
 mod session;
 mod settings;
 mod shell;

@@ -47,7 +47,7 @@ async fn rounds(consensus: &Consensus, peers: &Peers, rivals: &Rivals) {
             // Together: most of them are gone, and each of those takes as long as a connection that nobody answers.
             join_all(epoch.left_behind.iter().map(|(node, address)| {
                 let peer = Peer { node: *node, address: address.clone() };
-                tell_one((peers, rivals), peer, state.name_of(*node), &epoch)
+                tell_one(peers, rivals, peer, state.name_of(*node), &epoch)
             }))
             .await;
         }
@@ -55,7 +55,7 @@ async fn rounds(consensus: &Consensus, peers: &Peers, rivals: &Rivals) {
     }
 }
 
-async fn tell_one((peers, rivals): (&Peers, &Rivals), peer: Peer, name: String, epoch: &Epoch) {
+async fn tell_one(peers: &Peers, rivals: &Rivals, peer: Peer, name: String, epoch: &Epoch) {
     let why = match peers.leave_behind(&peer, epoch).await {
         Told::Ends => {
             tracing::warn!(?peer, "a node that was left behind was told and ends");

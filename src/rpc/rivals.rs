@@ -59,28 +59,28 @@ impl Rivals {
 
     /// Somebody calls a node of this cluster by its name, which it may have from that node itself, and has another authority.
     pub(super) fn note_stranger(&self, from: IpAddr, distrust: Distrust) {
-        let who = Who::Stranger(from.to_canonical());
-        let heard = self.heard(Instant::now());
-        let strangers = heard.keys().filter(|known| matches!(known, Who::Stranger(_))).count();
-        if strangers >= STRANGERS_MAX && !heard.contains_key(&who) {
-            return;
-        }
-        drop(heard);
         let why = format!(
             "somebody calls this node as one of this cluster, and {distrust} an authority that this cluster does not know. It may \
              have been removed before `narvana ca rotate`, or restored from a backup of before that, and go on by itself: look \
              at that machine, and stop it there"
         );
-        self.insert(who, Rival { address: from.to_canonical().to_string(), why });
+        let address = from.to_canonical();
+        self.insert(Who::Stranger(address), Rival { address: address.to_string(), why });
     }
 
     fn insert(&self, who: Who, rival: Rival) {
         let now = Instant::now();
-        let before = self.heard(now).insert(who, (rival.clone(), now));
-        if before.is_none() {
-            let Rival { address, why } = rival;
+        let mut heard = self.heard(now);
+        let is_new = !heard.contains_key(&who);
+        let strangers = heard.keys().filter(|known| matches!(known, Who::Stranger(_))).count();
+        if is_new && matches!(who, Who::Stranger(_)) && strangers >= STRANGERS_MAX {
+            return;
+        }
+        if is_new {
+            let Rival { address, why } = &rival;
             tracing::warn!(address, "somebody acts in the name of this cluster: {why}");
         }
+        heard.insert(who, (rival, now));
     }
 
     fn heard(&self, now: Instant) -> MutexGuard<'_, BTreeMap<Who, (Rival, Instant)>> {

@@ -221,19 +221,22 @@ impl Node {
     /// A new node with the cluster of a backup, on the same engine. The variable of the passphrase is set.
     #[track_caller]
     pub(crate) fn restored(&self, name: &str, backup: &Path, passphrase: &str) -> Self {
-        let mut node = self.newcomer(name, "");
-        node.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), passphrase.to_owned())];
-        node.start(&format!("backup restore {}", backup.display()));
-        node
+        self.restore(name, &format!("backup restore {}", backup.display()), passphrase)
     }
 
     /// The same while nodes of before can be reached.
     #[track_caller]
     pub(crate) fn replaced(&self, name: &str, backup: &Path, passphrase: &str) -> Self {
+        let mut node = self.restore(name, &format!("backup restore --replace {}", backup.display()), passphrase);
+        node.log_in();
+        node
+    }
+
+    #[track_caller]
+    fn restore(&self, name: &str, verb: &str, passphrase: &str) -> Self {
         let mut node = self.newcomer(name, "");
         node.env = vec![("NARVANA_BACKUP_PASSPHRASE".to_owned(), passphrase.to_owned())];
-        node.start(&format!("backup restore --replace {}", backup.display()));
-        node.log_in();
+        node.start(verb);
         node
     }
 
