@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,21 +23,56 @@ thread_local! {
     static CURRENT: RefCell<Option<Host>> = const { RefCell::new(None) };
 }
 
-/// A simulated machine, from one start of its process to its end. Clones are the same.
+/// What a simulated machine is, whatever runs on it.
+pub(crate) struct Hardware {
+    pub(crate) clocks: Clocks,
+    /// How long its disk takes for one thing, at most.
+    pub(crate) disk_time: Duration,
+    /// How many bytes of its disk are free, and how many there are.
+    pub(crate) space: Box<dyn Fn() -> (u64, u64) + Send + Sync>,
+}
+
+/// The clocks of a machine: they gain or lose, all alike, and somebody sets the one on the wall.
+pub(crate) struct Clocks {
+    booted: Instant,
+    /// What the one on the wall shows at the start of the machine, and was set by since, in milliseconds.
+    wall: AtomicI64,
+    /// Millionths by which they are too fast.
+    fast: i64,
+}
+
+impl Clocks {
+    /// Of a machine that starts now, when it is this time, with clocks that are too fast by so many millionths.
+    pub(crate) fn new(now: Timestamp, fast: i64) -> Self {
+        Self { booted: Instant::now(), wall: AtomicI64::new(now.0), fast }
+    }
+
+    fn since_boot(&self) -> Duration {
+        let micros = i64::try_from(self.booted.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let shown = i128::from(micros) * (1_000_000 + i128::from(self.fast)) / 1_000_000;
+        Duration::from_micros(u64::try_from(shown).unwrap_or_default())
+    }
+
+    /// What the one on the wall shows.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.wall.load(Ordering::Relaxed)).plus(self.since_boot())
+    }
+
+    /// Sets that forward or back.
+    pub(crate) fn set(&self, by_milliseconds: i64) {
+        self.wall.fetch_add(by_milliseconds, Ordering::Relaxed);
+    }
+}
+
+/// A process of a simulated machine, from its start to its end. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Host(Arc<Inner>);
 
 struct Inner {
-    began: Instant,
-    /// When the machine started, which its processes survive.
-    booted: Instant,
-    /// The clock on the wall when it began, in milliseconds; simulations set it.
-    wall: Mutex<i64>,
+    hardware: Arc<Hardware>,
     chance: Mutex<StdRng>,
     life: Mutex<Life>,
     tasks: Mutex<Vec<Weak<Task>>>,
-    /// How long its disk takes, at most.
-    disk: Duration,
 }
 
 enum Life {
@@ -54,28 +90,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    /// A process of a machine that started then, whose clock on the wall shows this, and whose disk takes up to so long.
-    pub(crate) fn new(seed: u64, booted: Instant, wall: Timestamp, disk: Duration) -> Self {
+    /// A process that starts now on this machine.
+    pub(crate) fn new(seed: u64, hardware: Arc<Hardware>) -> Self {
         Self(Arc::new(Inner {
-            began: Instant::now(),
-            booted,
-            wall: Mutex::new(wall.0),
+            hardware,
             chance: Mutex::new(StdRng::seed_from_u64(seed)),
             life: Mutex::new(Life::Runs),
             tasks: Mutex::default(),
-            disk,
         }))
     }
 
     /// What the clock on the wall shows.
     pub(crate) fn now(&self) -> Timestamp {
-        let elapsed = i64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-        Timestamp(*lock(&self.0.wall) + elapsed)
-    }
-
-    /// Sets the clock on the wall forward or back.
-    pub(crate) fn set_clock(&self, by_milliseconds: i64) {
-        *lock(&self.0.wall) += by_milliseconds;
+        self.0.hardware.clocks.now()
     }
 
     fn fill(&self, bytes: &mut [u8]) {
@@ -172,7 +199,12 @@ pub(crate) fn now() -> Option<Timestamp> {
 
 /// How long its machine has been on, if there is one.
 pub(crate) fn since_boot() -> Option<Duration> {
-    Some(current()?.0.booted.elapsed())
+    Some(current()?.0.hardware.clocks.since_boot())
+}
+
+/// How many bytes of its disk are free, and how many it has, if there is one.
+pub(crate) fn space() -> Option<(u64, u64)> {
+    Some((current()?.0.hardware.space)())
 }
 
 /// Fills the bytes with its chance. False when there is no machine to ask.
@@ -186,8 +218,7 @@ pub(crate) fn fill(bytes: &mut [u8]) -> bool {
 /// Waits as long as its disk takes for one thing.
 pub(crate) async fn disk() {
     let Some(host) = current() else { return };
-    let most = host.0.disk;
-    some_time(most).await;
+    some_time(host.0.hardware.disk_time).await;
 }
 
 /// Waits for up to so long, as the chance of the machine has it; not at all when there is none.

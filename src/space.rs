@@ -90,9 +90,7 @@ impl Space {
 
     /// Refuses when too little is free. A file system that does not answer is not taken for a full one.
     pub fn check(&self, what: Use) -> Result<(), Full> {
-        let Ok(system) = statvfs(&self.folder) else { return Ok(()) };
-        let free = system.f_bavail.saturating_mul(system.f_frsize);
-        let total = system.f_blocks.saturating_mul(system.f_frsize);
+        let Ok((free, total)) = free_and_total(&self.folder) else { return Ok(()) };
         let needed = needed(what, floor(total), self.state.load(Ordering::Relaxed));
         if free < needed { Err(Full { folder: self.folder.clone(), free, needed }) } else { Ok(()) }
     }
@@ -105,9 +103,9 @@ impl Space {
             tracing::warn!(path = %path.display(), "the disk is full; the reserve is given up for what must be written");
             return fs::remove_file(&path);
         }
-        let system = statvfs(&self.folder)?;
-        let floor = floor(system.f_blocks.saturating_mul(system.f_frsize));
-        if !exists && system.f_bavail.saturating_mul(system.f_frsize) > 3 * floor {
+        let (free, total) = free_and_total(&self.folder)?;
+        let floor = floor(total);
+        if !exists && free > 3 * floor {
             return make_reserve(&path, floor / 2);
         }
         Ok(())
@@ -124,6 +122,17 @@ impl From<PathBuf> for Space {
     fn from(folder: PathBuf) -> Self {
         Self::of(folder)
     }
+}
+
+/// Bytes that are free on the file system, and that it has.
+fn free_and_total(folder: &Path) -> io::Result<(u64, u64)> {
+    #[cfg(test)]
+    if let Some(space) = crate::host::space() {
+        return Ok(space);
+    }
+    let system = statvfs(folder)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+    Ok((bytes(system.f_bavail), bytes(system.f_blocks)))
 }
 
 fn floor(total: u64) -> u64 {

@@ -51,6 +51,10 @@ use crate::config::NodeConfig;
 pub(crate) use peer_port::admit;
 #[cfg(test)]
 pub(crate) use registration::keep as keep_registered;
+#[cfg(test)]
+pub(crate) use removal::{AGAIN_AFTER as CLEAN_UP_AGAIN_AFTER, CLEAN_UP_MAX};
+#[cfg(test)]
+pub(crate) use room::watch as watch_space;
 
 pub use checkup::{Check, Checkup, Verdict};
 pub use doctor::examine;

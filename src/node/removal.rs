@@ -23,9 +23,9 @@ use crate::task::Supervisor;
 /// before its containers have ended.
 const ENDED: &str = "ended";
 /// How long the end of its containers is tried; the next start goes on with it.
-const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
+pub(crate) const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 /// Pause before an engine that failed is asked again.
-const AGAIN_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The node is no member any more.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LEAD_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Looks until told to stop.
-pub(super) async fn watch(space: Space, consensus: Consensus, quit: CancellationToken) -> Result<(), Infallible> {
+pub(crate) async fn watch(space: Space, consensus: Consensus, quit: CancellationToken) -> Result<(), Infallible> {
     let mut was_full = false;
     let mut stepped_aside: Option<Instant> = None;
     loop {

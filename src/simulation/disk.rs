@@ -13,6 +13,8 @@ use crate::store::disk::Disk;
 
 /// How often a byte that was written is looked for.
 const AIMS: usize = 32;
+/// How large it is, in bytes: of a file system of this size `space` keeps 8 MiB from changes, and 2 MiB from records.
+const SIZE: u64 = 160 << 20;
 
 /// The files of a store that are databases. Clones share them. Other files are in the file system.
 #[derive(Clone)]
@@ -27,20 +29,31 @@ struct Inner {
     left: Option<usize>,
     /// Only those of this file count, if one is named.
     aim: Option<usize>,
+    /// How many bytes of it others have taken.
+    taken: u64,
+    /// Whether a file was to grow and there was no space.
+    was_full: bool,
+}
+
+impl Inner {
+    fn free(&self) -> u64 {
+        let own: usize = self.now.iter().map(Vec::len).sum();
+        SIZE.saturating_sub(self.taken + own as u64)
+    }
 }
 
 impl SimDisk {
     /// An empty one.
     pub(super) fn new() -> Self {
         let (now, platter) = (Contents::default(), Platter::new(Contents::default()));
-        let inner = Inner { now, platter, life: 0, left: None, aim: None };
+        let inner = Inner { now, platter, life: 0, left: None, aim: None, taken: 0, was_full: false };
         Self(Arc::new(Mutex::new(inner)))
     }
 
     /// The machine dies: this is what is left.
     pub(super) fn cut(&self, fate: Fate, dice: &mut Dice) {
         let mut inner = self.inner();
-        inner.left = None;
+        (inner.left, inner.was_full) = (None, false);
         inner.now = inner.platter.crashed(fate, dice);
         inner.platter = Platter::new(inner.now.clone());
         inner.life += 1;
@@ -56,6 +69,32 @@ impl SimDisk {
     /// Whether that has happened.
     pub(super) fn has_failed(&self) -> bool {
         self.inner().left == Some(0)
+    }
+
+    /// Others fill it until only this is free.
+    pub(super) fn leave_free(&self, bytes: u64) {
+        let mut inner = self.inner();
+        inner.taken += inner.free().saturating_sub(bytes);
+    }
+
+    /// Others give back what they took.
+    pub(super) fn empty(&self) {
+        self.inner().taken = 0;
+    }
+
+    /// How many bytes are free, and how many it has.
+    pub(super) fn space(&self) -> (u64, u64) {
+        (self.inner().free(), SIZE)
+    }
+
+    /// Whether there was no space for the store when it needed some, since the node was started.
+    pub(super) fn was_full(&self) -> bool {
+        self.inner().was_full
+    }
+
+    /// A node is started.
+    pub(super) fn forget_was_full(&self) {
+        self.inner().was_full = false;
     }
 
     /// Changes one bit, as a bad disk does: one that was written, if that is found soon, since most of a file is empty and nobody
@@ -157,6 +196,10 @@ impl StorageBackend for Backend {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (file, bytes) = (self.file, position(len));
         let mut inner = self.changing()?;
+        if bytes.saturating_sub(inner.now[file].len()) as u64 > inner.free() {
+            inner.was_full = true;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         inner.now[file].resize(bytes, 0);
         inner.platter.take(Event::Length::<()> { file, bytes });
         Ok(())

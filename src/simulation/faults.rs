@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::machine::{End, Machine};
 use super::wait::until;
 use super::world::World;
-use crate::engine::fake::{End, Fault};
+use crate::engine::fake::{self, Fault};
 use crate::store::crash_disk::{Dice, Fate};
 
 /// What can go wrong.
@@ -20,6 +21,12 @@ pub(super) enum Kind {
     PowerWhileWriting,
     /// A disk changes a bit while its machine is off.
     Damage,
+    /// Others fill a disk.
+    FullDisk,
+    /// A machine more joins.
+    Join,
+    /// A member is removed, and another one joins before, where the others were too few.
+    Leave,
     /// A node joins and is removed before it was ever there, another one takes its place, and a token is used twice.
     Ghost,
     /// All processes are killed.
@@ -47,11 +54,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Kill,
         Self::Power,
         Self::PowerWhileWriting,
         Self::Damage,
+        Self::FullDisk,
+        Self::Join,
+        Self::Leave,
         Self::Ghost,
         Self::KillAll,
         Self::Pause,
@@ -71,6 +81,12 @@ impl Kind {
 const STATE: usize = 1;
 /// Writes and syncs of two checkpoints, about.
 const STATE_STEPS: usize = 40;
+/// Most members of a cluster.
+const MEMBERS_MAX: usize = 7;
+/// Fewest that stay when one is removed: one of them may have a bad disk.
+const MEMBERS_MIN: usize = 3;
+/// What is left of a full disk: too little for changes, for records, for anything.
+const LEFT: [u64; 3] = [6 << 20, 1 << 20, 0];
 
 fn between(dice: &mut Dice, least: u64, most: u64) -> Duration {
     let span = usize::try_from(most - least).unwrap_or(0);
@@ -85,7 +101,8 @@ async fn last(world: &mut World, dice: &mut Dice, (least, most): (u64, u64)) -> 
         sleep(long).await;
         return Ok(());
     }
-    let machine = dice.roll(world.machines.len());
+    let machines = world.at_work();
+    let machine = machines[dice.roll(machines.len())];
     sleep(long / 3).await;
     let fate = (dice.roll(2) == 0).then(|| Fate::ALL[dice.roll(Fate::ALL.len())]);
     world.kill(machine, fate);
@@ -97,10 +114,11 @@ async fn last(world: &mut World, dice: &mut Dice, (least, most): (u64, u64)) -> 
 
 /// Has one thing go wrong and waits until it is over; what is started again may fail to.
 pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> {
-    let machines = world.machines.len();
     let mut dice = Dice(world.dice.roll(usize::MAX) as u64);
-    let one = dice.roll(machines);
-    let others: Vec<usize> = (0..machines).filter(|other| *other != one).collect();
+    let mut machines = world.at_work();
+    let by = dice.roll(machines.len());
+    machines.rotate_left(by);
+    let (one, others) = (machines[0], machines[1..].to_vec());
     world.trace.note(&["fault", &format!("{kind:?}"), &one.to_string()]);
     match kind {
         Kind::Kill => {
@@ -109,13 +127,13 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
             world.start(one).await?;
         }
         Kind::Power => {
-            let many = 1 + dice.roll(machines);
-            for machine in (0..many).map(|offset| (one + offset) % machines) {
+            machines.truncate(1 + dice.roll(machines.len()));
+            for machine in &machines {
                 let fate = Fate::ALL[dice.roll(Fate::ALL.len())];
-                world.kill(machine, Some(fate));
+                world.kill(*machine, Some(fate));
             }
             sleep(between(&mut dice, 10, 8_000)).await;
-            for machine in (0..many).map(|offset| (one + offset) % machines) {
+            for machine in machines {
                 world.start(machine).await?;
                 sleep(between(&mut dice, 0, 2_000)).await;
             }
@@ -136,7 +154,7 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
             world.start(one).await?;
         }
         // A second one could be one too many.
-        Kind::Damage if world.machines.iter().any(|machine| machine.is_damaged) => {}
+        Kind::Damage if world.machines.iter().any(Machine::has_bad_disk) => {}
         Kind::Damage => {
             world.kill(one, None);
             let disk = world.machines[one].disk.clone();
@@ -152,11 +170,40 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
                 world.start(one).await?;
             }
         }
+        Kind::FullDisk => {
+            let disk = world.machines[one].disk.clone();
+            disk.leave_free(LEFT[dice.roll(LEFT.len())]);
+            sleep(between(&mut dice, 300, 10_000)).await;
+            if dice.roll(3) == 0 {
+                world.kill(one, None);
+                let started = world.start(one).await;
+                // Without a byte a node may not start, and end itself.
+                if !disk.was_full() {
+                    started?;
+                }
+                sleep(between(&mut dice, 300, 10_000)).await;
+            }
+            disk.empty();
+            world.start(one).await?;
+        }
+        Kind::Join if machines.len() >= MEMBERS_MAX => {}
+        Kind::Join => world.grow(&mut dice).await?,
+        Kind::Leave => {
+            // Also those that are lost: they are members, and the group counts them.
+            let members = world.machines.iter().filter(|machine| machine.end() != Some(End::Removed)).count();
+            if members <= MEMBERS_MIN {
+                world.grow(&mut dice).await?;
+            }
+            // Its damage may have been found meanwhile.
+            if world.machines[one].end().is_none() {
+                world.shrink(one, &mut dice).await?;
+            }
+        }
         Kind::Ghost => world.ghosts(&mut dice).await,
         Kind::KillAll => {
-            (0..machines).for_each(|machine| world.kill(machine, None));
+            machines.iter().for_each(|machine| world.kill(*machine, None));
             sleep(between(&mut dice, 10, 3_000)).await;
-            for machine in (0..machines).map(|offset| (one + offset) % machines) {
+            for machine in machines {
                 world.start(machine).await?;
                 sleep(between(&mut dice, 0, 1_500)).await;
             }
@@ -184,11 +231,9 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
             world.heal();
         }
         Kind::Split => {
-            let side: Vec<bool> = (0..machines).map(|_| dice.roll(2) == 0).collect();
-            for a in 0..machines {
-                for b in (0..machines).filter(|b| side[a] != side[*b]) {
-                    world.net.set_cut(a, b, true);
-                }
+            let (left, right): (Vec<_>, Vec<_>) = machines.into_iter().partition(|_| dice.roll(2) == 0);
+            for a in &left {
+                right.iter().for_each(|b| world.cut(*a, *b));
             }
             last(world, &mut dice, (300, 15_000)).await?;
             world.heal();
@@ -214,7 +259,7 @@ pub(super) async fn strike(world: &mut World, kind: Kind) -> Result<(), String> 
         Kind::Crash => {
             let engine = &world.machines[one].engine;
             if let Some(container) = engine.containers().first() {
-                let end = if dice.roll(2) == 0 { End::Exit(1) } else { End::OutOfMemory };
+                let end = if dice.roll(2) == 0 { fake::End::Exit(1) } else { fake::End::OutOfMemory };
                 engine.end(&container.id, end);
             }
         }

@@ -4,20 +4,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use crate::agent::{self, Guard, Standing, stand_guard};
 use crate::clock;
 use crate::decide::isolation::ISOLATED_AFTER;
 use crate::engine::fake::FakeEngine;
-use crate::host::Host;
+use crate::host::{Hardware, Host};
 
 /// What the node's process writes, and the guard that reads it. Clones are the same.
 #[derive(Clone)]
 pub(super) struct SimGuard {
     options: agent::Options,
     engine: Arc<FakeEngine>,
-    booted: Instant,
+    hardware: Arc<Hardware>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -30,8 +29,8 @@ struct Inner {
 }
 
 impl SimGuard {
-    pub(super) fn new(engine: Arc<FakeEngine>, options: agent::Options, booted: Instant) -> Self {
-        Self { options, engine, booted, inner: Arc::default() }
+    pub(super) fn new(engine: Arc<FakeEngine>, options: agent::Options, hardware: Arc<Hardware>) -> Self {
+        Self { options, engine, hardware, inner: Arc::default() }
     }
 
     /// The machine loses power.
@@ -59,7 +58,7 @@ impl SimGuard {
 impl Guard for SimGuard {
     async fn stand(&self) -> Result<(), String> {
         if self.inner().host.is_none() {
-            let host = Host::new(0, self.booted, clock::now(), Duration::ZERO);
+            let host = Host::new(0, Arc::clone(&self.hardware));
             let guard = self.clone();
             host.spawn(async move {
                 stand_guard(&guard.options, &*guard.engine, || guard.standing()).await;

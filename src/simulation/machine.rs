@@ -4,14 +4,13 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::SimDisk;
@@ -22,14 +21,14 @@ use crate::agent::{self, Agent, Drain, EngineState};
 use crate::artifact::oci::Registry;
 use crate::artifact::{ArtifactStore, Fetcher, Nobody};
 use crate::config::cluster_versions;
-use crate::consensus::{self, Consensus, Mark, Peer};
+use crate::consensus::{self, Consensus, Mark, Peer, View};
 use crate::control::{self, Control};
-use crate::engine::fake::{End, FakeEngine, Pace};
+use crate::engine::fake::{self, FakeEngine, Pace};
 use crate::engine::{Engine, Image};
-use crate::host::{self, Host};
+use crate::host::{self, Clocks, Hardware, Host};
 use crate::logs::{self, LogStore};
-use crate::model::{ClusterId, Cpu, Digest, Memory, NodeId, NodeResources, Timestamp, image_by_digest};
-use crate::node::{admit, keep_registered};
+use crate::model::{ClusterId, Cpu, Digest, Memory, NodeId, NodeResources, image_by_digest};
+use crate::node::{CLEAN_UP_AGAIN_AFTER, CLEAN_UP_MAX, admit, keep_registered, watch_space};
 use crate::random;
 use crate::space::Space;
 use crate::state::NodeFacts;
@@ -51,7 +50,9 @@ const START_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Settings {
     pub(super) consensus: consensus::Options,
     /// How long a disk takes at most.
-    pub(super) disk: Duration,
+    pub(super) disk_time: Duration,
+    /// By how many millionths clocks may be wrong.
+    pub(super) clocks: usize,
 }
 
 pub(super) struct Machine {
@@ -63,18 +64,27 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     pub(super) engine: Arc<FakeEngine>,
     guard: SimGuard,
-    /// When it was switched on.
-    booted: Instant,
+    hardware: Arc<Hardware>,
     pub(super) process: Option<Process>,
     doors: Vec<Peer>,
     /// What its store held for certain when it was killed.
     held: Mark,
-    /// How far its clock on the wall is off, in milliseconds.
-    clock: Arc<AtomicI64>,
     /// Its disk has changed bits.
     pub(super) is_damaged: bool,
-    /// The damage was found while its node ran, which has ended for good.
-    is_lost: Rc<Cell<bool>>,
+    /// What ends what runs here, once its node knows that it was removed.
+    cleaner: Option<Host>,
+    /// Its node knows that it was removed.
+    is_told: Rc<Cell<bool>>,
+    end: Rc<Cell<Option<End>>>,
+}
+
+/// How a machine's part in the cluster ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its disk has changed bits, which was found while its node ran.
+    Lost,
+    /// Its node was removed, and it has ended what it ran, or was switched off.
+    Removed,
 }
 
 /// A running process of a node.
@@ -98,14 +108,16 @@ impl Machine {
         number: usize,
         (node, cluster): (NodeId, ClusterId),
         doors: Vec<Peer>,
-        wall: impl Fn() -> Timestamp + Send + Sync + 'static,
+        (clocks, disk_time): (Clocks, Duration),
     ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = SealKey::create(&folder.path().join(KEY_FILE)).expect("a key");
-        let clock = Arc::new(AtomicI64::new(0));
-        let off = Arc::clone(&clock);
+        let disk = SimDisk::new();
+        let space = disk.clone();
+        let hardware = Arc::new(Hardware { clocks, disk_time, space: Box::new(move || space.space()) });
+        let shown = Arc::clone(&hardware);
         let engine = Arc::new(FakeEngine::with_pace(Pace {
-            now: Box::new(move || Timestamp(wall().0 + off.load(Ordering::Relaxed))),
+            now: Box::new(move || shown.clocks.now()),
             wait: Box::new(|most| host::some_time(most).boxed()),
             call: CALL_MAX,
             stop: agent_options(cluster, node).stop_grace,
@@ -131,28 +143,34 @@ impl Machine {
             cluster,
             folder,
             key,
-            disk: SimDisk::new(),
-            guard: SimGuard::new(Arc::clone(&engine), agent_options(cluster, node), Instant::now()),
-            booted: Instant::now(),
+            disk,
+            guard: SimGuard::new(Arc::clone(&engine), agent_options(cluster, node), Arc::clone(&hardware)),
+            hardware,
             engine,
             process: None,
             doors,
             held: Mark::default(),
-            clock,
             is_damaged: false,
-            is_lost: Rc::default(),
+            cleaner: None,
+            is_told: Rc::default(),
+            end: Rc::default(),
         }
     }
 
     /// Starts the process. An error is what the node would end with.
     pub(super) async fn start(
         &mut self,
-        (seed, wall): (u64, Timestamp),
+        seed: u64,
         settings: &Settings,
         net: &Net,
         ledger: &Rc<Ledger>,
     ) -> Result<(), String> {
-        let host = Host::new(seed, self.booted, Timestamp(wall.0 + self.clock.load(Ordering::Relaxed)), settings.disk);
+        if self.is_told.get() {
+            tokio::task::spawn_local(self.cleaning());
+            return Ok(());
+        }
+        self.disk.forget_was_full();
+        let host = Host::new(seed, Arc::clone(&self.hardware));
         let fatal = CancellationToken::new();
         let options = store::Options {
             folder: self.folder.path().to_owned(),
@@ -167,7 +185,14 @@ impl Machine {
         }
         let view = store.machine().view().borrow().clone();
         ledger.compare(&format!("node {}", self.node), view.index, &view.state);
-        let cable = Cable { net: net.clone(), machine: self.number, node: self.node, host: host.clone() };
+        let refused = CancellationToken::new();
+        let cable = Cable {
+            net: net.clone(),
+            machine: self.number,
+            node: self.node,
+            host: host.clone(),
+            refused: refused.clone(),
+        };
         let options = consensus::Options { doors: self.doors.clone(), ..settings.consensus.clone() };
         let (node, kept) = (self.node, store.clone());
         let part = Supervisor::new("consensus", fatal.clone());
@@ -183,39 +208,100 @@ impl Machine {
         };
         net.listen(self.number, place);
         self.hear_the_end(host.clone(), fatal.clone(), Rc::clone(ledger));
+        self.hear_of_removal(host.clone(), consensus.watch(), refused, Rc::clone(ledger));
         self.process = Some(Process { host, consensus, store, fatal });
         Ok(())
     }
 
-    /// A node ends itself when its disk fails, or it has found damage; else it is a defect.
+    /// A node ends itself when its disk fails or is full, or it has found damage; else it is a defect.
     fn hear_the_end(&self, host: Host, fatal: CancellationToken, ledger: Rc<Ledger>) {
-        let (disk, node, is_damaged, is_lost) =
-            (self.disk.clone(), self.node, self.is_damaged, Rc::clone(&self.is_lost));
+        let (disk, node, is_damaged, end) = (self.disk.clone(), self.node, self.is_damaged, Rc::clone(&self.end));
         tokio::task::spawn_local(async move {
             fatal.cancelled().await;
             if host.is_dead() {
                 return;
             }
             host.kill();
+            if disk.has_failed() || disk.was_full() {
+                return;
+            }
             if is_damaged {
-                is_lost.set(true);
-            } else if !disk.has_failed() {
+                end.set(Some(End::Lost));
+            } else {
                 ledger.accuse(format!("node {node} has ended itself, and nothing was wrong with its disk"));
             }
         });
     }
 
-    /// Whether its node has ended for good.
-    pub(super) fn is_lost(&self) -> bool {
-        self.is_lost.get()
+    /// A node that finds out that it was removed ends, and with it what it runs (`node::removal`).
+    fn hear_of_removal(
+        &mut self,
+        host: Host,
+        mut views: watch::Receiver<View>,
+        refused: CancellationToken,
+        ledger: Rc<Ledger>,
+    ) {
+        let node = self.node;
+        let (tell, told) = oneshot::channel();
+        host.spawn(async move {
+            let is_fenced = |view: &View| view.state.admission(node).is_some_and(|own| own.fenced_at.is_some());
+            tokio::select! {
+                () = refused.cancelled() => {}
+                Ok(_) = views.wait_for(is_fenced) => {}
+            }
+            let _nobody_waits = tell.send(());
+        });
+        let cleaning = self.cleaning();
+        let is_told = Rc::clone(&self.is_told);
+        tokio::task::spawn_local(async move {
+            if told.await.is_err() || host.is_dead() {
+                return;
+            }
+            if ledger.newest().admission(node).is_none_or(|own| own.removed_at.is_none()) {
+                ledger.accuse(format!("node {node} was told that it was removed, and it was not"));
+            }
+            is_told.set(true);
+            host.kill();
+            cleaning.await;
+        });
+    }
+
+    /// Ends what runs here. What cannot be ended now is when the machine is started again.
+    fn cleaning(&mut self) -> impl Future<Output = ()> + use<> {
+        let (cluster, node, engine, end) = (self.cluster, self.node, Arc::clone(&self.engine), Rc::clone(&self.end));
+        let host = Host::new(0, Arc::clone(&self.hardware));
+        self.cleaner = Some(host.clone());
+        async move {
+            let grace = agent_options(cluster, node).stop_grace;
+            let cleaned = on(&host, CLEAN_UP_MAX, async move {
+                while agent::remove_all(&*engine, cluster, node, grace).await.is_err() {
+                    sleep(CLEAN_UP_AGAIN_AFTER).await;
+                }
+            });
+            if cleaned.await.is_some() {
+                end.set(Some(End::Removed));
+            }
+        }
+    }
+
+    /// How its part in the cluster ended, if it did.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end.get()
+    }
+
+    /// Whether it is a member whose disk has changed bits, found out or not.
+    pub(super) fn has_bad_disk(&self) -> bool {
+        self.is_damaged && self.end() != Some(End::Removed)
+    }
+
+    /// It was switched off, and is never on again.
+    pub(super) fn scrap(&self) {
+        self.end.set(Some(End::Removed));
     }
 
     /// Sets its clock on the wall.
     pub(super) fn set_clock(&self, by: i64) {
-        self.clock.fetch_add(by, Ordering::Relaxed);
-        if let Some(process) = &self.process {
-            process.host.set_clock(by);
-        }
+        self.hardware.clocks.set(by);
     }
 
     /// Starts what makes the process a node: its agent, its registration, and what leads.
@@ -271,8 +357,10 @@ impl Machine {
                 engine_state,
             );
             part.spawn("agent", OnError::StopNode, agent.run());
+            let watched = consensus.clone();
             let control = Control::new(control::Options::default(), consensus);
             part.spawn("control", OnError::StopNode, control.run(part.stopping()));
+            part.spawn("disk space", OnError::Log, watch_space(space, watched, part.stopping()));
             // The supervisor ends its tasks when it is dropped.
             std::future::pending::<()>().await;
         });
@@ -280,23 +368,33 @@ impl Machine {
 
     /// Kills the process. With the machine, what was not synced meets its fate, and containers end.
     pub(super) fn kill(&mut self, power: Option<(Fate, &mut Dice)>) {
-        let Some(process) = self.process.take() else { return };
-        self.held = Mark::found(&process.store.log());
-        // First: nothing may be tidied up on the disk of a process that was killed.
-        match power {
-            None => self.disk.cut(Fate::Kept, &mut Dice(0)),
-            Some((fate, dice)) => {
-                self.disk.cut(fate, dice);
-                self.guard.end();
-                for container in self.engine.containers() {
-                    self.engine.end(&container.id, End::Exit(137));
-                }
+        let (loses_power, (fate, dice)) = match power {
+            Some(fate) => (true, fate),
+            None => (false, (Fate::Kept, &mut Dice(0))),
+        };
+        if let Some(process) = self.process.take() {
+            self.held = Mark::found(&process.store.log());
+            // First: nothing may be tidied up on the disk of a process that was killed.
+            self.disk.cut(fate, dice);
+            process.host.kill();
+        }
+        if let Some(cleaner) = self.cleaner.take() {
+            cleaner.kill();
+        }
+        if loses_power {
+            self.guard.end();
+            for container in self.engine.containers() {
+                self.engine.end(&container.id, fake::End::Exit(137));
             }
         }
-        process.host.kill();
     }
 
-    /// Its process, if it runs.
+    /// Whether its process runs, or stands still.
+    pub(super) fn is_up(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.host.is_dead())
+    }
+
+    /// Its process, if there is one.
     pub(super) fn consensus(&self) -> Option<(Host, Consensus)> {
         let process = self.process.as_ref()?;
         Some((process.host.clone(), process.consensus.clone()))

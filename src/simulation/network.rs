@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use narvana_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::trace::Trace;
 use crate::consensus::{Asked, Mark, Peer, ReceiveError, Receiver, Replies, Transport, TransportError};
@@ -147,11 +148,14 @@ impl Net {
 }
 
 /// One machine's end of the network.
+#[derive(Clone)]
 pub(super) struct Cable {
     pub(super) net: Net,
     pub(super) machine: usize,
     pub(super) node: NodeId,
     pub(super) host: Host,
+    /// Told when a member refuses this machine's node.
+    pub(super) refused: CancellationToken,
 }
 
 fn unreachable(peer: &Peer, reason: &str, sent: bool) -> TransportError {
@@ -169,14 +173,22 @@ fn under_way(travels: impl Future<Output = ()> + Send + 'static) {
 
 impl Cable {
     /// Reaches whoever is meant, or not.
-    async fn reach(net: &Net, from: usize, node: NodeId, peer: &Peer) -> Result<(usize, Place), TransportError> {
+    async fn reach(&self, peer: &Peer) -> Result<(usize, Place), TransportError> {
+        let (net, from) = (&self.net, self.machine);
         let Some(to) = machine_at(&peer.address) else { return Err(unreachable(peer, "no such address", false)) };
         if !net.pass(from, to, net.arrival(), CONNECT_MAX).await {
             return Err(unreachable(peer, "no connection in time", false));
         }
         let place = net.place(to).filter(|place| place.node == peer.node);
         let Some(place) = place else { return Err(unreachable(peer, "nobody listens", false)) };
-        (place.admit)(node).map_err(|reason| refused(peer, reason))?;
+        if let Err(reason) = (place.admit)(self.node) {
+            // That has to get through as well.
+            if !net.pass(to, from, net.arrival(), SILENCE_MAX).await {
+                return Err(unreachable(peer, "no answer comes through", true));
+            }
+            self.refused.cancel();
+            return Err(refused(peer, reason));
+        }
         Ok((to, place))
     }
 
@@ -187,12 +199,12 @@ impl Cable {
         peer: &Peer,
         call: impl FnOnce(Receiver) -> BoxFuture<'static, Result<T, ReceiveError>> + Send + 'static,
     ) -> Asked<'static, T> {
-        let (net, from, node, peer) = (self.net.clone(), self.machine, self.node, peer.clone());
+        let (cable, net, from, peer) = (self.clone(), self.net.clone(), self.machine, peer.clone());
         let (answer, answered) = oneshot::channel();
         let gone = unreachable(&peer, "the connection broke", true);
         under_way(async move {
             let asked = async {
-                let (to, place) = Self::reach(&net, from, node, &peer).await?;
+                let (to, place) = cable.reach(&peer).await?;
                 net.0.trace.note(&[what, &from.to_string(), &to.to_string()]);
                 let (done, result) = oneshot::channel();
                 place.host.spawn(async move {
@@ -237,8 +249,8 @@ impl Cable {
 impl Transport for Cable {
     fn append<'a>(&'a self, peer: &'a Peer, requests: BoxStream<'static, v1::AppendRequest>) -> Asked<'a, Replies> {
         async move {
-            let (net, from) = (self.net.clone(), self.machine);
-            let (to, place) = Self::reach(&net, from, self.node, peer).await?;
+            let (net, from, asking) = (self.net.clone(), self.machine, self.node);
+            let (to, place) = self.reach(peer).await?;
             let inbox = self.send(to, requests);
             let (replied, mut replies) = mpsc::channel::<(Instant, _)>(UNDER_WAY);
             let (trace, stamp) = (net.clone(), net.clone());
@@ -248,6 +260,8 @@ impl Transport for Cable {
                         (from, to, &request.ballot, &request.previous, &request.committed, request.entries.len());
                     trace.0.trace.note(&["append", &format!("{words:?}")]);
                 });
+                // A leader that was removed meanwhile is heard no more.
+                let inbox = inbox.take_while(move |_| ready((place.admit)(asking).is_ok()));
                 let mut answers = place.receiver.append(inbox);
                 while let Some(answer) = answers.next().await {
                     if replied.send((stamp.arrival(), answer)).await.is_err() {
@@ -281,7 +295,7 @@ impl Transport for Cable {
         parts: BoxStream<'static, v1::SnapshotPart>,
     ) -> Asked<'a, v1::SnapshotReply> {
         async move {
-            let (to, place) = Self::reach(&self.net, self.machine, self.node, peer).await?;
+            let (to, place) = self.reach(peer).await?;
             let inbox = self.send(to, parts);
             let (net, from, about) = (self.net.clone(), self.machine, peer.clone());
             net.0.trace.note(&["snapshot", &from.to_string(), &to.to_string()]);

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::machine::End;
 use super::wait::until;
 use super::world::World;
 use crate::agent::INSTANCE_LABEL;
 use crate::engine::ContainerState;
 use crate::engine::fake::Fault;
-use crate::model::{DeploymentStatus, Desired, Health, InstanceState};
+use crate::model::{DeploymentStatus, Desired, Health, InstanceState, NodeId};
 use crate::state::{Command, State};
 
 /// Longest wait, when nothing is wrong any more, for the cluster to decide again.
@@ -29,11 +30,29 @@ impl World {
         for machine in 0..self.machines.len() {
             self.resume(machine);
             self.machines[machine].engine.set_fault(Fault::None);
+            self.machines[machine].disk.empty();
             if let Err(error) = self.start(machine).await {
                 return self.ledger.accuse(error);
             }
         }
-        let well: Vec<usize> = (0..self.machines.len()).filter(|machine| !self.machines[*machine].is_lost()).collect();
+        // What was asked for before that is decided by then, or never.
+        if let Err(error) = self.settle(Command::CordonNode { node: NodeId::FOUNDER, cordoned: false }).await {
+            return self.ledger.accuse(error);
+        }
+        let told = until(DECIDES_MAX, async || {
+            let state = self.ledger.newest();
+            let is_removed = |node| state.admission(node).is_some_and(|own| own.removed_at.is_some());
+            self.machines.iter().all(|machine| match machine.end() {
+                Some(End::Lost) => true,
+                end => is_removed(machine.node) == (end == Some(End::Removed)),
+            })
+        });
+        if !told.await {
+            let ends: Vec<_> =
+                self.machines.iter().map(|machine| (machine.number, machine.node, machine.end())).collect();
+            return self.ledger.accuse(format!("not those nodes have ended that were removed: {ends:?}"));
+        }
+        let well: Vec<usize> = self.at_work();
         for machine in &well {
             let mut refusal = None;
             let decides = until(DECIDES_MAX, async || {
@@ -47,7 +66,7 @@ impl World {
             }
         }
         // What has data on a machine that is lost waits for it.
-        if well.len() == self.machines.len() {
+        if self.machines.iter().all(|machine| machine.end() != Some(End::Lost)) {
             let deadline = Instant::now() + SETTLED_MAX;
             let mut since = None;
             while since.is_none_or(|since: Instant| since.elapsed() < SETTLED_FOR) {
@@ -114,7 +133,7 @@ impl World {
             let views: Vec<(u64, State)> = self
                 .machines
                 .iter()
-                .filter(|machine| !machine.is_lost())
+                .filter(|machine| machine.end().is_none())
                 .filter_map(|machine| machine.consensus())
                 .map(|(_, consensus)| consensus.latest())
                 .map(|view| (view.index, view.state))

@@ -119,8 +119,8 @@ impl Client {
 
     fn door(&mut self) -> Option<(Host, Consensus)> {
         let doors = self.doors.borrow();
-        let machine = self.dice.roll(doors.len().max(1));
-        doors.values().nth(machine).cloned()
+        let open: Vec<_> = doors.values().filter(|(host, _)| !host.is_dead()).collect();
+        open.get(self.dice.roll(open.len().max(1))).map(|door| (*door).clone())
     }
 
     /// Asks for a change, again with the same key as long as it is not known what became of it.
@@ -141,7 +141,12 @@ impl Client {
                 command: command.clone(),
             };
             let asked = on(&host, ANSWER_MAX, async move { consensus.propose(entry).await }).await;
-            self.trace.note(&["client", &self.number.to_string(), name, &format!("{asked:?}")]);
+            let answer = match &asked {
+                // It names a folder, which is another one each time.
+                Some(Err(ProposeError::DiskFull(full))) => format!("{} of {} bytes are free", full.free, full.needed),
+                other => format!("{other:?}"),
+            };
+            self.trace.note(&["client", &self.number.to_string(), name, &answer]);
             match asked {
                 Some(Ok(committed)) => {
                     if committed.index <= floor {
@@ -246,7 +251,7 @@ impl Client {
                 expectation: EnvExpectation::Any,
             },
             16 => {
-                let node = NodeId(1 + self.dice.roll(3) as u64);
+                let node = self.node();
                 Command::CordonNode { node, cordoned: self.dice.roll(4) == 0 }
             }
             17 if self.dice.roll(4) == 0 => Command::DeleteService(self.service()),
@@ -254,6 +259,13 @@ impl Client {
             19 if self.dice.roll(2) == 0 => Command::Rebalance { budget: 2 },
             _ => self.update(),
         }
+    }
+
+    /// A member.
+    fn node(&mut self) -> NodeId {
+        let state = self.ledger.newest();
+        let members: Vec<NodeId> = state.members().map(|member| member.node).collect();
+        members.get(self.dice.roll(members.len().max(1))).copied().unwrap_or(NodeId::FOUNDER)
     }
 
     fn update(&mut self) -> Command {

@@ -1,6 +1,6 @@
 //! One run: a seed becomes a cluster, what clients ask of it, what goes wrong, the end of that, and the verdict.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,28 +13,33 @@ use uuid::Uuid;
 
 use super::faults::{Kind, strike};
 use super::ledger::Ledger;
-use super::machine::{Machine, Settings, on};
+use super::machine::{End, Machine, Settings, on};
 use super::network::{Net, Weather, address};
 use super::trace::Trace;
 use super::wait::until;
 use super::workload::{CANARY, Client, Counts, Doors, Known, join_token};
 use crate::agent::{INSTANCE_LABEL, SERVICE_LABEL};
 use crate::config::cluster_versions;
-use crate::consensus::{self, Peer};
+use crate::consensus::{self, Peer, ProposeError};
 use crate::engine::ContainerState;
-use crate::host::Host;
+use crate::engine::fake::FakeEngine;
+use crate::host::{Clocks, Host};
 use crate::model::{
-    Cluster, ClusterId, DeploymentId, JoinTokenId, NodeId, OrgId, PasswordHash, Secret, Session, SessionId, Timestamp,
-    UserId,
+    Cluster, ClusterId, DeploymentId, JoinToken, JoinTokenId, NodeId, OrgId, PasswordHash, RequestId, Secret, Session,
+    SessionId, Timestamp, UserId,
 };
-use crate::state::{Actor, Command, LogEntry, NewUser, Outcome};
+use crate::state::{Actor, Command, LogEntry, NewUser, Outcome, Request};
 use crate::store::crash_disk::{Dice, Fate};
 use crate::store::observed::observe;
 
 /// What the clock on the walls shows at the beginning.
 const WALL: Timestamp = Timestamp(1_800_000_000_000);
-/// Longest wait for a cluster that is founded.
-const FOUNDED_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for something that is asked of a cluster where nothing is wrong.
+const DONE_MAX: Duration = Duration::from_secs(60);
+/// Pause before somebody else is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The first user.
+const USER: UserId = UserId(Uuid::from_u128(1));
 /// How often it is looked whether anything runs twice.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -60,6 +65,10 @@ pub(super) struct Verdict {
     pub(super) containers: u64,
     /// States that were taken from snapshots.
     pub(super) installed: u32,
+    /// Machines that joined later.
+    pub(super) joined: usize,
+    /// Members that were removed and have ended.
+    pub(super) removed: usize,
     pub(super) faults: BTreeMap<Kind, u32>,
     /// How long it was, in simulated time.
     pub(super) took: Duration,
@@ -75,6 +84,11 @@ pub(super) struct World {
     settings: Settings,
     pub(super) ledger: Rc<Ledger>,
     doors: Doors,
+    /// The engines of all machines, in their order.
+    engines: Rc<RefCell<Vec<Arc<FakeEngine>>>>,
+    cluster: ClusterId,
+    /// How many machines there were at first.
+    founded_with: usize,
     began: Instant,
     faults: BTreeMap<Kind, u32>,
 }
@@ -106,7 +120,8 @@ impl World {
                 keep_entries: dice.roll(40) as u64,
                 ..consensus::Options::default()
             },
-            disk: Duration::from_micros([200, 1_000, 5_000, 20_000][dice.roll(4)]),
+            disk_time: Duration::from_micros([200, 1_000, 5_000, 20_000][dice.roll(4)]),
+            clocks: [0, 200, 20_000][dice.roll(3)],
         };
         trace.note(&["begin", &format!("{machines} machines, {weather:?}, {settings:?}")]);
         let net = Net::new(Dice(dice.roll(usize::MAX) as u64), weather, trace.clone());
@@ -118,6 +133,9 @@ impl World {
             settings,
             ledger: Rc::clone(ledger),
             doors: Doors::default(),
+            engines: Rc::default(),
+            cluster: ClusterId(Uuid::nil()),
+            founded_with: machines,
             began: Instant::now(),
             faults: BTreeMap::new(),
         };
@@ -165,6 +183,8 @@ impl World {
             counts,
             containers: self.machines.iter().map(|machine| machine.engine.started()).sum(),
             installed: self.ledger.installed(),
+            joined: self.machines.len().saturating_sub(self.founded_with),
+            removed: self.machines.iter().filter(|machine| machine.end() == Some(End::Removed)).count(),
             faults: std::mem::take(&mut self.faults),
             took,
             lines: self.trace.lines(),
@@ -186,18 +206,16 @@ impl World {
     /// The first machine founds a cluster, and the others join it.
     async fn found(&mut self, machines: usize) -> Result<Known, String> {
         let cluster = ClusterId(Uuid::from_u128(u128::from(self.seed())));
-        let began = self.began;
-        let wall = move || WALL.plus(began.elapsed());
-        self.machines.push(Machine::new(0, (NodeId::FOUNDER, cluster), Vec::new(), wall));
+        self.cluster = cluster;
+        self.assemble(NodeId::FOUNDER);
         self.begin(0).await?;
         let (host, consensus) = self.machines[0].consensus().ok_or("the founder does not run")?;
-        let initialized = on(&host, FOUNDED_MAX, async move { consensus.initialize(&address(0)).await });
+        let initialized = on(&host, DONE_MAX, async move { consensus.initialize(&address(0)).await });
         initialized.await.ok_or("the founder died")?.map_err(|error| error.to_string())?;
-        let user = UserId(Uuid::from_u128(1));
         let org = OrgId(Uuid::from_u128(2));
         let now = self.wall();
         let uses = u32::try_from(machines).unwrap_or(u32::MAX);
-        let token = join_token(JoinTokenId(Uuid::from_u128(4)), user, uses, now);
+        let token = join_token(JoinTokenId(Uuid::from_u128(4)), USER, uses, now);
         let commands = [
             Command::InitCluster(Cluster {
                 id: cluster,
@@ -210,12 +228,12 @@ impl World {
                 rebalance: 0,
             }),
             Command::RegisterFirstUser {
-                user: NewUser { id: user, email: "ada@example.org".to_owned(), password: PasswordHash(String::new()) },
+                user: NewUser { id: USER, email: "ada@example.org".to_owned(), password: PasswordHash(String::new()) },
                 org,
                 org_name: "Ada".to_owned(),
                 session: Session {
                     id: SessionId(Uuid::from_u128(3)),
-                    user,
+                    user: USER,
                     created_at: now,
                     expires_at: now.plus(Duration::from_secs(86_400)),
                 },
@@ -226,37 +244,88 @@ impl World {
             self.ask(0, command).await?;
         }
         self.enter(0);
-        for number in 1..machines {
-            let admit = Command::AdmitNode {
-                token: token.id,
-                digest: token.digest,
-                name: format!("m{number}"),
-                address: address(number),
-                cluster_version_max: *cluster_versions().end(),
-            };
-            let Outcome::Node(node) = self.ask(0, admit).await? else { return Err("no id came".to_owned()) };
-            let door = Peer { node: NodeId::FOUNDER, address: address(0) };
-            self.machines.push(Machine::new(number, (node, cluster), vec![door], wall));
-            self.start(number).await?;
+        for _ in 1..machines {
+            self.join(&token).await?;
         }
         let (ledger, wanted) = (Rc::clone(&self.ledger), machines);
-        let joined = until(FOUNDED_MAX, async || ledger.newest().nodes().count() == wanted).await;
-        if joined { Ok(Known::new(org, user)) } else { Err("not everybody came up".to_owned()) }
+        let joined = until(DONE_MAX, async || ledger.newest().nodes().count() == wanted).await;
+        if joined { Ok(Known::new(org, USER)) } else { Err("not everybody came up".to_owned()) }
     }
 
-    /// Has a machine put a command into the log, as often as it takes.
+    /// One more machine, which belongs to that node.
+    fn assemble(&mut self, node: NodeId) -> usize {
+        let number = self.machines.len();
+        let wrong = self.settings.clocks;
+        let fast = self.dice.roll(2 * wrong + 1) as i64 - wrong as i64;
+        let clocks = Clocks::new(self.wall(), fast);
+        let doors =
+            self.at_work().into_iter().map(|door| Peer { node: self.machines[door].node, address: address(door) });
+        let machine = Machine::new(number, (node, self.cluster), doors.collect(), (clocks, self.settings.disk_time));
+        self.engines.borrow_mut().push(Arc::clone(&machine.engine));
+        self.machines.push(machine);
+        number
+    }
+
+    /// One machine more, which is let in and starts.
+    async fn join(&mut self, token: &JoinToken) -> Result<NodeId, String> {
+        let number = self.machines.len();
+        let admit = Command::AdmitNode {
+            token: token.id,
+            digest: token.digest,
+            name: format!("m{number}"),
+            address: address(number),
+            cluster_version_max: *cluster_versions().end(),
+        };
+        let Some(Outcome::Node(node)) = self.settle(admit).await? else {
+            return Err("a machine was not let in".to_owned());
+        };
+        let number = self.assemble(node);
+        self.start(number).await?;
+        Ok(node)
+    }
+
+    /// Machines whose part in the cluster has not ended, whether they run or not.
+    pub(super) fn at_work(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|machine| self.machines[*machine].end().is_none()).collect()
+    }
+
+    /// Has a command decided, by whoever can: asked again with the same key until it is known what became of it. Nothing comes of one
+    /// that is refused.
+    pub(super) async fn settle(&mut self, command: Command) -> Result<Option<Outcome>, String> {
+        let request = Request { id: RequestId(Uuid::from_u128(u128::from(self.seed()))), fingerprint: [7; 32] };
+        let deadline = Instant::now() + DONE_MAX;
+        for turn in 0.. {
+            let up: Vec<_> = self.machines.iter().filter(|it| it.is_up()).filter_map(Machine::consensus).collect();
+            if let Some((host, consensus)) = up.get(turn % up.len().max(1)).cloned() {
+                let (now, command) = (host.now(), command.clone());
+                let entry = LogEntry { proposed_at: now, actor: Actor::System, request: Some(request), command };
+                match on(&host, DONE_MAX, async move { consensus.propose(entry).await }).await {
+                    Some(Ok(committed)) => return Ok(Some(committed.outcome)),
+                    Some(Err(ProposeError::Rejected(_) | ProposeError::TooLarge { .. })) => return Ok(None),
+                    _ => {}
+                }
+            }
+            if Instant::now() > deadline {
+                break;
+            }
+            sleep(ASK_AGAIN_AFTER).await;
+        }
+        Err(format!("{} is not decided {DONE_MAX:?} after it was asked for", command.name()))
+    }
+
+    /// Has a machine put a command into the log.
     pub(super) async fn ask(&self, machine: usize, command: Command) -> Result<Outcome, String> {
         let (host, consensus) = self.machines[machine].consensus().ok_or("it does not run")?;
         let entry = LogEntry { proposed_at: host.now(), actor: Actor::System, request: None, command };
-        let asked = on(&host, FOUNDED_MAX, async move { consensus.propose(entry).await });
+        let asked = on(&host, DONE_MAX, async move { consensus.propose(entry).await });
         let committed = asked.await.ok_or("it died")?.map_err(|error| error.to_string())?;
         Ok(committed.outcome)
     }
 
     async fn begin(&mut self, machine: usize) -> Result<(), String> {
-        let (seed, wall) = (self.seed(), self.wall());
+        let seed = self.seed();
         self.trace.note(&["start", &machine.to_string()]);
-        let started = self.machines[machine].start((seed, wall), &self.settings, &self.net, &self.ledger);
+        let started = self.machines[machine].start(seed, &self.settings, &self.net, &self.ledger);
         started.await.map_err(|error| format!("machine {machine} does not start: {error}"))
     }
 
@@ -270,7 +339,11 @@ impl World {
 
     /// Starts a process again.
     pub(super) async fn start(&mut self, machine: usize) -> Result<(), String> {
-        if self.machines[machine].process.is_none() && !self.machines[machine].is_lost() {
+        if !self.machines[machine].is_up() && self.machines[machine].end().is_none() {
+            // It may have ended itself.
+            if self.machines[machine].process.is_some() {
+                self.kill(machine, None);
+            }
             self.begin(machine).await?;
             self.enter(machine);
         }
@@ -323,11 +396,11 @@ impl World {
 
     /// Nodes that join, never come up, and are removed. Refusals are fine, and so is no answer.
     pub(super) async fn ghosts(&self, dice: &mut Dice) {
-        let Some(asked) = self.machines.iter().position(|machine| machine.process.is_some()) else { return };
+        let Some(asked) = self.asked() else { return };
         let uses = u32::try_from(1 + dice.roll(2)).unwrap_or(1);
         let digest = [9; 32];
         let id = JoinTokenId(Uuid::from_u128(dice.roll(usize::MAX) as u128));
-        let token = join_token(id, UserId(Uuid::from_u128(1)), uses, self.wall());
+        let token = join_token(id, USER, uses, self.wall());
         let mut last = None;
         let _refused = self.ask(asked, Command::CreateJoinToken(token)).await;
         for ghost in 0..=uses {
@@ -347,6 +420,76 @@ impl World {
         if let Some(node) = last {
             let _refused = self.ask(asked, Command::RemoveNode(node)).await;
         }
+    }
+
+    /// Somebody to ask.
+    fn asked(&self) -> Option<usize> {
+        self.machines.iter().position(Machine::is_up)
+    }
+
+    /// One machine more joins.
+    pub(super) async fn grow(&mut self, dice: &mut Dice) -> Result<(), String> {
+        let token = join_token(JoinTokenId(Uuid::from_u128(dice.roll(usize::MAX) as u128)), USER, 1, self.wall());
+        self.settle(Command::CreateJoinToken(token.clone())).await?;
+        let node = self.join(&token).await?;
+        self.maybe_kill_leader(dice).await?;
+        let ledger = Rc::clone(&self.ledger);
+        let is_there = until(DONE_MAX, async || ledger.newest().node(node).is_some()).await;
+        if is_there { Ok(()) } else { Err(format!("node {node} is not on record {DONE_MAX:?} after it was let in")) }
+    }
+
+    /// Once in three times whoever leads dies, wherever it is with what it began, and comes back.
+    async fn maybe_kill_leader(&mut self, dice: &mut Dice) -> Result<(), String> {
+        if dice.roll(3) > 0 {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(dice.roll(600) as u64)).await;
+        // One that is cut off may believe that it still leads.
+        let term = |machine: &Machine| {
+            let status = machine.consensus().filter(|_| machine.is_up())?.1.status();
+            (status.leader == Some(machine.node)).then_some(status.term)
+        };
+        let terms = self.machines.iter().filter_map(|machine| Some((term(machine)?, machine.number)));
+        let Some((_, leader)) = terms.max() else { return Ok(()) };
+        self.kill(leader, None);
+        sleep(Duration::from_millis(dice.roll(3_000) as u64)).await;
+        self.start(leader).await
+    }
+
+    /// A member is removed, in whichever way machines go: while it runs, while its program is gone and its containers go on, while it is
+    /// cut off, or after it was switched off for good.
+    pub(super) async fn shrink(&mut self, leaving: usize, dice: &mut Dice) -> Result<(), String> {
+        let node = self.machines[leaving].node;
+        let others: Vec<usize> = self.at_work().into_iter().filter(|other| *other != leaving).collect();
+        // Where a disk is bad, those that are whole are needed until the group does without them.
+        let can_spare = self.machines.iter().all(|machine| machine.number == leaving || !machine.has_bad_disk());
+        let way = if can_spare { dice.roll(4) } else { 0 };
+        self.trace.note(&["leave", &leaving.to_string(), &way.to_string()]);
+        match way {
+            0 => {}
+            1 => self.kill(leaving, None),
+            2 => others.iter().for_each(|other| self.cut(leaving, *other)),
+            _ => self.kill(leaving, Some(Fate::Kept)),
+        }
+        self.settle(Command::RemoveNode(node)).await?;
+        self.maybe_kill_leader(dice).await?;
+        let ledger = Rc::clone(&self.ledger);
+        let admission = || ledger.newest().admission(node).cloned();
+        if admission().is_some_and(|own| own.removed_at.is_some()) {
+            if way == 3 {
+                self.machines[leaving].scrap();
+            }
+            if !until(DONE_MAX, async || admission().is_some_and(|own| own.fenced_at.is_some())).await {
+                return Err(format!(
+                    "node {node} was removed, and {DONE_MAX:?} later the group does not do without it"
+                ));
+            }
+            // Sometimes so long that others take over what ran alone there.
+            let most = [5_000, 20_000, 70_000][dice.roll(3)];
+            sleep(Duration::from_millis(dice.roll(most) as u64)).await;
+        }
+        self.heal();
+        self.start(leaving).await
     }
 
     fn clients(&mut self, known: &Rc<Known>, end: &Rc<Cell<bool>>) -> Vec<tokio::task::JoinHandle<()>> {
@@ -387,7 +530,7 @@ impl World {
     /// Looks all the time whether anything runs in two places that must not, or two instances of a deployment run different
     /// programs.
     fn watch_over(&self) -> tokio::task::JoinHandle<()> {
-        let engines: Vec<_> = self.machines.iter().map(|machine| Arc::clone(&machine.engine)).collect();
+        let engines = Rc::clone(&self.engines);
         let ledger = Rc::clone(&self.ledger);
         tokio::task::spawn_local(async move {
             let mut images: BTreeMap<DeploymentId, String> = BTreeMap::new();
@@ -395,7 +538,7 @@ impl World {
                 sleep(LOOK_EVERY).await;
                 let mut places: BTreeMap<String, u32> = BTreeMap::new();
                 let state = ledger.newest();
-                for container in engines.iter().flat_map(|engine| engine.containers()) {
+                for container in engines.borrow().iter().flat_map(|engine| engine.containers()) {
                     let instance = container.labels.get(INSTANCE_LABEL).and_then(|id| id.parse().ok());
                     if let Some(instance) = instance.and_then(|id| state.instance(id))
                         && *images.entry(instance.deployment).or_insert_with(|| container.image_id.clone())
