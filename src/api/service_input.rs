@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use crate::auth::Caller;
 use crate::build::STRATEGIES;
 use crate::model::{
-    BuildConfig, BuildSpec, BuildStrategy, BuildType, HealthCheck, Invalid, Memory, Port, Probe, Problem, Protocol,
-    Resources, ServiceSpec, SettingKey, Source, Volume, quoted,
+    BuildConfig, BuildSpec, BuildStrategy, BuildType, Detail, HealthCheck, Invalid, Memory, Port, Probe, Problem,
+    Protocol, Resources, ServiceSpec, SettingKey, Source, Volume, quoted,
 };
 
 use super::Error;
@@ -39,7 +39,7 @@ pub(super) struct ServiceRequest {
     /// Such as `docker.io/library/nginx:1.27`.
     image: Option<String>,
     database: Option<DatabaseBody>,
-    /// `dockerfile`, which is also the default for git and upload, or `flake`.
+    /// `dockerfile`, which is also the default for git and upload, `flake`, `auto-go`, `auto-node`, or `auto` for what is found in the source.
     build_strategy: Option<String>,
     /// `oci`.
     build_type: Option<String>,
@@ -89,8 +89,65 @@ pub(super) struct BuildConfigBody {
     pub(super) root_directory: Option<String>,
     /// Path of the Dockerfile inside that folder.
     pub(super) dockerfile: Option<String>,
-    /// Build arguments.
+    /// Build arguments, or the environment of a build by Nix.
     pub(super) environment_vars: BTreeMap<String, String>,
+    /// What is built, instead of what is found: a folder of Go, a program of Node.js.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) entry_point: Option<String>,
+    /// Command that builds it, for Node.js; `npm run build` when there is such a script. Empty for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) build_command: Option<String>,
+    /// Command that runs it, for Node.js.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) start_command: Option<String>,
+    /// Version of Go, such as `1.24`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) go_version: Option<String>,
+    /// Version of Node.js, such as `22`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) node_version: Option<String>,
+    /// Build tags of Go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) build_tags: Option<Vec<String>>,
+}
+
+impl From<BuildConfigBody> for BuildConfig {
+    fn from(body: BuildConfigBody) -> Self {
+        let texts = [
+            ("entry_point", body.entry_point),
+            ("build_command", body.build_command),
+            ("start_command", body.start_command),
+            ("go_version", body.go_version),
+            ("node_version", body.node_version),
+        ];
+        let texts = texts.into_iter().filter_map(|(field, text)| Some((field, Detail::Text(text?))));
+        let tags = body.build_tags.filter(|tags| !tags.is_empty()).map(|tags| ("build_tags", Detail::List(tags)));
+        Self {
+            build_timeout_seconds: body.build_timeout,
+            root_directory: body.root_directory,
+            dockerfile: body.dockerfile,
+            environment_vars: body.environment_vars,
+            details: texts.chain(tags).map(|(field, detail)| (field.to_owned(), detail)).collect(),
+        }
+    }
+}
+
+impl From<&BuildConfig> for BuildConfigBody {
+    fn from(config: &BuildConfig) -> Self {
+        let text = |field: &str| config.text(field).map(str::to_owned);
+        Self {
+            build_timeout: config.build_timeout_seconds,
+            root_directory: config.root_directory.clone(),
+            dockerfile: config.dockerfile.clone(),
+            environment_vars: config.environment_vars.clone(),
+            entry_point: text("entry_point"),
+            build_command: text("build_command"),
+            start_command: text("start_command"),
+            go_version: text("go_version"),
+            node_version: text("node_version"),
+            build_tags: config.details.contains_key("build_tags").then(|| config.list("build_tags").to_vec()),
+        }
+    }
 }
 
 /// What each replica may use.
@@ -322,12 +379,7 @@ fn overlay(
     parse_into(&mut spec.build.strategy, "build_strategy", request.build_strategy.as_deref(), bad);
     parse_into(&mut spec.build.build_type, "build_type", request.build_type.as_deref(), bad);
     if let Some(config) = request.build_config {
-        spec.build.config = BuildConfig {
-            build_timeout_seconds: config.build_timeout,
-            root_directory: config.root_directory,
-            dockerfile: config.dockerfile,
-            environment_vars: config.environment_vars,
-        };
+        spec.build.config = config.into();
     }
     if let Some(resources) = request.resources {
         parse_into(&mut spec.resources.cpu, "resources.cpu", resources.cpu.as_deref(), bad);

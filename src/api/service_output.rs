@@ -120,12 +120,7 @@ pub(super) fn spec(spec: &ServiceSpec) -> SpecView {
         database: None,
         build_strategy: spec.build.strategy.as_str(),
         build_type: spec.build.build_type.as_str(),
-        build_config: BuildConfigBody {
-            build_timeout: spec.build.config.build_timeout_seconds,
-            root_directory: spec.build.config.root_directory.clone(),
-            dockerfile: spec.build.config.dockerfile.clone(),
-            environment_vars: spec.build.config.environment_vars.clone(),
-        },
+        build_config: BuildConfigBody::from(&spec.build.config),
         resources: ResourcesBody {
             cpu: Some(spec.resources.cpu.to_string()),
             memory: Some(spec.resources.memory.to_string()),

@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(made.file_bytes, fs::metadata(&path).expect("it is there").len());
         let found = verify(&path, &passphrase()).expect("whole");
         assert_eq!(found.header, made.header);
-        assert_eq!((found.apps, found.services, found.users, found.nodes), (1, 1, 1, 1));
+        assert_eq!((found.apps, found.services, found.users, found.nodes), (1, 2, 1, 1));
         assert_eq!(restore(&path, &passphrase()).expect("whole").state, sample());
         let before = fs::read(&path).expect("reads");
         assert!(matches!(create(&path, &passphrase(), &plain(1)[..], |_, _| ()), Err(Error::Exists { .. })));

@@ -108,6 +108,10 @@ impl Builder {
     }
 }
 
+fn is_leased(state: &State, build: BuildId, lease: crate::model::Lease) -> bool {
+    state.build(build).is_some_and(|it| it.status == BuildStatus::Running && it.lease == Some(lease))
+}
+
 /// Says how a build ended until that is on record, or refused because somebody else had the last word.
 async fn report(
     consensus: &Consensus,
@@ -115,23 +119,26 @@ async fn report(
     lease: crate::model::Lease,
     result: BuildResult,
 ) -> Result<(), ProposeError> {
-    let command = match result {
+    let retry = random::id();
+    // The code depends on how far this node has come, which changes while it is said again.
+    let command = || match result.clone() {
         // The source is not to blame, and another node may do better.
         BuildResult::Failed(failure) if failure.code == BuildCode::Infrastructure && attempt < BUILD_ATTEMPTS_MAX => {
             let reason = format!("node {} could not build it: {}; {}", lease.node, failure.message, failure.next_step);
-            Command::LoseBuild { build, reason, retry: random::id() }
+            Command::LoseBuild { build, reason, retry }
+        }
+        BuildResult::Failed(mut failure) => {
+            failure.code = failure.code.at(consensus.latest().state.cluster_version());
+            Command::FinishBuild { build, lease, result: BuildResult::Failed(failure) }
         }
         result => Command::FinishBuild { build, lease, result },
     };
     loop {
-        let entry = LogEntry {
-            proposed_at: clock::now(),
-            actor: Actor::Node(lease.node),
-            request: None,
-            command: command.clone(),
-        };
+        let entry =
+            LogEntry { proposed_at: clock::now(), actor: Actor::Node(lease.node), request: None, command: command() };
         match consensus.propose(entry).await {
-            Ok(_) | Err(ProposeError::Rejected(_) | ProposeError::NotYetHere { .. }) => return Ok(()),
+            Ok(_) | Err(ProposeError::NotYetHere { .. }) => return Ok(()),
+            Err(ProposeError::Rejected(_)) if !is_leased(&consensus.latest().state, build, lease) => return Ok(()),
             Err(error) => {
                 tracing::debug!(%build, %error, "the end of a build was not acknowledged, saying it again");
                 tokio::time::sleep(REPORT_AGAIN_AFTER).await;

@@ -1,7 +1,7 @@
 //! Services.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::follow;
 use super::outcome::{Exit, failure};
@@ -10,7 +10,7 @@ use super::service_spec::{SpecArgs, in_flags, merge_env};
 use super::session::{AppArg, Session};
 use super::value::Pair;
 use super::wait::WaitArgs;
-use crate::client::view::{Deployment, HealthCheck, Service, Volume};
+use crate::client::view::{BuildConfig, Deployment, HealthCheck, Service, Volume};
 
 /// Commands about services.
 #[derive(Debug, Subcommand)]
@@ -89,6 +89,29 @@ pub(super) struct UpdateArgs {
     pub(super) spec: SpecArgs,
 }
 
+/// The API takes the details of a build as a whole: what no flag speaks of stays.
+fn keep_rest(change: &mut Map<String, Value>, service: &Value) {
+    let given = change.get("build_config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut all = service["build_config"].as_object().cloned().unwrap_or_default();
+    all.extend(given);
+    change.insert("build_config".to_owned(), all.into());
+}
+
+/// What is said of the build over what is found in the source.
+fn details(config: &BuildConfig) -> String {
+    let tags = (!config.build_tags.is_empty()).then(|| config.build_tags.join(","));
+    let fields = [
+        ("entry_point", &config.entry_point),
+        ("build_command", &config.build_command),
+        ("start_command", &config.start_command),
+        ("go_version", &config.go_version),
+        ("node_version", &config.node_version),
+        ("build_tags", &tags),
+    ];
+    let said = fields.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+    said.collect::<Vec<_>>().join(", ")
+}
+
 /// Runs a command about services.
 pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::Result<()> {
     let (client, output) = (&session.client, &session.output);
@@ -111,11 +134,14 @@ pub(super) async fn run(session: &Session, command: ServiceCommand) -> anyhow::R
             output.show(&client.service(&app, &service).await?, fields)
         }
         ServiceCommand::Update(args) => {
-            let change = args.spec.json()?;
+            let mut change = args.spec.json()?;
             if change.is_empty() {
                 return Err(failure(Exit::Usage, "nothing is given to change; see `narvana service update --help`"));
             }
             let app = session.app(&args.app).await?;
+            if args.spec.file.is_none() && change.contains_key("build_config") {
+                keep_rest(&mut change, &client.service(&app, &args.name).await?.json);
+            }
             output.show(&client.update_service(&app, &args.name, &change.into()).await.map_err(in_flags)?, fields)
         }
         ServiceCommand::Delete { service, app } => {
@@ -204,6 +230,7 @@ fn fields(service: &Service) -> Table {
         ("strategy", if service.source_type == "image" { String::new() } else { service.build_strategy.clone() }),
         ("folder", service.build_config.root_directory.clone()),
         ("dockerfile", service.build_config.dockerfile.clone()),
+        ("build", details(&service.build_config)),
         ("command", words(&service.command)),
         ("replicas", service.replicas.to_string()),
         ("exclusive", if service.exclusive { "yes, it never runs twice".to_owned() } else { String::new() }),

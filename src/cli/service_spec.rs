@@ -11,6 +11,7 @@ use super::nodes::plain;
 use super::outcome::{Exit, failure};
 use super::value::{Pair, PortArg, VolumeArg, seconds};
 use crate::client::Error;
+use crate::model::DetailField;
 
 /// What a service is. A list that is given replaces the one that was.
 #[derive(Args, Debug, Default)]
@@ -27,7 +28,7 @@ pub(super) struct SpecArgs {
     /// Build from a folder that `narvana deploy PATH` uploads
     #[arg(long)]
     pub(super) upload: bool,
-    /// How to build [default: chosen by the node]
+    /// How to build: dockerfile, flake, auto-go, auto-node, or auto for what is found in the source [default: dockerfile]
     #[arg(long, value_name = "STRATEGY")]
     pub(super) strategy: Option<String>,
     /// Path of the Dockerfile in the build's folder
@@ -36,6 +37,10 @@ pub(super) struct SpecArgs {
     /// Folder of the source to build
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<String>,
+    /// What to build over what is found in the source: entry_point, go_version, node_version, build_tags (with commas), build_command or
+    /// start_command, or nothing for what is found; for the strategies auto, auto-go and auto-node; may be given more than once
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub(super) build: Vec<Pair>,
     /// Port it listens on, the one for HTTP first; may be given more than once
     #[arg(short, long, value_name = "PORT[/udp]")]
     pub(super) port: Vec<PortArg>,
@@ -90,7 +95,7 @@ pub(super) struct SpecArgs {
 }
 
 /// The flags above, by the names that the API gives to what they set: it refuses a field, and people typed a flag.
-const FLAGS: [(&str, &str); 22] = [
+const FLAGS: [(&str, &str); 28] = [
     ("source_type", "--git, --image or --upload"),
     ("git_repo", "--git"),
     ("git_ref", "--ref"),
@@ -98,6 +103,12 @@ const FLAGS: [(&str, &str); 22] = [
     ("build_strategy", "--strategy"),
     ("build_config.dockerfile", "--dockerfile"),
     ("build_config.root_directory", "--root"),
+    ("build_config.entry_point", "--build"),
+    ("build_config.go_version", "--build"),
+    ("build_config.node_version", "--build"),
+    ("build_config.build_tags", "--build"),
+    ("build_config.build_command", "--build"),
+    ("build_config.start_command", "--build"),
     ("ports", "--port"),
     ("replicas", "--replicas"),
     ("resources.cpu", "--cpu"),
@@ -172,6 +183,16 @@ impl SpecArgs {
         merge(&mut spec, "resources", resources.map(|(field, value)| (field, value.map(Value::from))));
         let build = [("dockerfile", self.dockerfile.clone()), ("root_directory", self.root.clone())];
         merge(&mut spec, "build_config", build.map(|(field, value)| (field, value.map(Value::from))));
+        let detail = |pair: &Pair| match DetailField::named(&pair.key) {
+            // Nothing is what is found.
+            _ if pair.value.is_empty() && pair.key != "build_command" => Value::Null,
+            Some(field) if field.is_list => {
+                pair.value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()
+            }
+            _ => Value::from(pair.value.clone()),
+        };
+        // One that is not known is refused by name.
+        merge(&mut spec, "build_config", self.build.iter().map(|pair| (pair.key.as_str(), Some(detail(pair)))));
         Ok(spec)
     }
 
@@ -207,7 +228,7 @@ impl SpecArgs {
 }
 
 /// Sets fields inside an object field, keeping what a file says of the others.
-fn merge<const N: usize>(spec: &mut Map<String, Value>, name: &str, fields: [(&str, Option<Value>); N]) {
+fn merge<'a>(spec: &mut Map<String, Value>, name: &str, fields: impl IntoIterator<Item = (&'a str, Option<Value>)>) {
     for (field, value) in fields {
         let Some(value) = value else { continue };
         let object = spec.entry(name).or_insert_with(|| json!({}));

@@ -214,6 +214,18 @@ view! {
         root_directory: String,
         /// Path of the Dockerfile in it.
         dockerfile: String,
+        /// What is said over what is found in the source.
+        entry_point: Option<String>,
+        /// The same.
+        build_command: Option<String>,
+        /// The same.
+        start_command: Option<String>,
+        /// The same.
+        go_version: Option<String>,
+        /// The same.
+        node_version: Option<String>,
+        /// The same.
+        build_tags: Vec<String>,
     }
     /// A port of a service.
     Port {

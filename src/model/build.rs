@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AppId, BuildId, DeploymentId, Incarnation, NodeId, ServiceId, Timestamp};
+use super::{AppId, BuildId, DeploymentId, Incarnation, NodeId, OLDEST_CLUSTER_VERSION, ServiceId, Timestamp};
 
 /// One run from source to artifact. A run that was lost is followed by a new record, never revived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +133,14 @@ pub enum BuildCode {
     BuildOom,
     /// The node, its engine or its disk failed; the source is not to blame.
     Infrastructure,
+    /// Nothing in the source says how it is built.
+    NoLanguageDetected,
+    /// It is in a language that this version does not build.
+    UnsupportedLanguage,
+    /// There is no flake where one was expected.
+    FlakeNotFound,
+    /// Something that it needs cannot be fetched, or is not locked.
+    DependencyMissing,
 }
 
 impl BuildCode {
@@ -146,6 +154,30 @@ impl BuildCode {
             Self::BuildTimeout => "BUILD_TIMEOUT",
             Self::BuildOom => "BUILD_OOM",
             Self::Infrastructure => "INFRASTRUCTURE",
+            Self::NoLanguageDetected => "NO_LANGUAGE_DETECTED",
+            Self::UnsupportedLanguage => "UNSUPPORTED_LANGUAGE",
+            Self::FlakeNotFound => "FLAKE_NOT_FOUND",
+            Self::DependencyMissing => "DEPENDENCY_MISSING",
         }
+    }
+
+    /// The version of the cluster that it came with, and what says the same before it.
+    fn origin(self) -> (u32, Self) {
+        match self {
+            Self::NoLanguageDetected | Self::UnsupportedLanguage | Self::FlakeNotFound => (4, Self::InvalidConfig),
+            Self::DependencyMissing => (4, Self::BuildFailed),
+            older => (OLDEST_CLUSTER_VERSION, older),
+        }
+    }
+
+    /// The version of the cluster that it came with.
+    pub fn since(self) -> u32 {
+        self.origin().0
+    }
+
+    /// The code that says this in a cluster of a version.
+    pub fn at(self, cluster_version: u32) -> Self {
+        let (since, before) = self.origin();
+        if since <= cluster_version { self } else { before }
     }
 }

@@ -1,9 +1,12 @@
 //! How an artifact is made from a source.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::service::check_words;
 use super::word::word_enum;
-use super::{EnvVars, Invalid, Problem, Source, check_env, is_inner_path};
+use super::{EnvVars, Invalid, OLDEST_CLUSTER_VERSION, Problem, Source, check_env, is_inner_path};
 
 /// Longest time a build may be given, in seconds: a day.
 const BUILD_TIMEOUT_SECONDS_MAX: u32 = 86_400;
@@ -55,6 +58,7 @@ word_enum! {
 
 /// Details of a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
 pub struct BuildConfig {
     /// Longest time it may take, in seconds; the node's default when absent.
     pub build_timeout_seconds: Option<u32>,
@@ -64,9 +68,167 @@ pub struct BuildConfig {
     pub dockerfile: Option<String>,
     /// Build arguments.
     pub environment_vars: EnvVars,
+    /// What is said over what is found in a source, by the names of the fields in the API: see [`DETAILS`].
+    pub details: Details,
+}
+
+/// Values of fields, by their names.
+pub type Details = BTreeMap<String, Detail>;
+
+/// A value that is said over what is found in a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// A word or a command.
+    Text(String),
+    /// Words.
+    List(Vec<String>),
+}
+
+/// A field of `build_config` that is said over what is found in a source.
+#[derive(Clone, Copy, Debug)]
+pub struct DetailField {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is a list.
+    pub is_list: bool,
+    /// The version of the cluster that it came with: a member that does not know it must not be asked to apply it.
+    pub since: u32,
+    /// By which strategies it is used.
+    pub strategies: &'static [BuildStrategy],
+}
+
+/// Every one of them. What comes new belongs to a new version of the cluster, and so does another rule for what is there.
+pub const DETAILS: [DetailField; 6] = {
+    use BuildStrategy::{AutoGo, AutoNode};
+    const fn text(name: &'static str, strategies: &'static [BuildStrategy]) -> DetailField {
+        DetailField { name, is_list: false, since: 4, strategies }
+    }
+    [
+        text("build_command", &[AutoNode]),
+        DetailField { is_list: true, ..text("build_tags", &[AutoGo]) },
+        text("entry_point", &[AutoGo, AutoNode]),
+        text("go_version", &[AutoGo]),
+        text("node_version", &[AutoNode]),
+        text("start_command", &[AutoNode]),
+    ]
+};
+
+impl DetailField {
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        DETAILS.iter().find(|field| field.name == name)
+    }
+}
+
+/// The stored form of [`BuildConfig`]. Until cluster version 4 its first field was a number or none, and what says which of the two it is
+/// is the same byte as that which says which variant this is: so the first two are that form.
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    Untimed(Files),
+    Timed(u32, Files),
+    Detailed { build_timeout_seconds: Option<u32>, files: Files, details: Details },
+}
+
+/// What the stored forms have in common.
+#[derive(Serialize, Deserialize)]
+struct Files {
+    root_directory: Option<String>,
+    dockerfile: Option<String>,
+    environment_vars: EnvVars,
+}
+
+impl From<Stored> for BuildConfig {
+    fn from(stored: Stored) -> Self {
+        let (build_timeout_seconds, files, details) = match stored {
+            Stored::Untimed(files) => (None, files, Details::new()),
+            Stored::Timed(seconds, files) => (Some(seconds), files, Details::new()),
+            Stored::Detailed { build_timeout_seconds, files, details } => (build_timeout_seconds, files, details),
+        };
+        let Files { root_directory, dockerfile, environment_vars } = files;
+        Self { build_timeout_seconds, root_directory, dockerfile, environment_vars, details }
+    }
+}
+
+impl From<BuildConfig> for Stored {
+    fn from(config: BuildConfig) -> Self {
+        let BuildConfig { build_timeout_seconds, root_directory, dockerfile, environment_vars, details } = config;
+        let files = Files { root_directory, dockerfile, environment_vars };
+        match build_timeout_seconds {
+            _ if !details.is_empty() => Self::Detailed { build_timeout_seconds, files, details },
+            None => Self::Untimed(files),
+            Some(seconds) => Self::Timed(seconds, files),
+        }
+    }
+}
+
+impl BuildConfig {
+    /// The version of the cluster that its stored form came with.
+    fn since(&self) -> u32 {
+        let fields = self.details.keys().filter_map(|name| DetailField::named(name));
+        fields.map(|field| field.since).max().unwrap_or(OLDEST_CLUSTER_VERSION)
+    }
+
+    /// A field that is one text.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        match self.details.get(field)? {
+            Detail::Text(text) => Some(text),
+            Detail::List(_) => None,
+        }
+    }
+
+    /// A field that is a list; empty when nothing is said.
+    pub fn list(&self, field: &str) -> &[String] {
+        match self.details.get(field) {
+            Some(Detail::List(words)) => words,
+            _ => &[],
+        }
+    }
+
+    fn check_details(&self, invalid: &mut Invalid) {
+        for (name, detail) in &self.details {
+            let field = format!("build_config.{name}");
+            match detail {
+                Detail::Text(text) => check_words(&field, std::slice::from_ref(text), invalid),
+                Detail::List(words) => check_words(&field, words, invalid),
+            }
+            let is_list = matches!(detail, Detail::List(_));
+            if DetailField::named(name).is_none_or(|known| known.is_list != is_list) {
+                invalid.add(field, "is not known here");
+            }
+        }
+        if let Some(path) = self.text("entry_point").filter(|path| *path != ".") {
+            invalid.check("build_config.entry_point", check_path_in_source(path));
+        }
+        if self.text("start_command").is_some_and(|command| command.trim().is_empty()) {
+            invalid.add("build_config.start_command", "must not be empty; leave it out for what is found");
+        }
+        for field in ["go_version", "node_version"] {
+            let is_version = |text: &str| {
+                !text.is_empty()
+                    && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit()))
+            };
+            if self.text(field).is_some_and(|text| !is_version(text)) {
+                invalid.add(format!("build_config.{field}"), "must be a version, such as 1.24 or 22");
+            }
+        }
+        let is_tag =
+            |tag: &String| !tag.is_empty() && tag.bytes().all(|it| it.is_ascii_alphanumeric() || b"_.".contains(&it));
+        if !self.list("build_tags").iter().all(is_tag) {
+            invalid.add("build_config.build_tags", "must be of letters, digits, '_' and '.'");
+        }
+    }
 }
 
 impl BuildSpec {
+    /// The version of the cluster that its stored form came with, and before which nobody builds so.
+    pub fn since(&self) -> u32 {
+        let strategy = match self.strategy {
+            BuildStrategy::AutoGo | BuildStrategy::AutoNode => 4,
+            _ => OLDEST_CLUSTER_VERSION,
+        };
+        strategy.max(self.config.since())
+    }
+
     /// Every rule of how a source is built, each by the name of its field in the API.
     pub(super) fn check(&self, source: &Source, invalid: &mut Invalid) {
         let config = &self.config;
@@ -83,6 +245,7 @@ impl BuildSpec {
         for (key, value) in &config.environment_vars {
             invalid.check(format!("build_config.environment_vars.{key}"), check_env(key, value));
         }
+        config.check_details(invalid);
         let oci_only = matches!(self.strategy, BuildStrategy::Dockerfile | BuildStrategy::Nixpacks);
         if source.needs_build() && oci_only && self.build_type == BuildType::PureNix {
             invalid.add("build_type", format!("{} builds are always oci", self.strategy));

@@ -17,12 +17,17 @@ pub struct ClusterVersion {
 
 /// Every version that this program supports, oldest first. What comes new into the log gets a new one at the end, and says so
 /// in `Command::since`. The first ones go when no cluster is at them any more.
-pub const CLUSTER_VERSIONS: [ClusterVersion; 3] = [
+pub const CLUSTER_VERSIONS: [ClusterVersion; 4] = [
     ClusterVersion { number: 1, brought: "the first" },
     ClusterVersion { number: 2, brought: "settings can be reset to their defaults (command reset_setting)" },
     ClusterVersion {
         number: 3,
         brought: "all instances of a deployment run the same image of a registry (command pin_image)",
+    },
+    ClusterVersion {
+        number: 4,
+        brought: "builds of Go and Node.js by generated flakes, what a service says over what is found in its source (fields of \
+                  build_config), and more codes of failed builds",
     },
 ];
 

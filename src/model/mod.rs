@@ -37,7 +37,9 @@ mod word;
 pub use admission::{Absence, Admission, COME_BACK, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildStatus, Lease};
-pub use build_spec::{BuildConfig, BuildSpec, BuildStrategy, BuildType, check_path_in_source};
+pub use build_spec::{
+    BuildConfig, BuildSpec, BuildStrategy, BuildType, DETAILS, Detail, DetailField, Details, check_path_in_source,
+};
 pub use built_image::{BuiltImage, NotBuiltHere, Repository};
 pub use cluster::{Cluster, Rotation, RotationStep};
 pub use cluster_version::{

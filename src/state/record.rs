@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Epoch, Instance, InstanceId,
-    JoinToken, JoinTokenId, Membership, Node, NodeId, Org, OrgId, RequestId, Service, ServiceId, Session, SessionId,
-    Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    JoinToken, JoinTokenId, Membership, Node, NodeId, OLDEST_CLUSTER_VERSION, Org, OrgId, RequestId, Service,
+    ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::{Outcome, Request};
@@ -154,7 +154,17 @@ impl Record {
         }
     }
 
-    /// How many bytes its stored form has, without the envelope around it. Allocates nothing.
+    /// The version of the cluster that its stored form came with.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Service(row) => row.spec.build.since(),
+            Self::Deployment(row) => row.spec.build.since(),
+            Self::Build(row) => row.failure.as_ref().map_or(OLDEST_CLUSTER_VERSION, |failure| failure.code.since()),
+            _ => OLDEST_CLUSTER_VERSION,
+        }
+    }
+
+    /// How many bytes its stored form has, without the envelope around it. Allocates little.
     pub fn encoded_bytes(&self) -> u64 {
         let mut size = SizeWriter::default();
         let counted = bincode::serde::encode_into_writer(self, &mut size, bincode::config::standard());

@@ -9,11 +9,11 @@ use uuid::Uuid;
 use crate::model::{
     Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec,
     BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
-    Desired, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId, InstanceState,
-    InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, Origin,
-    PasswordHash, Placement, Port, PortBinding, Probe, Protocol, Relocation, RequestId, Resources, Role, RotationStep,
-    Secret, Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp,
-    UploadedSource, User, UserId, Volume,
+    Desired, Detail, Details, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId,
+    InstanceState, InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org,
+    OrgId, Origin, PasswordHash, Placement, Port, PortBinding, Probe, Protocol, Relocation, RequestId, Resources, Role,
+    RotationStep, Secret, Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId,
+    Timestamp, UploadedSource, User, UserId, Volume,
 };
 
 use super::{
@@ -38,6 +38,7 @@ fn spec() -> ServiceSpec {
                 root_directory: Some("web".to_owned()),
                 dockerfile: None,
                 environment_vars: EnvVars::from([("A".to_owned(), "1".to_owned())]),
+                details: Details::new(),
             },
         },
         resources: Resources { cpu: Cpu::from_millis(250), memory: Memory::from_mebibytes(128) },
@@ -148,6 +149,16 @@ fn facts() -> NodeFacts {
 
 fn source() -> UploadedSource {
     UploadedSource { id: id(8), service: id(6), sha256: "ab".repeat(32), bytes: 1_024, created_at: AT }
+}
+
+/// With what came with cluster version 4.
+fn detailed() -> ServiceSpec {
+    let mut spec = ServiceSpec { depends_on: BTreeSet::new(), ..spec() };
+    spec.build.config.details = Details::from([
+        ("build_tags".to_owned(), Detail::List(vec!["sqlite".to_owned()])),
+        ("entry_point".to_owned(), Detail::Text("cmd/web".to_owned())),
+    ]);
+    spec
 }
 
 fn new_service() -> NewService {
@@ -291,6 +302,13 @@ pub fn sample_entries() -> Vec<LogEntry> {
         Command::RaiseClusterVersion { to: 2 },
         Command::ResetSetting(SettingKey::ServerDomain),
         Command::PinImage { deployment, node: NodeId::FOUNDER, digest: [11; 32], image_id: "sha256:ab".to_owned() },
+        Command::CreateService { app, service: NewService { id: id(17), name: "api".to_owned(), spec: detailed() } },
+        Command::UpdateService { service, expected_generation: 1, spec: detailed() },
+        Command::FinishBuild {
+            build,
+            lease: lease(),
+            result: BuildResult::Failed(BuildFailure { code: BuildCode::DependencyMissing, ..failure() }),
+        },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -449,6 +467,21 @@ pub fn sample_records() -> Vec<Record> {
             origin: Origin::Restored,
             begun_at: AT,
             left_behind: BTreeMap::from([(NodeId(300), "[::1]:9090".to_owned())]),
+        }
+        .into(),
+        Service {
+            id: id(18),
+            app: id(5),
+            name: "detailed".to_owned(),
+            host_label: "detailed-shop".to_owned(),
+            spec: detailed(),
+            desired: Desired::Running,
+            source: None,
+            last_version: 0,
+            serving: None,
+            generation: 1,
+            created_at: AT,
+            updated_at: AT,
         }
         .into(),
     ]

@@ -209,6 +209,10 @@ impl Stored for Record {
     const KIND: Kind = Kind::Record;
     const VERSION: u16 = 1;
 
+    fn version(&self) -> u16 {
+        u16::try_from(self.since()).expect("versions are counted by hand")
+    }
+
     fn check(found: u16) -> Result<(), Unreadable> {
         Ok(check_cluster_version(u32::from(found), &cluster_versions())?)
     }

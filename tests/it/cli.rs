@@ -204,6 +204,7 @@ impl Server {
             .route("/v1/apps", post(made))
             .route("/v1/apps/{app}", get(missing))
             .route("/v1/apps/{app}/services", post(made))
+            .route("/v1/apps/shop/services/web", get(a_service).patch(refused_service))
             .route("/v1/apps/{app}/services/{service}", get(missing).patch(refused_service))
             .route("/v1/apps/{app}/services/{service}/source", post(uploaded))
             .route("/v1/apps/{app}/services/{service}/deploy", post(move || async { deployment("pending") }))
@@ -278,6 +279,10 @@ async fn token_made() -> impl IntoResponse {
         "addresses": ["10.0.0.1:9090"], "expires_at": "2026-12-01T00:00:00.000Z",
     });
     (StatusCode::CREATED, Json(body))
+}
+
+async fn a_service() -> Json<Value> {
+    Json(json!({"name": "web", "build_config": {"root_directory": "web", "dockerfile": null}}))
 }
 
 async fn refused_service(State(asked): State<Asked>, Json(body): Json<Value>) -> impl IntoResponse {
@@ -384,6 +389,8 @@ async fn what_is_wrong_is_said_in_the_words_of_the_command_line() {
     let expected =
         "error: the service is not valid\n  --dockerfile (build_config.dockerfile): must stay inside the source\n";
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), expected));
+    let sent = json!({"build_config": {"dockerfile": "../Dockerfile", "root_directory": "web"}}).to_string();
+    assert_eq!(server.asked(), [sent], "what no flag speaks of stays");
     // Whoever gives the token itself has it shown to nobody.
     for given in ["nope", "nvj1.SECRET"] {
         let output = server.narvana(&["token", "revoke", given]).await;

@@ -2,7 +2,7 @@
 
 use crate::model::{Desired, OLDEST_CLUSTER_VERSION as FIRST};
 
-use super::Command;
+use super::{BuildResult, Command};
 
 /// What a command means for the room that the state takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,19 @@ impl Command {
     /// The version of the cluster that it came with: before the cluster is at it, some members would not understand it. A new
     /// command belongs to a new version, unless its place in the enum was never in a released program.
     pub fn since(&self) -> u32 {
-        self.row().1
+        let (_, since, _) = self.row();
+        self.carried_since().map_or(since, |carried| carried.max(since))
+    }
+
+    /// The version that what it carries came with, where that has more than one form.
+    fn carried_since(&self) -> Option<u32> {
+        match self {
+            Self::CreateApp(app) => app.services.iter().map(|service| service.spec.build.since()).max(),
+            Self::CreateService { service, .. } => Some(service.spec.build.since()),
+            Self::UpdateService { spec, .. } => Some(spec.build.since()),
+            Self::FinishBuild { result: BuildResult::Failed(failure), .. } => Some(failure.code.since()),
+            _ => None,
+        }
     }
 
     /// A word for logs and metrics.

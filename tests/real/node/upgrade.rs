@@ -173,6 +173,9 @@ async fn nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
     all_are_there(&nodes, &made);
     let settings = nodes[1].send("DELETE", "/v1/settings/public_ip", &json!({})).expect(200);
     assert_ne!(settings["public_ip"], "192.0.2.1");
+    nodes[0].post("/v1/apps", &json!({"name": "detailed"})).expect(201);
+    let service = nodes[2].post("/v1/apps/detailed/services", &detailed()).expect(201);
+    assert_eq!(service["build_config"]["entry_point"], "cmd/web");
 
     // From here on an old program is refused, at the start and at the door.
     let last = &mut nodes[2];
@@ -194,6 +197,11 @@ async fn nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
     assert!(late.try_join(), "the token was not used: {}", late.log());
 }
 
+/// A service that an old program cannot read: that it is new stands in what it says of its build.
+fn detailed() -> Value {
+    json!({"name": "web", "source_type": "upload", "build_config": {"entry_point": "cmd/web", "build_tags": ["a"]}})
+}
+
 /// Two are new and one of them leads; the third one is old, and keeps the others from writing what it does not understand.
 async fn mixed_with_a_new_leader(nodes: &mut [Node; 3], old: usize, made: &mut Vec<String>) {
     let new = (old + 1) % 3;
@@ -207,6 +215,9 @@ async fn mixed_with_a_new_leader(nodes: &mut [Node; 3], old: usize, made: &mut V
         nodes[old].run();
     }
     let writer = Writer::at(&nodes[old], 9);
+    nodes[new].post("/v1/apps", &json!({"name": "mixed"})).expect(201);
+    let refusal = nodes[new].post("/v1/apps/mixed/services", &detailed());
+    assert!(refusal.body.contains("needs cluster version 4"), "{refusal:?}");
     for node in [&nodes[old], &nodes[new]] {
         let refusal = node.send("DELETE", "/v1/settings/public_ip", &json!({}));
         let name = nodes[old].name();
