@@ -27,6 +27,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Shortest key for session tokens that an operator may give, in bytes (RFC 7518 section 3.2, for HS256).
 const JWT_SECRET_BYTES_MIN: usize = 32;
 
+/// The nixpkgs of generated flakes when nobody says otherwise: the newest release that is known to have all that they name.
+const NIXPKGS: &str = "github:NixOS/nixpkgs/nixos-25.11";
 /// Shortest silence that says something: heartbeats come ten times a second, and each may take as long.
 const HEALTH_THRESHOLD_MIN: Duration = Duration::from_secs(2);
 
@@ -118,6 +120,9 @@ pub struct NodeSettings {
     /// Caches that Nix fetches from, separated by spaces; none when empty [default: as Nix is configured]
     #[arg(long, env = "NARVANA_NIX_SUBSTITUTERS", value_name = "URLS")]
     pub nix_substituters: Option<String>,
+    /// The nixpkgs that generated flakes take their tools from, as a reference to a flake that build logs show [default: github:NixOS/nixpkgs/nixos-25.11]
+    #[arg(long, env = "NARVANA_NIXPKGS", value_name = "FLAKE")]
+    pub nixpkgs: Option<String>,
     /// How long a deployment may wait for room or for its dependencies [default: 30m]
     #[arg(long, env = "SCHEDULER_DEPLOYMENT_TIMEOUT", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration_text")]
@@ -245,6 +250,8 @@ pub struct NodeConfig {
     pub trust_flakes: bool,
     /// Caches that Nix fetches from; those of its own configuration when absent.
     pub nix_substituters: Option<String>,
+    /// The nixpkgs of generated flakes.
+    pub nixpkgs: String,
     /// Longest wait of a deployment.
     pub deployment_timeout: Duration,
     /// Failed starts of one replica that fail a deployment.
@@ -317,6 +324,11 @@ impl NodeSettings {
             let reason = "must be at least 1: a cluster that builds nothing is one without builders".to_owned();
             return Err(Error::Value { flag: "worker-max-concurrency", reason });
         }
+        let nixpkgs = self.nixpkgs.or(file.nixpkgs).unwrap_or_else(|| NIXPKGS.to_owned());
+        if nixpkgs.contains('@') || nixpkgs.contains("token") {
+            let reason = "must hold no name or token, since build logs show it".to_owned();
+            return Err(Error::Value { flag: "nixpkgs", reason });
+        }
         let engine = self.engine.or(file.engine);
         if let Some(engine) = engine.as_deref().filter(|engine| !is_engine(engine)) {
             let reason = format!(
@@ -357,6 +369,7 @@ impl NodeSettings {
             build_memory: self.build_memory.or(file.build_memory),
             trust_flakes: self.trust_flakes || file.trust_flakes,
             nix_substituters: self.nix_substituters.or(file.nix_substituters),
+            nixpkgs,
             deployment_timeout: self
                 .scheduler_deployment_timeout
                 .or(file.scheduler_deployment_timeout)

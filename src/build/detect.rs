@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::detect::{Answer, Contents, Detection, Listing, Undetected, Want, detect};
+use crate::decide::detect::{Answer, Contents, Detection, Listing, Undetected, Want, detect, detect_as};
+use crate::decide::generate::{Asked, Recipe, Unplanned, generate};
+use crate::model::BuildStrategy;
 use crate::space::{Full, Space, Use};
 use crate::task::{OnError, Supervisor, blocking};
 
@@ -23,21 +25,41 @@ const INSPECTIONS_MAX: usize = 2;
 /// Longest time to fetch one; somebody waits, the command line for 90 s.
 const FETCH_MAX: Duration = Duration::from_secs(60);
 
-/// Looks at a source that was listed. Blocks.
+/// Looks at a source that was listed, for somebody who builds it in this way if that is given. Blocks.
 ///
 /// # Errors
 /// Why it cannot be said.
-pub fn detect_in(tree: &Tree) -> Result<Detection, Undetected> {
+pub fn detect_in(tree: &Tree, strategy: Option<BuildStrategy>) -> Result<Detection, Undetected> {
+    let say = |listing: &Listing, contents: &Contents| match strategy {
+        None => detect(listing, contents),
+        Some(strategy) => detect_as(strategy, listing, contents),
+    };
+    ask(tree, |listing, contents| match say(listing, contents) {
+        Answer::Found(detection) => Ok(Ok(*detection)),
+        Answer::NotFound(undetected) => Ok(Err(undetected)),
+        Answer::Wants(wants) => Err(wants),
+    })
+}
+
+/// How a flake builds what was found in a source. Blocks.
+///
+/// # Errors
+/// Why none does.
+pub(super) fn recipe_in(tree: &Tree, asked: &Asked<'_>) -> Result<Recipe, Unplanned> {
+    ask(tree, |listing, contents| generate(listing, contents, asked))
+}
+
+/// Asks until nothing more has to be read to say.
+fn ask<T>(tree: &Tree, say: impl Fn(&Listing, &Contents) -> Result<T, Vec<Want>>) -> T {
     // A name that is no text is none that anything asks for.
     let files =
         tree.entries().iter().filter(|entry| entry.kind != Kind::Folder).filter_map(|entry| entry.path.to_str());
     let listing = Listing::new(files.map(str::to_owned).collect());
     let mut contents = Contents::new();
     loop {
-        match detect(&listing, &contents) {
-            Answer::Found(detection) => return Ok(*detection),
-            Answer::NotFound(undetected) => return Err(undetected),
-            Answer::Wants(wants) => contents.extend(wants.into_iter().map(|want| {
+        match say(&listing, &contents) {
+            Ok(said) => return said,
+            Err(wants) => contents.extend(wants.into_iter().map(|want| {
                 let text = read(tree.root(), &want);
                 (want.path, text)
             })),
@@ -175,7 +197,7 @@ impl Inspector {
         let detection = blocking(move || {
             let root = folder_inside(&files, &repository.folder.unwrap_or_default()).map_err(InspectError::Folder)?;
             let tree = what_is_packed(&root, &Limits::default())?;
-            detect_in(&tree).map_err(InspectError::Undetected)
+            detect_in(&tree, None).map_err(InspectError::Undetected)
         });
         Ok(Inspected { detection: detection.await?, fetched })
     }
@@ -214,7 +236,6 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::BuildStrategy;
 
     #[test]
     fn a_folder_is_looked_at_without_leaving_it() {
@@ -222,7 +243,7 @@ mod tests {
         let outside = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(outside.path(), "module outside\ngo 1.1\n").expect("writes");
         std::os::unix::fs::symlink(outside.path(), folder.path().join("go.mod")).expect("a link");
-        let look = || detect_in(&what_is_packed(folder.path(), &Limits::default()).expect("a tree"));
+        let look = || detect_in(&what_is_packed(folder.path(), &Limits::default()).expect("a tree"), None);
         let said = look().expect_err("it leads outside").message;
         assert!(said.starts_with("\"go.mod\" cannot be read: ") && said.contains("leads outside"), "{said}");
         std::fs::remove_file(folder.path().join("go.mod")).expect("removes");
@@ -238,7 +259,7 @@ mod tests {
     fn a_manifest_is_read_whole_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("package.json");
-        let look = || detect_in(&what_is_packed(folder.path(), &Limits::default()).expect("a tree"));
+        let look = || detect_in(&what_is_packed(folder.path(), &Limits::default()).expect("a tree"), None);
         let padding = "x".repeat(1 << 20);
         for (bytes, words) in [
             (format!("{{\"name\": \"{padding}\"}}").into_bytes(), "larger than 1024 KiB"),

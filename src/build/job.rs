@@ -8,14 +8,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::logs::LogKey;
-use crate::model::{
-    Artifact, Build, BuildCode, BuildFailure, BuildStrategy, BuiltImage, Deployment, UploadedSource, format_duration,
-};
+use crate::model::{Artifact, Build, BuildCode, BuildFailure, BuiltImage, Deployment, UploadedSource, format_duration};
 use crate::space::Use;
 use crate::state::BuildResult;
 
+use super::auto::How;
 use super::log::BuildLog;
-use super::{Options, Parts, source};
+use super::{Options, Parts, STRATEGIES, source};
 
 /// Lines on their way from a program to the log. A program that prints faster than the disk writes has to wait.
 const LINES_BOUND: usize = 256;
@@ -193,14 +192,16 @@ impl Job {
             stop,
         )
         .await?;
-        let Made { image, id, exposed_ports } = match self.strategy(&files, &lines).await? {
-            BuildStrategy::Flake => self.build_flake(&files, &lines).await?,
-            BuildStrategy::Dockerfile => self.build_dockerfile(&files, &lines).await?,
-            // Refused before it comes here, but by a newer program.
-            other => {
-                let message = format!("narvana on this node does not build by {other} yet");
-                return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
-            }
+        let strategy = self.deployment.spec.build.strategy;
+        // Refused before it comes here, but by a newer program.
+        if !STRATEGIES.contains(&strategy) {
+            let message = format!("narvana on this node does not build by {strategy} yet");
+            return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
+        }
+        let Made { image, id, exposed_ports } = match self.how(&files, &lines).await? {
+            How::Flake => self.build_flake(&files, &lines).await?,
+            How::Dockerfile => self.build_dockerfile(&files, &lines).await?,
+            How::Generated(recipe) => self.generated(*recipe, &files, &lines).await?,
         };
         Ok(Artifact { image: image.to_string(), image_id: Some(id), revision: Some(revision), exposed_ports })
     }

@@ -42,7 +42,13 @@ pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
 
 /// By what this version builds.
-pub const STRATEGIES: [BuildStrategy; 3] = [BuildStrategy::Dockerfile, BuildStrategy::Flake, BuildStrategy::Auto];
+pub const STRATEGIES: [BuildStrategy; 5] = [
+    BuildStrategy::Dockerfile,
+    BuildStrategy::Flake,
+    BuildStrategy::Auto,
+    BuildStrategy::AutoGo,
+    BuildStrategy::AutoNode,
+];
 
 /// What a builder may use and do.
 #[derive(Clone, Debug)]

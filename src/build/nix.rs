@@ -1,10 +1,11 @@
-//! The repository's own flake, built by Nix, and an image of what came out.
+//! A flake, the repository's own or one that is generated for it (`generated`), built by Nix, and an image of what came out.
 //!
 //! Nix is the machine's own. It evaluates in a fence (`fence`), where nothing of the machine is but programs and the store; a daemon of Nix
 //! that belongs to this build (`store`) keeps and builds things for it, in Nix's sandbox. Of the result and all that it needs an image is
 //! made (`image`), which any member runs like any other: no distribution is in it, and no Nix is needed to run it.
 
 mod fence;
+mod generated;
 mod image;
 mod program;
 mod proxy;
@@ -26,18 +27,22 @@ use self::proxy::Proxy;
 use self::ration::Ration;
 use self::room::Room;
 use self::store::Store;
-use super::job::{Failure, Job, Made, names_in, shown_names, shown_root};
+use super::job::{Failure, Job, Made, SPACE_LOOK_EVERY, names_in, shown_names, shown_root};
 use super::tree;
 use crate::decide::fetching::{Reach, hosts};
 use crate::decide::flake_lock::{LOCK_BYTES_MAX, check_flake_lock};
+use crate::decide::generate::Dependency;
 use crate::decide::layers::{StorePath, is_store_path};
 use crate::model::BuildCode;
+use crate::space::{Space, Use};
 use crate::task::blocking;
 
 pub use self::fence::{BUBBLEWRAP as FENCE_MAKER, FenceOptions, enter_fence};
 pub use self::program::Options;
 pub(super) use self::ration::remove_left_behind;
 
+/// Where Nix keeps what it makes.
+const STORE: &str = "/nix/store";
 const FLAKE: &str = "flake.nix";
 const LOCK: &str = "flake.lock";
 /// A flake is a page or two.
@@ -89,9 +94,23 @@ impl Job {
             return Err(Failure::new(BuildCode::Infrastructure, "this node does not build flakes", next_step));
         }
         let folder = self.flake_folder(files).await?;
+        self.with_nix(files, lines, async move |nix| {
+            let out = self.nix_build(nix, &folder, None, Said::Flake).await?;
+            self.image_of(nix, &out, None).await
+        })
+        .await
+    }
+
+    /// Does something with Nix, in which `files` can be read, fenced in and with a store of its own.
+    async fn with_nix(
+        &self,
+        files: &Path,
+        lines: &mpsc::Sender<String>,
+        work: impl AsyncFnOnce(&Nix<'_>) -> Result<Made, Failure>,
+    ) -> Result<Made, Failure> {
         if !geteuid().is_root() {
             let message = "this node does not run as root, and so cannot have Nix build in its sandbox";
-            let next_step = "build flakes on a node that does, or deploy from a Dockerfile or an image";
+            let next_step = "build on a node that does, or deploy from a Dockerfile or an image";
             return Err(Failure::new(BuildCode::Infrastructure, message, next_step));
         }
         let source = files.to_owned();
@@ -110,7 +129,8 @@ impl Job {
         let proxy = Proxy { reach, lines };
         let nix = Nix { room: &room, ration: &ration, fence, proxy, cpu: self.options.cpu, lines };
         let made = tokio::select! {
-            made = self.image_of(&nix, &folder) => made,
+            made = work(&nix) => made,
+            failure = store_is_full() => Err(failure),
             failure = store.serve(&of_store) => Err(failure),
         };
         // What comes of a process that was killed is said in many ways.
@@ -128,17 +148,17 @@ impl Job {
         )
     }
 
-    async fn image_of(&self, nix: &Nix<'_>, folder: &Path) -> Result<Made, Failure> {
-        let out = self.nix_build(nix, folder).await?;
-        let closure = closure(nix, &out).await?;
+    /// Stores an image of what was built, which listens on this port when nobody says otherwise.
+    async fn image_of(&self, nix: &Nix<'_>, out: &str, port: Option<u16>) -> Result<Made, Failure> {
+        let closure = closure(nix, out).await?;
         let bytes: u64 = closure.iter().map(|path| path.bytes).sum();
         if bytes > IMAGE_BYTES_MAX {
             let (found, most) = (bytes >> 20, IMAGE_BYTES_MAX >> 20);
             let message = format!("the package and what it needs are {found} MiB, and an image may have {most}");
             return Err(Failure::new(BuildCode::BuildFailed, message, "make it smaller, and deploy again"));
         }
-        let program = self.program(&out, &closure).await?;
-        self.store_closure(&out, &closure, program, nix.lines).await
+        let program = self.program(out, &closure).await?;
+        self.store_closure(out, &closure, program, port, nix.lines).await
     }
 
     /// The folder with the flake, whose lock file names nothing that must not be fetched.
@@ -156,7 +176,8 @@ impl Job {
             read.await.map_err(|error| bad(error.to_string(), "correct --root (build_config.root_directory)"))?;
         if !has_flake {
             let message = format!("there is no {FLAKE} in {}; it has {names}", shown_root(self.root()));
-            return Err(bad(
+            return Err(Failure::new(
+                BuildCode::FlakeNotFound,
                 message,
                 "add one, say where it is with --root (build_config.root_directory), or choose another --strategy (build_strategy)",
             ));
@@ -168,20 +189,27 @@ impl Job {
         Ok(folder)
     }
 
-    async fn nix_build(&self, nix: &Nix<'_>, folder: &Path) -> Result<String, Failure> {
-        let mut flake = OsString::from("path:");
-        flake.push(url_of(folder));
+    /// Builds one package of a flake, its default one or the one of this name.
+    async fn nix_build(
+        &self,
+        nix: &Nix<'_>,
+        folder: &Path,
+        package: Option<&str>,
+        said: Said<'_>,
+    ) -> Result<String, Failure> {
+        let flake = OsString::from(format!("path:{}", url_of(folder)));
         // What is not locked would be fetched before it is refused: so it is looked at first where nothing can be fetched.
         let looked = nix.evaluate(&["flake", "metadata", "--json", "--no-update-lock-file"], &[&flake], false).await?;
         if !looked.success {
-            return Err(failed(looked));
+            return Err(failed(looked, said));
         }
         // As long as the link is there, nothing of the result is collected.
-        let link = nix.room.home.join("result");
+        let link = nix.room.home.join(package.unwrap_or("result"));
         let args = ["build", "--json", "--print-build-logs", "--no-update-lock-file", "--out-link"];
-        let ended = nix.evaluate(&args, &[link.as_os_str(), &flake], true).await?;
+        let wanted = package.map(|name| OsString::from(format!("path:{}#{name}", url_of(folder)))).unwrap_or(flake);
+        let ended = nix.evaluate(&args, &[link.as_os_str(), &wanted], true).await?;
         if !ended.success {
-            return Err(failed(ended));
+            return Err(failed(ended, said));
         }
         let stdout = ended.stdout;
         let built: Vec<Built> = serde_json::from_slice(&stdout).map_err(|error| garbled(&error))?;
@@ -214,6 +242,20 @@ impl Job {
     }
 }
 
+/// Ends when what Nix makes leaves too little of its disk, which is the machine's.
+async fn store_is_full() -> Failure {
+    let mut looks = tokio::time::interval(SPACE_LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        if let Err(full) = Space::of(STORE).check(Use::Bulk) {
+            let (free, needed) = (full.free >> 20, full.needed >> 20);
+            let message = format!("{free} MiB are left for the Nix store ({STORE}), and a build leaves {needed} MiB");
+            let next_step = "free space there (`nix-collect-garbage` while nothing is built), and deploy again";
+            return Failure::new(BuildCode::Infrastructure, message, next_step);
+        }
+    }
+}
+
 /// The names of the programs in a folder of these store paths. A package may link to anything; what is elsewhere is not looked at.
 fn programs_in(bin: &Path, known: &BTreeSet<String>) -> Vec<String> {
     let is_known = |path: &Path| known.iter().any(|known| path.starts_with(known));
@@ -229,14 +271,37 @@ fn programs_in(bin: &Path, known: &BTreeSet<String>) -> Vec<String> {
     names
 }
 
+/// Whose words an error of Nix is about.
+#[derive(Clone, Copy)]
+enum Said<'a> {
+    /// Of a flake of the source's author.
+    Flake,
+    /// Of a source, built by a flake of ours from these.
+    Source(&'a [Dependency]),
+    /// Of what it is built with.
+    Tools,
+}
+
 /// Why Nix did not do it.
-fn failed(ended: Ended) -> Failure {
+fn failed(ended: Ended, about: Said<'_>) -> Failure {
     let said = ended.error.unwrap_or_else(|| "Nix says nothing of why".to_owned());
     if OF_THE_NODE.iter().any(|words| said.starts_with(words)) {
         let next_step = "set up Nix on this node so that it can build in its sandbox, and deploy again";
         return Failure::new(BuildCode::Infrastructure, said, next_step);
     }
-    let next_step = if said.contains("lock file") || said.contains("cannot fetch input") {
+    if let Said::Tools = about {
+        let next_step = "see whether this node reaches that nixpkgs and its cache, or name another one with --nixpkgs";
+        return Failure::new(BuildCode::Infrastructure, format!("the tools cannot be had: {said}"), next_step);
+    }
+    let is_of = |it: &&Dependency| said.contains(&format!("-{}.drv'", it.name));
+    let next_step = if let Said::Source(dependencies) = about {
+        if let Some(missing) = dependencies.iter().find(is_of) {
+            let message = format!("{} cannot be fetched as the lock file names it: {said}", missing.place);
+            let next_step = "see in the build log whether this node does not reach it, or gets something else; correct the lock file, and deploy again";
+            return Failure::new(BuildCode::DependencyMissing, message, next_step);
+        }
+        "read the build log, correct the source and deploy again"
+    } else if said.contains("lock file") || said.contains("cannot fetch input") {
         "run `nix flake lock` and commit flake.lock: a build takes in nothing that is not locked"
     } else if said.starts_with("getting status of '/") {
         "put what the flake needs into the source: a build finds nothing else of the machine"

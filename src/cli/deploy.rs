@@ -16,8 +16,8 @@ use super::session::Session;
 use super::value::{Pair, PortArg, name_like};
 use super::wait::WaitArgs;
 use crate::build::archive::{Compression, pack, what_is_packed};
-use crate::build::detect_in;
 use crate::build::tree::Limits;
+use crate::build::{STRATEGIES, detect_in};
 use crate::client::view::Service;
 use crate::client::{Error, Progress};
 use crate::model::{BuildStrategy, check_app_name, check_env, check_service_name};
@@ -95,7 +95,7 @@ async fn deploy_declared(session: &Session, args: &DeployArgs) -> anyhow::Result
 async fn deploy_folder(session: &Session, args: &DeployArgs, path: &Path) -> anyhow::Result<()> {
     let folder = path.canonicalize().with_context(|| format!("cannot open the folder {}", path.display()))?;
     if !folder.is_dir() {
-        let message = format!("{} is not a folder; name the folder with the Dockerfile", path.display());
+        let message = format!("{} is not a folder; name the folder with the source", path.display());
         return Err(failure(Exit::Usage, message));
     }
     let from_folder = || {
@@ -205,17 +205,16 @@ fn wanted_service(args: &DeployArgs, folder: &Path, name: &str) -> anyhow::Resul
     let mut spec = new_service(name, &args.port, &args.env, dockerfile.as_deref());
     if dockerfile.is_none() {
         // Many repositories have a flake for their developers beside the Dockerfile that they are built by.
-        if !folder.join(FLAKE).is_file() {
-            return Err(nothing_to_build(folder));
-        }
-        spec["build_strategy"] = BuildStrategy::Flake.as_str().into();
+        let strategy = if folder.join(FLAKE).is_file() { BuildStrategy::Flake } else { found_strategy(folder)? };
+        spec["build_strategy"] = strategy.as_str().into();
     }
     Ok(spec)
 }
 
-/// Says what is in a folder that cannot be built.
-fn nothing_to_build(folder: &Path) -> anyhow::Error {
-    let what = match what_is_packed(folder, &Limits::default()).map(|tree| detect_in(&tree)) {
+/// By what a folder is built that does not say so; which version of what, each build finds out anew.
+fn found_strategy(folder: &Path) -> anyhow::Result<BuildStrategy> {
+    let what = match what_is_packed(folder, &Limits::default()).map(|tree| detect_in(&tree, None)) {
+        Ok(Ok(found)) if STRATEGIES.contains(&found.strategy) => return Ok(BuildStrategy::Auto),
         Ok(Ok(found)) => {
             format!("what is in it would be built by {}, which this version does not do yet", found.strategy)
         }
@@ -227,7 +226,7 @@ fn nothing_to_build(folder: &Path) -> anyhow::Error {
         "there is neither a {DOCKERFILE} nor a {FLAKE} in {folder}: {what}; nothing was made and nothing was sent\n  \
          next: add one, or name a folder that has one; `narvana detect {folder}` says more"
     );
-    failure(Exit::Failed, message)
+    Err(failure(Exit::Failed, message))
 }
 
 /// Refuses a folder without the file by which its service is built.

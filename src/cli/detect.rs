@@ -57,10 +57,7 @@ pub(super) async fn run(global: &Global, args: DetectArgs) -> anyhow::Result<()>
         output.note(warning);
     }
     if !STRATEGIES.map(BuildStrategy::as_str).contains(&found.strategy.as_str()) {
-        output.note(&format!(
-            "this version builds Dockerfiles and flakes, not yet by {}: add a Dockerfile or a flake.nix",
-            found.strategy
-        ));
+        output.note(&format!("this version does not build by {} yet: add a Dockerfile or a flake.nix", found.strategy));
     }
     Ok(())
 }
@@ -72,7 +69,7 @@ fn here(path: &Path) -> anyhow::Result<Value> {
         return Err(failure(Exit::Usage, format!("{} is not a folder", path.display())));
     }
     let tree = what_is_packed(&folder, &Limits::default())?;
-    let found = detect_in(&tree).map_err(|undetected| failure(Exit::Failed, refusal(&undetected)))?;
+    let found = detect_in(&tree, None).map_err(|undetected| failure(Exit::Failed, refusal(&undetected)))?;
     Ok(serde_json::to_value(DetectionView::from(&found))?)
 }
 

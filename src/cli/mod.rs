@@ -309,7 +309,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Scale(args) => replicas::scale(session, args).await,
         Command::Rollback(args) => replicas::rollback(session, args).await,
         Command::Explain(args) => explain::run(session, args).await,
-        Command::Node(command) => nodes::run(session, command).await,
+        Command::Node(command) => Box::pin(nodes::run(session, command)).await,
         Command::Rebalance(args) => rebalance::run(session, args).await,
         Command::Simulate(command) => nodes::simulate(session, command).await,
         Command::Token(command) => token::run(session, command).await,

@@ -10,6 +10,7 @@
 //! | `joining` | the request by which `join` asks to be let in; the next `join` asks with the same |
 //! | `peer.crt`, `peer.key` | certificate and key between nodes, from the admission, for the time before the state is here |
 //! | `others` | which process spoke for each other node, and what it was heard to hold |
+//! | `nix` | what builds learned that stays: which nixpkgs a reference meant, hashes of what never changes; can be removed |
 //! | `ended` | why the node is no member any more; it only ends what it ran |
 //! | `endpoints.json` | where the running node listens; gone while it does not run |
 

@@ -9,8 +9,8 @@
 //! The order is flake, Dockerfile, Go, Rust, Node.js, Python, and then what Nixpacks knows. What else is there is named with the
 //! choice.
 
-mod files;
-mod go;
+pub(super) mod files;
+pub(super) mod go;
 mod node;
 mod python;
 mod rust;
@@ -185,8 +185,16 @@ const FOLDERS_NAMED: usize = 5;
 
 /// Says what a source is, or what else has to be read.
 pub fn detect(listing: &Listing, contents: &Contents) -> Answer {
+    answer(listing, contents, choose)
+}
+
+fn answer(
+    listing: &Listing,
+    contents: &Contents,
+    say: impl FnOnce(&Files<'_>) -> Result<Detection, Undetected>,
+) -> Answer {
     let files = Files::new(listing, contents);
-    let result = choose(&files);
+    let result = say(&files);
     let wants = files.into_wants();
     // What was answered without them is not an answer.
     if !wants.is_empty() {
@@ -196,6 +204,19 @@ pub fn detect(listing: &Listing, contents: &Contents) -> Answer {
         Ok(detection) => Answer::Found(Box::new(detection)),
         Err(undetected) => Answer::NotFound(undetected),
     }
+}
+
+/// Says what a source is for somebody who builds it in this way, whatever else is in it.
+pub fn detect_as(strategy: BuildStrategy, listing: &Listing, contents: &Contents) -> Answer {
+    answer(listing, contents, |files| {
+        if MARKERS.iter().any(|(marker, of)| *of == strategy && files.has(marker)) {
+            return found(strategy, files);
+        }
+        let markers: Vec<&str> = MARKERS.iter().filter(|(_, of)| *of == strategy).map(|(marker, _)| *marker).collect();
+        let mut undetected = nothing(files);
+        undetected.message = format!("there is no {} in it, by which {strategy} builds", markers.join(" or "));
+        Err(undetected)
+    })
 }
 
 fn choose(files: &Files<'_>) -> Result<Detection, Undetected> {
@@ -209,14 +230,7 @@ fn choose(files: &Files<'_>) -> Result<Detection, Undetected> {
         return nixpacks(files).ok_or_else(|| nothing(files));
     }
     let chosen = there.remove(0);
-    let mut detection = match chosen.strategy {
-        BuildStrategy::Flake => plain(BuildStrategy::Flake, BuildType::PureNix, 100),
-        BuildStrategy::Dockerfile => plain(BuildStrategy::Dockerfile, BuildType::Oci, 80),
-        BuildStrategy::AutoGo => go::detect(files)?,
-        BuildStrategy::AutoRust => rust::detect(files)?,
-        BuildStrategy::AutoNode => node::detect(files)?,
-        _ => python::detect(files)?,
-    };
+    let mut detection = found(chosen.strategy, files)?;
     if !there.is_empty() {
         let others: Vec<String> = there.iter().map(|it| format!("{} ({})", it.strategy, it.because)).collect();
         detection.warnings.push(format!(
@@ -228,6 +242,17 @@ fn choose(files: &Files<'_>) -> Result<Detection, Undetected> {
     }
     detection.alternatives = there;
     Ok(detection)
+}
+
+fn found(strategy: BuildStrategy, files: &Files<'_>) -> Result<Detection, Undetected> {
+    Ok(match strategy {
+        BuildStrategy::Flake => plain(BuildStrategy::Flake, BuildType::PureNix, 100),
+        BuildStrategy::Dockerfile => plain(BuildStrategy::Dockerfile, BuildType::Oci, 80),
+        BuildStrategy::AutoGo => go::detect(files)?,
+        BuildStrategy::AutoRust => rust::detect(files)?,
+        BuildStrategy::AutoNode => node::detect(files)?,
+        _ => python::detect(files)?,
+    })
 }
 
 fn plain(strategy: BuildStrategy, build_type: BuildType, confidence: u8) -> Detection {

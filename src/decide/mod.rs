@@ -17,6 +17,7 @@ pub mod fetching;
 #[cfg(test)]
 mod fixture;
 pub mod flake_lock;
+pub mod generate;
 pub mod isolation;
 pub mod layers;
 pub mod leftovers;

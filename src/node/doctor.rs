@@ -54,10 +54,10 @@ pub async fn examine(config: &NodeConfig) -> anyhow::Result<Checkup> {
     checks.push(container_engine(engine_options(config, scratch.path(), "doctor".to_owned())).await);
     checks.extend(holes::look().await);
     checks.push(git(holes::version_of("git").await));
-    if config.trust_flakes {
-        let can_fence = holes::version_of(build::FENCE_MAKER).await.is_some();
-        checks.push(flakes(holes::version_of("nix").await, can_fence, geteuid().is_root()));
-    }
+    let can_fence = holes::version_of(build::FENCE_MAKER).await.is_some();
+    // Whoever looks may be somebody else than who runs the node.
+    let is_root = std::fs::metadata(folder).map_or_else(|_| geteuid().is_root(), |about| about.uid() == 0);
+    checks.push(nix(holes::version_of("nix").await, can_fence, is_root));
     checks.push(discovery(blocking(redirecting_program).await));
     checks.extend(engine_storage::folders().iter().map(|(what, folder)| disk_space(what, folder, FREE_ENGINE)));
     match DataDir::identity(folder) {
@@ -324,16 +324,18 @@ fn git(said: Option<String>) -> Check {
     Check { what: "git", found, verdict }
 }
 
-/// What a node needs that is to build flakes.
-fn flakes(nix: Option<String>, can_fence: bool, is_root: bool) -> Check {
+/// What a node needs that is to build flakes, its own and those of others.
+fn nix(nix: Option<String>, can_fence: bool, is_root: bool) -> Check {
     let noted = |words: &str| Verdict::Noted(words.to_owned());
     let verdict = match (&nix, can_fence, is_root) {
-        (None, _, _) => noted("flakes cannot be built here: install Nix, which builds them"),
-        (_, false, _) => noted("flakes cannot be built here: install bubblewrap, which fences them in"),
-        (_, _, false) => noted("flakes are built here only by a node that runs as root"),
+        (None, _, _) => noted("only what has a Dockerfile can be built here: install Nix, which builds the rest"),
+        (_, false, _) => {
+            noted("only what has a Dockerfile can be built here: install bubblewrap, which fences in what Nix does")
+        }
+        (_, _, false) => noted("what has no Dockerfile is built here only by a node that runs as root"),
         (Some(_), true, true) => Verdict::Good,
     };
-    Check { what: "flakes", found: nix.unwrap_or_else(|| "no Nix".to_owned()), verdict }
+    Check { what: "Nix", found: nix.unwrap_or_else(|| "none".to_owned()), verdict }
 }
 
 #[cfg(test)]
@@ -341,10 +343,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_for_flakes_is_noted() {
-        let nix = || Some("nix (Nix) 2.8.0".to_owned());
-        let verdict = |can_fence, is_root| flakes(nix(), can_fence, is_root).verdict;
-        assert!(matches!(flakes(None, true, true).verdict, Verdict::Noted(words) if words.contains("install Nix")));
+    fn what_is_missing_for_nix_is_noted() {
+        let known = || Some("nix (Nix) 2.8.0".to_owned());
+        let verdict = |can_fence, is_root| nix(known(), can_fence, is_root).verdict;
+        assert!(matches!(nix(None, true, true).verdict, Verdict::Noted(words) if words.contains("install Nix")));
         assert_eq!(verdict(true, true), Verdict::Good);
         assert!(matches!(verdict(false, true), Verdict::Noted(words) if words.contains("install bubblewrap")));
         assert!(matches!(verdict(true, false), Verdict::Noted(words) if words.contains("runs as root")));

@@ -119,7 +119,12 @@ pub(super) fn build_options(
         memory: config.build_memory.unwrap_or(Memory { bytes: resources.memory.bytes / 2 }),
         allow_loopback: config.allow_loopback_sources,
         arch: machine::architecture(),
-        nix: build::NixOptions { substituters: config.nix_substituters.clone(), trust_flakes: config.trust_flakes },
+        nix: build::NixOptions {
+            substituters: config.nix_substituters.clone(),
+            trust_flakes: config.trust_flakes,
+            nixpkgs: config.nixpkgs.clone(),
+            kept: config.data_dir.join("nix"),
+        },
     }
 }
 
@@ -138,6 +143,7 @@ pub(super) fn shared_options(config: &NodeConfig, ClusterId(cluster): ClusterId)
         own("scheduler-health-threshold", format_duration(config.health_threshold)),
         own("jwt-expiry", format_duration(config.jwt_expiry)),
         own("allow-loopback-sources", config.allow_loopback_sources.to_string()),
+        own("nixpkgs", config.nixpkgs.clone()),
         SharedOption { option: "jwt-secret", value: key.unwrap_or_else(|| "none".to_owned()), is_secret: true },
     ])
 }

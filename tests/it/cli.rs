@@ -341,21 +341,33 @@ async fn a_folder_becomes_an_app_a_service_and_an_address() {
     assert_eq!(asked[2], "source of hello/hello, zstd: true");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_a_dockerfile_is_built_by_what_is_found_in_it() {
+    let server = Server::start("running").await;
+    let folder = server.home.path().join("hello");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("go.mod"), "module example.org/x\n\ngo 1.22\n").expect("writes");
+    let output = server.narvana(&["deploy", folder.to_str().expect("a path of text")]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let service: Value = serde_json::from_str(&server.asked()[1]).expect("JSON");
+    assert_eq!(service, json!({"name": "hello", "source_type": "upload", "build_strategy": "auto"}));
+}
+
 /// Nothing is made, so that nothing has to be cleaned up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_deployed_leaves_nothing_behind() {
     let server = Server::start("running").await;
     let empty = server.home.path().join("empty");
-    let go = server.home.path().join("go");
-    for folder in [&empty, &go] {
+    let ruby = server.home.path().join("ruby");
+    for folder in [&empty, &ruby] {
         std::fs::create_dir(folder).expect("a folder");
     }
-    std::fs::write(go.join("go.mod"), "module example.org/x\n\ngo 1.22\n").expect("writes");
+    std::fs::write(ruby.join("Gemfile"), "source 'x'\n").expect("writes");
     let good = sample(server.home.path());
     let path = |folder: &Path| folder.to_str().expect("a path of text").to_owned();
     for (arguments, code, words) in [
         (vec!["deploy".to_owned(), path(&empty)], 1, "the source is empty; nothing was made and nothing was sent"),
-        (vec!["deploy".to_owned(), path(&go)], 1, "would be built by auto-go, which this version does not do yet"),
+        (vec!["deploy".to_owned(), path(&ruby)], 1, "would be built by nixpacks, which this version does not do yet"),
         (vec!["deploy".to_owned(), good.clone(), "--app".to_owned(), "Bad Name".to_owned()], 2, "--app: must start"),
         (vec!["deploy".to_owned(), good.clone(), "--service".to_owned(), "a.b".to_owned()], 2, "--service: must start"),
         (vec!["deploy".to_owned(), good, "--env".to_owned(), "A B=c".to_owned()], 2, "--env: must start"),
@@ -522,9 +534,10 @@ fn a_folder_is_what_its_files_say() {
     );
     assert_eq!(shown["entry_points"], json!([{ "name": "api", "path": "cmd/api", "is_default": true }]));
     assert_eq!(shown["suggested_config"]["entry_point"], "cmd/api");
-    assert!(text(&found.stderr).contains("this version builds Dockerfiles and flakes"), "{found:?}");
     let table = detect("table");
     assert!(text(&table.stdout).contains("auto-go"), "{table:?}");
+    std::fs::rename(folder.path().join("go.mod"), folder.path().join("Gemfile")).expect("renames");
+    assert!(text(&detect("json").stderr).contains("this version does not build by nixpacks yet"), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ use crate::build::job::{Failure, Job, Made};
 use crate::build::tree::{self, link};
 use crate::decide::layers::{StorePath, layers};
 use crate::model::{BuildCode, BuiltImage, Repository};
+use crate::task::blocking;
 
 /// What Nix gives everything in its store, in seconds.
 const MTIME: u64 = 1;
@@ -37,6 +38,7 @@ impl Job {
         out: &str,
         closure: &[StorePath],
         program: Option<String>,
+        port: Option<u16>,
         lines: &mpsc::Sender<String>,
     ) -> Result<Made, Failure> {
         let began = Instant::now();
@@ -46,13 +48,20 @@ impl Job {
             let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
             stored.push(self.put_layer(move |tar| write_paths(tar, &paths)).await?);
         }
+        let mut environment = vec![format!("PATH={out}/bin")];
+        // Where there is no distribution, programs have to be told whom to trust.
+        let authorities = format!("{out}/etc/ssl/certs/ca-bundle.crt");
+        let looked_for = authorities.clone();
+        if blocking(move || Path::new(&looked_for).is_file()).await {
+            environment.push(format!("SSL_CERT_FILE={authorities}"));
+        }
         let digests: Vec<String> = stored.iter().map(|layer| layer.digest.with_algorithm()).collect();
         let config = json!({
             "created": "1970-01-01T00:00:01Z",
             "architecture": self.options.arch,
             "os": "linux",
             "config": {
-                "Env": [format!("PATH={out}/bin")],
+                "Env": environment,
                 "Cmd": program.map(|program| [program]),
                 "WorkingDir": "/",
             },
@@ -78,7 +87,7 @@ impl Job {
         Ok(Made {
             image: BuiltImage { repository: Repository(self.build.service), manifest: manifest.digest },
             id: config.digest.with_algorithm(),
-            exposed_ports: Vec::new(),
+            exposed_ports: port.into_iter().collect(),
         })
     }
 

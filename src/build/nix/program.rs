@@ -1,6 +1,7 @@
 //! Running Nix: what it is told, and that all of it ends.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -24,8 +25,9 @@ pub(super) const LINE_BYTES_MAX: u64 = 8 * 1024;
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How Nix begins to say why it ends.
 const ERROR: &str = "error:";
-/// What it says where it sees no network card, and is not true: it is let out another way.
-const NO_INTERNET: &str = "warning: you don't have Internet access";
+/// What it says that is of no use to anybody: where it sees no network card it is let out another way, and where it locks what it is told
+/// to lock is a folder of the node.
+const NOT_PASSED_ON: [&str; 2] = ["warning: you don't have Internet access", "warning: creating lock file"];
 
 /// How this node uses Nix.
 #[derive(Clone, Debug)]
@@ -34,6 +36,10 @@ pub struct Options {
     pub substituters: Option<String>,
     /// Whether the operator trusts whoever may deploy with the machine's networks and its Nix store.
     pub trust_flakes: bool,
+    /// The nixpkgs that generated flakes take their tools from, as a reference to a flake.
+    pub nixpkgs: String,
+    /// Folder for what builds learn that is the same for all; made when it is needed.
+    pub kept: PathBuf,
 }
 
 /// One build's way of running Nix.
@@ -141,7 +147,7 @@ impl Nix<'_> {
                 Ok(_) => {}
             }
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if line.starts_with(NO_INTERNET) {
+            if NOT_PASSED_ON.iter().any(|beginning| line.starts_with(beginning)) {
                 continue;
             }
             // Newer versions say the word alone first, and the reason last.
@@ -187,13 +193,13 @@ pub(super) fn not_fenced(error: std::io::Error) -> Failure {
     if error.kind() == std::io::ErrorKind::NotFound {
         return Failure::new(
             BuildCode::Infrastructure,
-            format!("this node has no bubblewrap ({BUBBLEWRAP}), which fences in what flakes do"),
+            format!("this node has no bubblewrap ({BUBBLEWRAP}), which fences in what Nix does"),
             "install it there (the package bubblewrap of most distributions), or deploy from an image or a Dockerfile",
         );
     }
     Failure::new(
         BuildCode::Infrastructure,
-        format!("what flakes do cannot be fenced in on this node: {error}"),
+        format!("what Nix does cannot be fenced in on this node: {error}"),
         "have the operator of the node see to it that its service may make namespaces and mounts, or deploy from an image or a Dockerfile",
     )
 }
@@ -201,7 +207,7 @@ pub(super) fn not_fenced(error: std::io::Error) -> Failure {
 pub(super) fn absent() -> Failure {
     Failure::new(
         BuildCode::Infrastructure,
-        "this node has no Nix, which builds flakes",
+        "this node has no Nix, which builds what has no Dockerfile",
         "install it there (https://nixos.org/download, or the package nix-bin of Debian with nix-setup-systemd), or deploy from an image or a Dockerfile",
     )
 }

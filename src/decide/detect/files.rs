@@ -8,6 +8,9 @@ use super::{Undetected, broken};
 /// What is read of a manifest.
 const MANIFEST_BYTES: u32 = 1024 * 1024;
 
+/// What is read of a lock file: those of large applications have some megabytes.
+const LOCK_BYTES: u32 = 16 * 1024 * 1024;
+
 /// Paths of all files of a source: relative, with `/`, sorted, each once.
 #[derive(Clone, Debug, Default)]
 pub struct Listing(Vec<String>);
@@ -36,18 +39,18 @@ pub struct Want {
 }
 
 /// The files, and what was asked of them that is not known yet.
-pub(super) struct Files<'a> {
+pub(in crate::decide) struct Files<'a> {
     listing: &'a [String],
     contents: &'a Contents,
     wants: RefCell<BTreeSet<Want>>,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(listing: &'a Listing, contents: &'a Contents) -> Self {
+    pub(in crate::decide) fn new(listing: &'a Listing, contents: &'a Contents) -> Self {
         Self { listing: &listing.0, contents, wants: RefCell::default() }
     }
 
-    pub(super) fn into_wants(self) -> Vec<Want> {
+    pub(in crate::decide) fn into_wants(self) -> Vec<Want> {
         self.wants.into_inner().into_iter().collect()
     }
 
@@ -55,12 +58,12 @@ impl<'a> Files<'a> {
         self.listing.is_empty()
     }
 
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(in crate::decide) fn has(&self, path: &str) -> bool {
         self.listing.binary_search_by(|it| it.as_str().cmp(path)).is_ok()
     }
 
     /// All files below a folder, at any depth; `""` is the source itself.
-    pub(super) fn below(&self, folder: &str) -> impl Iterator<Item = &'a str> {
+    pub(in crate::decide) fn below(&self, folder: &str) -> impl Iterator<Item = &'a str> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let first = self.listing.partition_point(|it| it.as_str() < prefix.as_str());
         self.listing[first..].iter().map(String::as_str).take_while(move |it| it.starts_with(&prefix))
@@ -100,18 +103,27 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// It was read in vain.
-    pub(super) fn manifest(&self, path: &str) -> Result<Option<&'a str>, Undetected> {
+    pub(in crate::decide) fn manifest(&self, path: &str) -> Result<Option<&'a str>, Undetected> {
         let known = self.known(Want { path: path.to_owned(), bytes: MANIFEST_BYTES, whole: true });
         known.transpose().map_err(|reason| broken(path, reason))
     }
 
+    /// A file in which a package manager keeps what exactly it takes, when it is there and known.
+    ///
+    /// # Errors
+    /// It was read in vain.
+    pub(in crate::decide) fn lock(&self, path: &str) -> Result<Option<&'a str>, Undetected> {
+        let known = self.known(Want { path: path.to_owned(), bytes: LOCK_BYTES, whole: true });
+        known.transpose().map_err(|reason| broken(path, reason))
+    }
+
     /// A file that says more about what was found, when it is there and known.
-    pub(super) fn text(&self, path: &str) -> Option<&'a str> {
+    pub(in crate::decide) fn text(&self, path: &str) -> Option<&'a str> {
         self.head(path, MANIFEST_BYTES)
     }
 
     /// The beginning of a file, when it is there and known.
-    pub(super) fn head(&self, path: &str, bytes: u32) -> Option<&'a str> {
+    pub(in crate::decide) fn head(&self, path: &str, bytes: u32) -> Option<&'a str> {
         self.known(Want { path: path.to_owned(), bytes, whole: false })?.ok()
     }
 
@@ -130,13 +142,13 @@ impl<'a> Files<'a> {
 const FOUND_MAX: usize = 100;
 
 /// Folders that hold what others wrote, or nothing that is built.
-pub(super) fn is_foreign(folder: &str) -> bool {
+pub(in crate::decide) fn is_foreign(folder: &str) -> bool {
     folder
         .split('/')
         .any(|part| part.starts_with('.') || matches!(part, "vendor" | "node_modules" | "testdata" | "target"))
 }
 
 /// A path below a folder; `""` is the source itself.
-pub(super) fn join(folder: &str, name: &str) -> String {
+pub(in crate::decide) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }

@@ -6,13 +6,13 @@ use super::files::{Files, is_foreign, join};
 use super::{Detection, EntryPoint, Undetected, plain, settle};
 use crate::model::{BuildStrategy, BuildType, quoted};
 
-pub(super) const MANIFEST: &str = "go.mod";
-const WORKSPACE: &str = "go.work";
+pub(in crate::decide) const MANIFEST: &str = "go.mod";
+pub(in crate::decide) const WORKSPACE: &str = "go.work";
 
 /// What is read of a file of Go: imports stand before everything else.
-const HEAD_BYTES: u32 = 16 * 1024;
+pub(in crate::decide) const HEAD_BYTES: u32 = 16 * 1024;
 /// So many files are looked at for cgo.
-const SOURCES_MAX: usize = 1_000;
+pub(in crate::decide) const SOURCES_MAX: usize = 1_000;
 /// So many files of a folder are looked at for what package it is.
 const PACKAGE_FILES_MAX: usize = 32;
 /// Folders whose own folders are programs.
@@ -82,15 +82,16 @@ pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
 
 /// What matters of a `go.mod` or a `go.work`.
 #[derive(Debug, Default)]
-struct Manifest<'a> {
+pub(in crate::decide) struct Manifest<'a> {
+    pub(in crate::decide) module: Option<&'a str>,
     go: Option<&'a str>,
     toolchain: Option<&'a str>,
     requires: Vec<&'a str>,
-    uses: Vec<&'a str>,
+    pub(in crate::decide) uses: Vec<&'a str>,
 }
 
 impl<'a> Manifest<'a> {
-    fn read(text: &'a str) -> Self {
+    pub(in crate::decide) fn read(text: &'a str) -> Self {
         let mut manifest = Self::default();
         let mut block = None;
         for line in text.lines() {
@@ -103,6 +104,7 @@ impl<'a> Manifest<'a> {
             let directive = block.or_else(|| words.next());
             match (directive, words.next()) {
                 (Some(directive), Some("(")) => block = Some(directive),
+                (Some("module"), Some(name)) => manifest.module = manifest.module.or_else(|| Some(unquoted(name))),
                 (Some("go"), Some(version)) => manifest.go = manifest.go.or(Some(version)),
                 (Some("toolchain"), Some(name)) => manifest.toolchain = name.strip_prefix("go").or(Some(name)),
                 (Some("require"), Some(module)) => manifest.requires.push(unquoted(module)),
@@ -126,7 +128,7 @@ fn unquoted(word: &str) -> &str {
 }
 
 /// A folder of a workspace, `""` for the root; `None` outside of the source.
-fn inside(path: &str) -> Option<String> {
+pub(in crate::decide) fn inside(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let leads_out = path.starts_with('/') || parts.contains(&"..");
     (!leads_out).then(|| parts.join("/"))
@@ -162,7 +164,7 @@ fn is_program(files: &Files<'_>, folder: &str) -> bool {
 }
 
 /// Whether it is compiled here: no test, and of no other system.
-fn is_source(path: &str) -> bool {
+pub(in crate::decide) fn is_source(path: &str) -> bool {
     const OTHER: [&str; 8] =
         ["_test.go", "_windows.go", "_darwin.go", "_freebsd.go", "_netbsd.go", "_openbsd.go", "_plan9.go", "_wasm.go"];
     path.ends_with(".go") && !OTHER.iter().any(|end| path.ends_with(end))

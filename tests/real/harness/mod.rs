@@ -7,6 +7,7 @@
 mod busybox;
 pub(crate) mod daemon;
 pub(crate) mod disk;
+pub(crate) mod nixpkgs;
 pub(crate) mod node;
 pub(crate) mod registry;
 pub(crate) mod site;

@@ -30,6 +30,7 @@ async fn what_is_found_in_a_source_says_how_it_is_built() {
     let (dockerfile, page) = site("found");
     write(folder.path(), "Dockerfile", &dockerfile);
     write(folder.path(), "index.html", &page);
+    write(folder.path(), "Gemfile", "source 'x'\n");
     write(folder.path(), "go.mod", "module example.org/web\ngo 1.22\n");
     let build = deploy(&["running"]);
     until("its page", || async { (node.fetch("web-shop.localhost", "/").body == page).then_some(()) }).await;
@@ -39,9 +40,10 @@ async fn what_is_found_in_a_source_says_how_it_is_built() {
 
     // What it would be built by is said, also where that cannot be done; what ran goes on.
     std::fs::remove_file(folder.path().join("Dockerfile")).expect("it is there");
-    let failure = deploy(&["failed"])["failure"].to_string();
-    assert!(failure.contains("would be built by auto-go, which this version does not do yet"), "{failure}");
     std::fs::remove_file(folder.path().join("go.mod")).expect("it is there");
+    let failure = deploy(&["failed"])["failure"].to_string();
+    assert!(failure.contains("would be built by nixpacks, which this version does not do yet"), "{failure}");
+    std::fs::remove_file(folder.path().join("Gemfile")).expect("it is there");
     std::fs::remove_file(folder.path().join("index.html")).expect("it is there");
     std::fs::create_dir(folder.path().join("web")).expect("a folder");
     write(&folder.path().join("web"), "Dockerfile", &dockerfile);

@@ -59,13 +59,13 @@ async fn a_flake_finds_no_file_of_the_machine() {
 }
 
 /// A server on this machine that counts who comes, and has the files of a folder.
-struct Server {
-    port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     visits: Arc<AtomicUsize>,
 }
 
 impl Server {
-    fn of(folder: PathBuf) -> Self {
+    pub(super) fn of(folder: PathBuf) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let visits = Arc::new(AtomicUsize::new(0));

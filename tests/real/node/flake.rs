@@ -146,7 +146,7 @@ async fn what_is_wrong_with_a_flake_is_said() {
     std::fs::write(folder.join("README"), "nothing").expect("writes");
     let (code, error) = failure(&node, folder);
     assert!(
-        code == "INVALID_CONFIG" && error.contains("no flake.nix in the root") && error.contains("README"),
+        code == "FLAKE_NOT_FOUND" && error.contains("no flake.nix in the root") && error.contains("README"),
         "{error}"
     );
 

@@ -22,6 +22,7 @@ mod hostile;
 mod hostile_build;
 mod hostile_image;
 mod image;
+mod languages;
 mod leftovers;
 mod life;
 mod membership;

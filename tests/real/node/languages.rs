@@ -1,0 +1,147 @@
+//! Sources without a Dockerfile and without a flake: given source, it runs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::fence::Server;
+use super::flake::failure;
+use crate::harness::node::Node;
+use crate::harness::{Harness, nixpkgs, until};
+
+/// A source for each language, with the word that its log has for what it depends on.
+const SAMPLES: [(&str, &str, &str); 2] = [("go", "auto-go", "go-packages"), ("node", "auto-node", "node-modules")];
+
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/samples")
+}
+
+/// Where the samples are fetched from. Their requests are for a machine's own address, which the operator names.
+fn registry() -> (Server, String) {
+    let server = Server::of(samples().join("registry"));
+    let url = format!("http://127.0.0.1:{}", server.port);
+    (server, url)
+}
+
+fn node_fetching_from(url: &str, engine: &str) -> Node {
+    let nixpkgs = nixpkgs::fetching_from(url);
+    let settings =
+        [("NARVANA_NIX_SUBSTITUTERS", url), ("NARVANA_NIXPKGS", &nixpkgs), ("NARVANA_ALLOW_LOOPBACK_SOURCES", "1")];
+    Node::registered_as(engine, &settings)
+}
+
+/// A sample, with a page that no other run has: Nix builds nothing twice.
+fn copy(sample: &str, page: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let from = samples().join(sample);
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(folder.path()).status();
+    assert!(copied.expect("cp runs").success());
+    for file in ["cmd/web/main.go", "server.js"] {
+        let file = folder.path().join(file);
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            std::fs::write(&file, text.replace("PAGE", page)).expect("writes");
+        }
+    }
+    folder
+}
+
+fn service(name: &str, strategy: &str) -> Value {
+    let check = json!({"type": "tcp", "interval_seconds": 1, "retries": 20});
+    json!({"name": name, "source_type": "upload", "build_strategy": strategy, "health_check": check})
+}
+
+fn log_of_last_build(node: &Node) -> String {
+    let build = node.get("/v1/builds?limit=1").expect(200)[0]["id"].as_str().expect("an id").to_owned();
+    String::from_utf8_lossy(&node.cli(&["build", "logs", &build]).stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_of_each_language_is_built_here_and_runs_there() {
+    let (podman, docker) = tokio::join!(Harness::podman(), Harness::docker());
+    let (_server, url) = registry();
+    let first = node_fetching_from(&url, podman.address());
+    let second = first.joined_on("second", docker.address());
+    first.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    assert!(first.cli(&["node", "cordon", "second"]).status.success());
+    for (sample, strategy, dependencies) in SAMPLES {
+        let page = podman.name(sample);
+        // What no other run has in its environment is built by this one.
+        let mut service = service(sample, strategy);
+        service["build_config"] = json!({"environment_vars": {"RUN": page}});
+        first.post("/v1/apps/shop/services", &service).expect(201);
+        let folder = copy(sample, &page);
+        let host = format!("{sample}-shop.localhost");
+        first.upload("shop", sample, folder.path());
+        first.deploy("shop", sample);
+        let log = log_of_last_build(&first);
+        assert!(log.contains("Toolchain: ") && log.contains("Stored an image of"), "{log}");
+        assert!(log.contains(&format!("{dependencies}.drv")), "{log}");
+        until("its page", || async { first.fetch(&host, "/").body.contains(&page).then_some(()) }).await;
+
+        // What it depends on is not built again.
+        let newer = format!("{page}-newer");
+        let folder = copy(sample, &newer);
+        first.upload("shop", sample, folder.path());
+        first.deploy("shop", sample);
+        let log = log_of_last_build(&first);
+        assert!(!log.contains(&format!("{dependencies}.drv")) && log.contains("Stored an image of"), "{log}");
+        until("its page", || async { first.fetch(&host, "/").body.contains(&newer).then_some(()) }).await;
+    }
+    assert!(first.cli(&["node", "uncordon", "second"]).status.success());
+    let drained = first.cli(&["node", "drain", first.name()]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    for (sample, ..) in SAMPLES {
+        let host = format!("{sample}-shop.localhost");
+        let is_there = async || second.fetch(&host, "/").body.contains("hello from").then_some(());
+        until("it answers there", is_there).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_source_from_being_built_is_said() {
+    let harness = Harness::podman().await;
+    let (_server, url) = registry();
+    let node = node_fetching_from(&url, harness.address());
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    node.post("/v1/apps/shop/services", &service("web", "auto")).expect(201);
+    let said = |sample: &str, file: &str, text: Option<&str>| {
+        let folder = copy(sample, "page");
+        match text {
+            Some(text) => std::fs::write(folder.path().join(file), text).expect("writes"),
+            None => std::fs::remove_file(folder.path().join(file)).expect("it is there"),
+        }
+        failure(&node, folder.path())
+    };
+    let (code, error) = said("go", "go.sum", Some("example.org/greet v1.0.0\n"));
+    assert!(code == "INVALID_CONFIG" && error.contains("go.sum has a line that is none"), "{error}");
+    let sums = "example.org/gone v1.0.0 h1:3GQvqUUxRVIYD9cvlbSekhj/YhZAjctqB3im+1keyBo=\n";
+    let (code, error) = said("go", "go.sum", Some(sums));
+    assert!(
+        code == "DEPENDENCY_MISSING" && error.contains("example.org/gone/@v/v1.0.0.zip cannot be fetched"),
+        "{error}"
+    );
+    // What is served is not what the lock file names.
+    let sums = std::fs::read_to_string(samples().join("go/go.sum")).expect("reads").replace("h1:3G", "h1:4G");
+    let (code, error) = said("go", "go.sum", Some(&sums));
+    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("checksum mismatch"), "{error}");
+    let (code, error) = said("go", "cmd/web/main.go", Some("package main\n\nfunc main() { nothing() }\n"));
+    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("undefined: nothing"), "{error}");
+
+    let (code, error) = said("node", "package-lock.json", None);
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no package-lock.json"), "{error}");
+    let (code, error) = said("node", "package-lock.json", Some("{"));
+    assert!(code == "INVALID_CONFIG" && error.contains("package-lock.json cannot be read"), "{error}");
+    let lock = std::fs::read_to_string(samples().join("node/package-lock.json")).expect("reads");
+    // Another hash, as a letter before the last ones is another.
+    let (head, tail) = lock.split_at(lock.find("sha512-").expect("a hash") + 20);
+    let other = if tail.starts_with('A') { "B" } else { "A" };
+    let (code, error) = said("node", "package-lock.json", Some(&format!("{head}{other}{}", &tail[1..])));
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("node_modules/greet cannot be fetched as"), "{error}");
+    assert!(log_of_last_build(&node).contains("hash mismatch"), "{error}");
+    let manifest = std::fs::read_to_string(samples().join("node/package.json")).expect("reads");
+    let (code, error) = said("node", "package.json", Some(&manifest.replace("latest", "^2.0.0")));
+    assert!(code == "INVALID_CONFIG" && error.contains("they differ in \\\"greet\\\""), "{error}");
+    let (code, error) = said("node", "package.json", Some(&manifest.replace("greet built.txt", "no-such-command")));
+    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("no-such-command"), "{error}");
+}
