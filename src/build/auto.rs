@@ -40,14 +40,14 @@ impl Job {
             BuildStrategy::Auto if spec.config.dockerfile.is_some() => BuildStrategy::Dockerfile,
             strategy => strategy,
         };
-        match strategy {
-            BuildStrategy::Dockerfile | BuildStrategy::Flake => self.say_unused(strategy, lines).await,
-            _ => {}
-        }
-        match strategy {
-            BuildStrategy::Dockerfile => return Ok(How::Dockerfile),
-            BuildStrategy::Flake => return Ok(How::Flake),
-            _ => {}
+        let settled = match strategy {
+            BuildStrategy::Dockerfile => Some(How::Dockerfile),
+            BuildStrategy::Flake => Some(How::Flake),
+            _ => None,
+        };
+        if let Some(how) = settled {
+            self.say_unused(strategy, lines).await;
+            return Ok(how);
         }
         let wanted = (strategy != BuildStrategy::Auto).then_some(strategy);
         let (files, root) = (files.to_owned(), self.root().to_owned());
@@ -76,9 +76,7 @@ impl Job {
             _ => Err(unavailable(&found)),
         }
     }
-}
 
-impl Job {
     /// Says what is said of the build and means nothing to it.
     async fn say_unused(&self, strategy: BuildStrategy, lines: &mpsc::Sender<String>) {
         let is_used = |name: &str| DetailField::named(name).is_some_and(|field| field.strategies.contains(&strategy));

@@ -18,7 +18,7 @@ fn prepare(node: &Node) {
     node.post("/v1/apps/shop/services", &service()).expect(201);
 }
 
-fn last_log(node: &Node) -> String {
+pub(super) fn last_log(node: &Node) -> String {
     let build = node.get("/v1/builds?limit=1").expect(200)[0]["id"].as_str().expect("an id").to_owned();
     String::from_utf8_lossy(&node.cli(&["build", "logs", &build]).stdout).into_owned()
 }

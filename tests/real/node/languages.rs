@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::fence::Server;
+use super::fence::{Server, last_log};
 use super::flake::failure;
 use crate::harness::node::Node;
 use crate::harness::{Harness, nixpkgs, until};
@@ -51,11 +51,6 @@ fn service(name: &str, strategy: &str) -> Value {
     json!({"name": name, "source_type": "upload", "build_strategy": strategy, "health_check": check})
 }
 
-fn log_of_last_build(node: &Node) -> String {
-    let build = node.get("/v1/builds?limit=1").expect(200)[0]["id"].as_str().expect("an id").to_owned();
-    String::from_utf8_lossy(&node.cli(&["build", "logs", &build]).stdout).into_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_of_each_language_is_built_here_and_runs_there() {
     let (podman, docker) = tokio::join!(Harness::podman(), Harness::docker());
@@ -74,7 +69,7 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
         let host = format!("{sample}-shop.localhost");
         first.upload("shop", sample, folder.path());
         first.deploy("shop", sample);
-        let log = log_of_last_build(&first);
+        let log = last_log(&first);
         assert!(log.contains("Toolchain: ") && log.contains("Stored an image of"), "{log}");
         assert!(log.contains(&format!("{dependencies}.drv")), "{log}");
         until("its page", || async { first.fetch(&host, "/").body.contains(&page).then_some(()) }).await;
@@ -84,7 +79,7 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
         let folder = copy(sample, &newer);
         first.upload("shop", sample, folder.path());
         first.deploy("shop", sample);
-        let log = log_of_last_build(&first);
+        let log = last_log(&first);
         assert!(!log.contains(&format!("{dependencies}.drv")) && log.contains("Stored an image of"), "{log}");
         until("its page", || async { first.fetch(&host, "/").body.contains(&newer).then_some(()) }).await;
     }
@@ -124,9 +119,9 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     // What is served is not what the lock file names.
     let sums = std::fs::read_to_string(samples().join("go/go.sum")).expect("reads").replace("h1:3G", "h1:4G");
     let (code, error) = said("go", "go.sum", Some(&sums));
-    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("checksum mismatch"), "{error}");
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("checksum mismatch"), "{error}");
     let (code, error) = said("go", "cmd/web/main.go", Some("package main\n\nfunc main() { nothing() }\n"));
-    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("undefined: nothing"), "{error}");
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("undefined: nothing"), "{error}");
 
     let (code, error) = said("node", "package-lock.json", None);
     assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no package-lock.json"), "{error}");
@@ -138,10 +133,10 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     let other = if tail.starts_with('A') { "B" } else { "A" };
     let (code, error) = said("node", "package-lock.json", Some(&format!("{head}{other}{}", &tail[1..])));
     assert!(code == "DEPENDENCY_MISSING" && error.contains("node_modules/greet cannot be fetched as"), "{error}");
-    assert!(log_of_last_build(&node).contains("hash mismatch"), "{error}");
+    assert!(last_log(&node).contains("hash mismatch"), "{error}");
     let manifest = std::fs::read_to_string(samples().join("node/package.json")).expect("reads");
     let (code, error) = said("node", "package.json", Some(&manifest.replace("latest", "^2.0.0")));
     assert!(code == "INVALID_CONFIG" && error.contains("they differ in \\\"greet\\\""), "{error}");
     let (code, error) = said("node", "package.json", Some(&manifest.replace("greet built.txt", "no-such-command")));
-    assert!(code == "BUILD_FAILED" && log_of_last_build(&node).contains("no-such-command"), "{error}");
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("no-such-command"), "{error}");
 }
