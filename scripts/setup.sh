@@ -16,7 +16,7 @@ BUILD_TOOLS=(cc:build-essential mold:mold git:git)
 RUN_TOOLS=(curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates busybox:busybox-static)
 TEST_TOOLS=(dockerd:docker.io docker-registry:docker-registry ip:iproute2 shellcheck:shellcheck nix:nix-bin
     /lib/systemd/system/nix-daemon.service:nix-setup-systemd bwrap:bubblewrap go:golang-go
-    patchelf:patchelf)
+    patchelf:patchelf pip3:python3-pip)
 BASE_IMAGE_TOOLS=(mmdebstrap:mmdebstrap)
 # Podman and the parts that Debian only recommends, or leaves to choice. Releases that lack one of them have it built in
 # or use another, so parts that apt does not know are left out.

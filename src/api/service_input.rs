@@ -39,7 +39,7 @@ pub(super) struct ServiceRequest {
     /// Such as `docker.io/library/nginx:1.27`.
     image: Option<String>,
     database: Option<DatabaseBody>,
-    /// `dockerfile`, which is also the default for git and upload, `flake`, `auto-go`, `auto-node`, or `auto` for what is found in the source.
+    /// `dockerfile`, which is also the default for git and upload, `flake`, `auto-go`, `auto-node`, `auto-python`, `auto-rust`, or `auto` for what is found in the source.
     build_strategy: Option<String>,
     /// `oci`.
     build_type: Option<String>,
@@ -91,13 +91,13 @@ pub(super) struct BuildConfigBody {
     pub(super) dockerfile: Option<String>,
     /// Build arguments, or the environment of a build by Nix.
     pub(super) environment_vars: BTreeMap<String, String>,
-    /// What is built, instead of what is found: a folder of Go, a program of Node.js.
+    /// What is built, instead of what is found: a folder of Go, a program of Node.js, a file or function of Python, a binary of Rust.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entry_point: Option<String>,
-    /// Command that builds it, for Node.js; `npm run build` when there is such a script. Empty for none.
+    /// Command that builds it, for Node.js (`npm run build` when there is such a script; empty for none) and Python.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) build_command: Option<String>,
-    /// Command that runs it, for Node.js.
+    /// Command that runs it, for Node.js and Python.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) start_command: Option<String>,
     /// Version of Go, such as `1.24`.
@@ -106,6 +106,9 @@ pub(super) struct BuildConfigBody {
     /// Version of Node.js, such as `22`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node_version: Option<String>,
+    /// Version of Python, such as `3.13`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) python_version: Option<String>,
     /// Build tags of Go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) build_tags: Option<Vec<String>>,
@@ -119,6 +122,7 @@ impl From<BuildConfigBody> for BuildConfig {
             ("start_command", body.start_command),
             ("go_version", body.go_version),
             ("node_version", body.node_version),
+            ("python_version", body.python_version),
         ];
         let texts = texts.into_iter().filter_map(|(field, text)| Some((field, Detail::Text(text?))));
         let tags = body.build_tags.filter(|tags| !tags.is_empty()).map(|tags| ("build_tags", Detail::List(tags)));
@@ -145,6 +149,7 @@ impl From<&BuildConfig> for BuildConfigBody {
             start_command: text("start_command"),
             go_version: text("go_version"),
             node_version: text("node_version"),
+            python_version: text("python_version"),
             build_tags: config.details.contains_key("build_tags").then(|| config.list("build_tags").to_vec()),
         }
     }

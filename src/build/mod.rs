@@ -42,12 +42,14 @@ pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
 
 /// By what this version builds.
-pub const STRATEGIES: [BuildStrategy; 5] = [
+pub const STRATEGIES: [BuildStrategy; 7] = [
     BuildStrategy::Dockerfile,
     BuildStrategy::Flake,
     BuildStrategy::Auto,
     BuildStrategy::AutoGo,
     BuildStrategy::AutoNode,
+    BuildStrategy::AutoRust,
+    BuildStrategy::AutoPython,
 ];
 
 /// What a builder may use and do.

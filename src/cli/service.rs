@@ -106,6 +106,7 @@ fn details(config: &BuildConfig) -> String {
         ("start_command", &config.start_command),
         ("go_version", &config.go_version),
         ("node_version", &config.node_version),
+        ("python_version", &config.python_version),
         ("build_tags", &tags),
     ];
     let said = fields.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));

@@ -28,7 +28,7 @@ pub(super) struct SpecArgs {
     /// Build from a folder that `narvana deploy PATH` uploads
     #[arg(long)]
     pub(super) upload: bool,
-    /// How to build: dockerfile, flake, auto-go, auto-node, or auto for what is found in the source [default: dockerfile]
+    /// How to build: dockerfile, flake, auto-go, auto-node, auto-python, auto-rust, or auto for what is found in the source [default: dockerfile]
     #[arg(long, value_name = "STRATEGY")]
     pub(super) strategy: Option<String>,
     /// Path of the Dockerfile in the build's folder
@@ -37,8 +37,8 @@ pub(super) struct SpecArgs {
     /// Folder of the source to build
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<String>,
-    /// What to build over what is found in the source: entry_point, go_version, node_version, build_tags (with commas), build_command or
-    /// start_command, or nothing for what is found; for the strategies auto, auto-go and auto-node; may be given more than once
+    /// What to build over what is found in the source: entry_point, go_version, node_version, python_version, build_tags (with commas),
+    /// build_command or start_command, or nothing for what is found; for the strategies auto and auto-…; may be given more than once
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) build: Vec<Pair>,
     /// Port it listens on, the one for HTTP first; may be given more than once
@@ -95,7 +95,7 @@ pub(super) struct SpecArgs {
 }
 
 /// The flags above, by the names that the API gives to what they set: it refuses a field, and people typed a flag.
-const FLAGS: [(&str, &str); 28] = [
+const FLAGS: [(&str, &str); 29] = [
     ("source_type", "--git, --image or --upload"),
     ("git_repo", "--git"),
     ("git_ref", "--ref"),
@@ -106,6 +106,7 @@ const FLAGS: [(&str, &str); 28] = [
     ("build_config.entry_point", "--build"),
     ("build_config.go_version", "--build"),
     ("build_config.node_version", "--build"),
+    ("build_config.python_version", "--build"),
     ("build_config.build_tags", "--build"),
     ("build_config.build_command", "--build"),
     ("build_config.start_command", "--build"),

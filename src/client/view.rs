@@ -225,6 +225,8 @@ view! {
         /// The same.
         node_version: Option<String>,
         /// The same.
+        python_version: Option<String>,
+        /// The same.
         build_tags: Vec<String>,
     }
     /// A port of a service.

@@ -12,8 +12,8 @@
 pub(super) mod files;
 pub(super) mod go;
 mod node;
-mod python;
-mod rust;
+pub(super) mod python;
+pub(super) mod rust;
 
 use std::collections::BTreeMap;
 

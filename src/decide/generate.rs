@@ -10,6 +10,8 @@
 mod go;
 mod names;
 mod node;
+mod python;
+mod rust;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::names::{is_plain_path, literal, store_name};
+pub use self::python::Lookup;
 use super::detect::files::{Files, Want};
 use super::detect::{Contents, Detection, Listing};
 use crate::model::{BuildCode, BuildConfig, BuildStrategy, EnvVars, quoted};
@@ -35,6 +38,8 @@ pub struct Recipe {
     plan: Plan,
     /// What is fetched before it is built.
     pub dependencies: Vec<Dependency>,
+    /// What its package manager has to be asked to know them.
+    pub lookup: Option<Lookup>,
     /// What deserves a word.
     pub notes: Vec<String>,
     /// The version that is wanted, if one is.
@@ -65,12 +70,14 @@ pub enum At {
     Url(String),
     /// From this path in the registry that the toolchain names.
     Registry(String),
+    /// From where nixpkgs has it from, whose function for it is used.
+    Nixpkgs,
 }
 
 /// What something must be that is fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hash {
-    /// Its hash, as subresource integrity has it: `sha512-` and the digest in base64.
+    /// Its hash, as Nix takes it: that of subresource integrity (`sha512-` and the digest in base64), or the digest of a SHA-256 in hexadecimal.
     Known(String),
     /// What the lock file says of it, which is no hash of the file. The same place with another one is another file; whoever builds checks it.
     Sum(String),
@@ -83,6 +90,8 @@ enum Wanted {
     AtLeast(String),
     /// One that begins with these numbers.
     Like(String),
+    /// One from the first of these to before the second.
+    Between(String, String),
 }
 
 /// What a flake reads, beside its dependencies.
@@ -146,7 +155,8 @@ impl Unplanned {
 pub type Answer = Result<Result<Recipe, Unplanned>, Vec<Want>>;
 
 /// Strategies that a flake is generated for.
-pub const STRATEGIES: [BuildStrategy; 2] = [BuildStrategy::AutoGo, BuildStrategy::AutoNode];
+pub const STRATEGIES: [BuildStrategy; 4] =
+    [BuildStrategy::AutoGo, BuildStrategy::AutoNode, BuildStrategy::AutoPython, BuildStrategy::AutoRust];
 
 /// How the source is built, or what else has to be read to say.
 ///
@@ -157,6 +167,8 @@ pub fn generate(listing: &Listing, contents: &Contents, asked: &Asked<'_>) -> An
     let made = checked(asked).and_then(|()| match asked.detection.strategy {
         BuildStrategy::AutoGo => go::recipe(&files, asked),
         BuildStrategy::AutoNode => node::recipe(&files, asked),
+        BuildStrategy::AutoPython => python::recipe(&files, asked),
+        BuildStrategy::AutoRust => rust::recipe(&files, asked),
         other => Err(Unplanned::new(format!("no flake is generated for {other}"), "choose another strategy")),
     });
     let made = made.and_then(Recipe::checked);
@@ -199,6 +211,25 @@ impl Recipe {
         Ok(self)
     }
 
+    /// Whether its package manager always answers the same.
+    pub fn is_locked(&self) -> bool {
+        self.lookup.as_ref().is_none_or(Lookup::is_locked)
+    }
+
+    /// Takes in what its package manager answered to its lookup, if it has one.
+    ///
+    /// # Errors
+    /// The answer cannot be read, or is not what the lock file names, or nothing of it can run the source.
+    pub fn settle(mut self, answer: &str) -> Result<Self, Unplanned> {
+        let Some(lookup) = &self.lookup else { return Ok(self) };
+        let settled = lookup.settle(answer)?;
+        self.dependencies = settled.dependencies;
+        self.notes.extend(settled.note.map(str::to_owned));
+        let details = [("start", json!(settled.start)), ("native", json!(settled.is_native))];
+        self.plan.details.extend(details.map(|(name, value)| (name.to_owned(), value)));
+        self.checked()
+    }
+
     /// A flake that takes in nixpkgs and gives nothing.
     pub fn only_nixpkgs(nixpkgs: &str) -> String {
         format!("{{ inputs.nixpkgs.url = {}; outputs = _: {{ }}; }}\n", literal(nixpkgs))
@@ -219,13 +250,25 @@ impl Recipe {
         format!("{} {}", self.plan.system, self.plan.toolchains.join(" "))
     }
 
+    /// Whether a toolchain says all that has to be known of it.
+    pub fn can_be_had_with(&self, toolchain: &Toolchain) -> bool {
+        self.dependencies.iter().all(|it| matches!(it.at, At::Nixpkgs) || toolchain.url(&it.at).is_some())
+    }
+
     /// Says when what was wanted of the toolchain is not what will be used.
     pub fn warning(&self, toolchain: &Toolchain) -> Option<String> {
         let numbers = |version: &str| -> Vec<u64> { version.split('.').map_while(|it| it.parse().ok()).collect() };
         let used = numbers(&toolchain.version);
         let (wanted, fits) = match self.wanted.as_ref()? {
             Wanted::AtLeast(wanted) => (wanted, used >= numbers(wanted)),
-            Wanted::Like(wanted) => (wanted, used.starts_with(&numbers(wanted))),
+            Wanted::Between(oldest, limit) => {
+                (&format!("{oldest} or newer, before {limit}"), used >= numbers(oldest) && used < numbers(limit))
+            }
+            // One without numbers is none that a nixpkgs has.
+            Wanted::Like(wanted) => {
+                let wanted_numbers = numbers(wanted);
+                (wanted, !wanted_numbers.is_empty() && used.starts_with(&wanted_numbers))
+            }
         };
         (!fits).then(|| {
             format!(
@@ -277,8 +320,8 @@ pub struct Generated {
 pub struct Toolchain {
     /// Its version.
     pub version: String,
-    /// Where it fetches from when nobody says otherwise.
-    pub registry: String,
+    /// Where it fetches from when nobody says otherwise, if that is its affair.
+    pub registry: Option<String>,
 }
 
 impl Toolchain {
@@ -286,16 +329,18 @@ impl Toolchain {
     pub fn read(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let version = lines.next()?.trim().to_owned();
-        let registry = lines.next()?.split([',', '|']).next()?.trim();
+        let Some(registry) = lines.next() else { return Some(Self { version, registry: None }) };
+        let registry = registry.split([',', '|']).next()?.trim();
         let is_url = ["https://", "http://"].iter().any(|scheme| registry.starts_with(scheme));
-        is_url.then(|| Self { version, registry: registry.to_owned() })
+        is_url.then(|| Self { version, registry: Some(registry.to_owned()) })
     }
 
-    /// Where something is fetched.
-    pub fn url(&self, at: &At) -> String {
+    /// Where something is fetched, if that is not for nixpkgs to say.
+    pub fn url(&self, at: &At) -> Option<String> {
         match at {
-            At::Url(url) => url.clone(),
-            At::Registry(path) => format!("{}/{path}", self.registry.trim_end_matches('/')),
+            At::Url(url) => Some(url.clone()),
+            At::Registry(path) => Some(format!("{}/{path}", self.registry.as_deref()?.trim_end_matches('/'))),
+            At::Nixpkgs => None,
         }
     }
 }

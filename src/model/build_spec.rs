@@ -98,18 +98,19 @@ pub struct DetailField {
 }
 
 /// Every one of them. What comes new belongs to a new version of the cluster, and so does another rule for what is there.
-pub const DETAILS: [DetailField; 6] = {
-    use BuildStrategy::{AutoGo, AutoNode};
+pub const DETAILS: [DetailField; 7] = {
+    use BuildStrategy::{AutoGo, AutoNode, AutoPython, AutoRust};
     const fn text(name: &'static str, strategies: &'static [BuildStrategy]) -> DetailField {
         DetailField { name, is_list: false, since: 4, strategies }
     }
     [
-        text("build_command", &[AutoNode]),
+        text("build_command", &[AutoNode, AutoPython]),
         DetailField { is_list: true, ..text("build_tags", &[AutoGo]) },
-        text("entry_point", &[AutoGo, AutoNode]),
+        text("entry_point", &[AutoGo, AutoNode, AutoPython, AutoRust]),
         text("go_version", &[AutoGo]),
         text("node_version", &[AutoNode]),
-        text("start_command", &[AutoNode]),
+        DetailField { since: 5, ..text("python_version", &[AutoPython]) },
+        text("start_command", &[AutoNode, AutoPython]),
     ]
 };
 
@@ -202,7 +203,7 @@ impl BuildConfig {
         if self.text("start_command").is_some_and(|command| command.trim().is_empty()) {
             invalid.add("build_config.start_command", "must not be empty; leave it out for what is found");
         }
-        for field in ["go_version", "node_version"] {
+        for field in ["go_version", "node_version", "python_version"] {
             let is_version = |text: &str| {
                 !text.is_empty()
                     && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit()))
@@ -224,6 +225,7 @@ impl BuildSpec {
     pub fn since(&self) -> u32 {
         let strategy = match self.strategy {
             BuildStrategy::AutoGo | BuildStrategy::AutoNode => 4,
+            BuildStrategy::AutoPython | BuildStrategy::AutoRust => 5,
             _ => OLDEST_CLUSTER_VERSION,
         };
         strategy.max(self.config.since())

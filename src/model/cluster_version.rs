@@ -17,7 +17,7 @@ pub struct ClusterVersion {
 
 /// Every version that this program supports, oldest first. What comes new into the log gets a new one at the end, and says so
 /// in `Command::since`. The first ones go when no cluster is at them any more.
-pub const CLUSTER_VERSIONS: [ClusterVersion; 4] = [
+pub const CLUSTER_VERSIONS: [ClusterVersion; 5] = [
     ClusterVersion { number: 1, brought: "the first" },
     ClusterVersion { number: 2, brought: "settings can be reset to their defaults (command reset_setting)" },
     ClusterVersion {
@@ -29,6 +29,7 @@ pub const CLUSTER_VERSIONS: [ClusterVersion; 4] = [
         brought: "builds of Go and Node.js by generated flakes, what a service says over what is found in its source (fields of \
                   build_config), and more codes of failed builds",
     },
+    ClusterVersion { number: 5, brought: "builds of Rust and Python by generated flakes" },
 ];
 
 /// The oldest version of a cluster that this program can work in.

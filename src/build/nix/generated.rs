@@ -3,6 +3,7 @@
 //! Nothing of the source is evaluated, and nothing of it runs with a network: what is fetched, by its hash, is fetched by Nix. So nobody has to be
 //! trusted for it as for a flake (`--trust-flakes`): addresses are all that a lock file can say, as a source from git or a Dockerfile can.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
@@ -19,7 +20,7 @@ use super::{FLAKE, LOCK, Said, garbled, url_of};
 use crate::build::job::{Failure, Job, Made};
 use crate::build::tree;
 use crate::decide::flake_lock::LOCK_BYTES_MAX;
-use crate::decide::generate::{Dependency, Generated, Hash, Recipe, SOURCE, TOOLCHAIN, Toolchain};
+use crate::decide::generate::{Dependency, Generated, Hash, Lookup, Recipe, SOURCE, TOOLCHAIN, Toolchain, Unplanned};
 use crate::model::BuildCode;
 use crate::task::blocking;
 
@@ -30,6 +31,8 @@ const ABOUT_BYTES_MAX: u64 = 4_096;
 const FETCHES_MAX: usize = 8;
 /// A hash as Nix writes it has 51 letters.
 const HASH_BYTES_MAX: u64 = 256;
+/// What counts of pip's answer is a few hundred bytes for each wheel.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// How it begins.
 const HASH: &str = "sha256-";
 
@@ -39,12 +42,11 @@ struct Fetched {
     hash: String,
 }
 
-/// The hash of something that never changes.
+/// Something that was found out of what never changes, and is right if what is built with it can be built.
 struct Learned {
     /// What it is kept as.
     key: String,
-    place: String,
-    hash: String,
+    text: String,
 }
 
 /// What was learned and is the same for every build of this node: what a reference to nixpkgs meant, and hashes of what never changes.
@@ -62,10 +64,10 @@ impl Job {
         let files = files.to_owned();
         let folder = blocking(move || around(&files)).await.map_err(|error| disk(&error))?;
         let flake = folder.clone();
-        self.with_nix(&folder, lines, async move |nix| self.in_nix(&recipe, &flake, nix).await).await
+        self.with_nix(&folder, lines, async move |nix| self.in_nix(recipe, &flake, nix).await).await
     }
 
-    async fn in_nix(&self, recipe: &Recipe, folder: &Path, nix: &Nix<'_>) -> Result<Made, Failure> {
+    async fn in_nix(&self, recipe: Recipe, folder: &Path, nix: &Nix<'_>) -> Result<Made, Failure> {
         // The log is best effort, and its reader outlives this work.
         let say = async |line: String| drop(nix.lines.send(line).await);
         for note in &recipe.notes {
@@ -73,17 +75,25 @@ impl Job {
         }
         let nixpkgs = &self.options.nix.nixpkgs;
         let lock = self.lock_of(nix, nixpkgs).await?;
-        let toolchain = self.toolchain(recipe, folder, nix, &lock).await?;
+        let toolchain = self.toolchain(&recipe, folder, nix, &lock).await?;
         say(format!("Toolchain: {} {}, of {nixpkgs}.", recipe.language(), toolchain.version)).await;
         if let Some(warning) = recipe.warning(&toolchain) {
             say(format!("Warning: {warning}.")).await;
         }
+        let answer = self.answer(&recipe, folder, nix, &toolchain, &lock).await?;
+        let unplanned = |why: Unplanned| Failure::new(why.code, why.message, why.next_step);
+        let before = recipe.notes.len();
+        let recipe = recipe.settle(answer.as_ref().map_or("", |answer| &answer.text)).map_err(unplanned)?;
+        for note in &recipe.notes[before..] {
+            say(format!("Warning: {note}.")).await;
+        }
         let hashes = self.hashes(nix, &toolchain, &recipe.dependencies).await?;
-        let by_place = hashes.iter().map(|it| (it.place.clone(), it.hash.clone())).collect();
+        let by_place = hashes.iter().map(|(place, it)| (place.clone(), it.text.clone())).collect();
         write(folder, recipe.files(nixpkgs, &toolchain, &by_place), lock).await?;
         let built = self.nix_build(nix, folder, None, Said::Source(&recipe.dependencies)).await;
         // Only who builds with them knows whether they are of what the lock file names.
-        self.kept().settle(hashes, built.is_ok()).await;
+        let learned = hashes.into_iter().map(|(_, it)| it).chain(answer.filter(|_| recipe.is_locked())).collect();
+        self.kept().settle(learned, built.is_ok()).await;
         self.image_of(nix, &built?, recipe.port()).await
     }
 
@@ -99,14 +109,15 @@ impl Job {
         let (kept, files) = (self.kept(), recipe.first_files(nixpkgs));
         let key = format!("{}.tools", digest([lock, files.flake.as_bytes(), recipe.toolchains().as_bytes()].concat()));
         let known = kept.get(&key, ABOUT_BYTES_MAX).await.and_then(|text| String::from_utf8(text).ok());
-        if let Some(toolchain) = known.as_deref().and_then(Toolchain::read) {
+        let read = |text: &str| Toolchain::read(text).filter(|it| recipe.can_be_had_with(it));
+        if let Some(toolchain) = known.as_deref().and_then(read) {
             return Ok(toolchain);
         }
         write(folder, files, lock.to_owned()).await?;
         let about = self.nix_build(nix, folder, Some(TOOLCHAIN), Said::Tools).await?;
         let about = blocking(move || io::read_to_string(fs::File::open(about)?.take(ABOUT_BYTES_MAX)));
         let about = about.await.map_err(|error| disk(&error))?;
-        let toolchain = Toolchain::read(&about).ok_or_else(|| {
+        let toolchain = read(&about).ok_or_else(|| {
             let message =
                 format!("{} of {nixpkgs} does not say what it is, or where it fetches from", recipe.language());
             Failure::new(BuildCode::Infrastructure, message, "name another one with --nixpkgs")
@@ -151,21 +162,80 @@ impl Job {
         Ok(lock)
     }
 
+    /// What the package manager answers, if it has to be asked: what exactly would be installed here.
+    async fn answer(
+        &self,
+        recipe: &Recipe,
+        folder: &Path,
+        nix: &Nix<'_>,
+        toolchain: &Toolchain,
+        lock: &[u8],
+    ) -> Result<Option<Learned>, Failure> {
+        let Some(lookup) = &recipe.lookup else { return Ok(None) };
+        let (requirements, constraints) = (lookup.requirements.join("\n"), lookup.constraints.join("\n"));
+        let asked =
+            [&toolchain.version, &recipe.toolchains(), &requirements, &constraints].map(String::as_str).join("\0");
+        let key = format!("{}.answer", digest([lock, asked.as_bytes()].concat()));
+        if recipe.is_locked()
+            && let Some(known) = self.kept().get(&key, ANSWER_BYTES_MAX).await
+            && let Ok(text) = String::from_utf8(known)
+            && recipe.clone().settle(&text).is_ok()
+        {
+            return Ok(Some(Learned { key, text }));
+        }
+        write(folder, recipe.first_files(&self.options.nix.nixpkgs), lock.to_owned()).await?;
+        // The log is best effort, and its reader outlives this work.
+        let _ = nix
+            .lines
+            .send(format!("Asking pip which wheels fit, of {} that are named.", lookup.requirements.len()))
+            .await;
+        let own = nix.room.home.join("lookup");
+        let files = [("requirements.txt", requirements), ("constraints.txt", constraints)];
+        let paths = files.each_ref().map(|(name, _)| own.join(name));
+        let written = blocking(move || {
+            DirBuilder::new().mode(0o755).create(&own)?;
+            files.into_iter().try_for_each(|(name, text)| put(&own.join(name), text.as_bytes()))
+        });
+        written.await.map_err(|error| disk(&error))?;
+        let pip = OsString::from(format!("path:{}#pip", url_of(folder)));
+        let options = ["--dry-run", "--ignore-installed", "--only-binary", ":all:", "--quiet", "--no-input"];
+        let options =
+            ["--", "install"].into_iter().chain(options).chain(["--no-cache-dir", "--disable-pip-version-check"]);
+        let options = options.chain(["--report", "-", "--requirement"]).map(OsStr::new);
+        let about: Vec<&OsStr> = [pip.as_os_str()].into_iter().chain(options).collect();
+        let about = [&about[..], &[paths[0].as_ref(), OsStr::new("--constraint"), paths[1].as_ref()]].concat();
+        let ended = nix.evaluate(&["run", "--no-update-lock-file"], &about, true).await?;
+        let cannot = |code, why: String, next_step: &str| {
+            Failure::new(code, format!("pip cannot say which wheels are needed: {why}"), next_step)
+        };
+        if !ended.success {
+            let said = ended.error.unwrap_or_else(|| "it says nothing of why".to_owned());
+            let next_step = "see in the build log whether this node reaches the index, and has a wheel of each for this Python: source distributions are not taken";
+            return Err(cannot(BuildCode::DependencyMissing, said, next_step));
+        }
+        let text = Lookup::essence(&ended.stdout).ok_or_else(|| {
+            let next_step = "name a nixpkgs with pip 23 or newer with --nixpkgs";
+            cannot(BuildCode::Infrastructure, "its answer cannot be read".to_owned(), next_step)
+        })?;
+        Ok(Some(Learned { key, text }))
+    }
+
     /// Fetches what no lock file has a hash of. What is fetched is in the store then, and found there when it is built.
     async fn hashes(
         &self,
         nix: &Nix<'_>,
         toolchain: &Toolchain,
         dependencies: &[Dependency],
-    ) -> Result<Vec<Learned>, Failure> {
+    ) -> Result<Vec<(String, Learned)>, Failure> {
         let kept = self.kept();
         let learn = |it: &Dependency, sum: &str| {
-            let (kept, place, name, url) = (kept.clone(), it.place.clone(), it.name.clone(), toolchain.url(&it.at));
+            let (kept, place, name) = (kept.clone(), it.place.clone(), it.name.clone());
+            let url = toolchain.url(&it.at).expect("what has no hash is in a registry that its toolchain names");
             let key = format!("{}.hash", digest(format!("{url}\n{sum}")));
             async move {
                 let known = kept.get(&key, HASH_BYTES_MAX).await.and_then(|text| String::from_utf8(text).ok());
                 if let Some(hash) = known.filter(|hash| hash.starts_with(HASH)) {
-                    return Ok(Learned { key, place, hash });
+                    return Ok((place, Learned { key, text: hash }));
                 }
                 let args = ["store", "prefetch-file", "--json", "--name", &name];
                 let ended = nix.evaluate(&args, &[url.as_ref()], true).await?;
@@ -176,7 +246,7 @@ impl Job {
                     return Err(Failure::new(BuildCode::DependencyMissing, message, next_step));
                 }
                 let Fetched { hash } = serde_json::from_slice(&ended.stdout).map_err(|error| garbled(&error))?;
-                Ok(Learned { key, place, hash })
+                Ok((place, Learned { key, text: hash }))
             }
         };
         let unknown: Vec<_> = dependencies
@@ -224,10 +294,10 @@ fn put(path: &Path, text: &[u8]) -> io::Result<()> {
 impl Kept {
     /// Keeps what turned out to be right, and forgets what may not have been.
     async fn settle(&self, learned: Vec<Learned>, is_right: bool) {
-        for Learned { key, hash, .. } in learned {
+        for Learned { key, text } in learned {
             let path = self.0.join(&key);
             match (is_right, blocking(move || path.exists()).await) {
-                (true, false) => self.put(key, hash.into_bytes()).await,
+                (true, false) => self.put(key, text.into_bytes()).await,
                 (false, true) => self.forget(&key).await,
                 _ => {}
             }

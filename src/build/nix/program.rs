@@ -23,8 +23,8 @@ const SEARCH_PATH: &str = "/nix/var/nix/profiles/default/bin:/run/current-system
 pub(super) const LINE_BYTES_MAX: u64 = 8 * 1024;
 /// Of an answer this much is read: the closures of whole desktops have a tenth.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
-/// How Nix begins to say why it ends.
-const ERROR: &str = "error:";
+/// How Nix, and pip, begin to say why they end.
+const ERRORS: [&str; 2] = ["error:", "ERROR:"];
 /// What it says that is of no use to anybody: where it sees no network card it is let out another way, and where it locks what it is told
 /// to lock is a folder of the node.
 const NOT_PASSED_ON: [&str; 2] = ["warning: you don't have Internet access", "warning: creating lock file"];
@@ -59,7 +59,7 @@ pub(super) struct Nix<'a> {
 pub(super) struct Ended {
     pub(super) success: bool,
     pub(super) stdout: Vec<u8>,
-    /// The first thing that it called an error: what comes after it mostly follows from it.
+    /// The first thing that was called an error: what comes after it mostly follows from it.
     pub(super) error: Option<String>,
 }
 
@@ -151,8 +151,8 @@ impl Nix<'_> {
                 continue;
             }
             // Newer versions say the word alone first, and the reason last.
-            if let Some(words) = line.trim_start().strip_prefix(ERROR).map(str::trim).filter(|words| !words.is_empty())
-            {
+            let said = ERRORS.iter().find_map(|error| line.trim_start().strip_prefix(error));
+            if let Some(words) = said.map(str::trim).filter(|words| !words.is_empty()) {
                 error.get_or_insert_with(|| words.to_owned());
             }
             if is_logged {

@@ -9,8 +9,8 @@ use super::files::{Files, is_foreign};
 use super::{Detection, EntryPoint, Framework, Undetected, broken, plain, settle};
 use crate::model::{BuildStrategy, BuildType};
 
-const PROJECT: &str = "pyproject.toml";
-const REQUIREMENTS: &str = "requirements.txt";
+pub(in crate::decide) const PROJECT: &str = "pyproject.toml";
+pub(in crate::decide) const REQUIREMENTS: &str = "requirements.txt";
 const USUAL_VERSION: &str = "3.11";
 
 pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
@@ -50,27 +50,33 @@ pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
     Ok(detection)
 }
 
-fn lookup<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
+/// What a manifest says at a place.
+pub(in crate::decide) fn entry<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
     rest.iter().try_fold(table.get(*first)?, |value, key| value.get(*key))
 }
 
-fn version(files: &Files<'_>, project: &Table, detection: &mut Detection) {
+/// The version, or the range of versions, that is asked for.
+pub(in crate::decide) fn wanted_version(files: &Files<'_>, project: &Table) -> Option<String> {
     let line = |path: &str| files.text(path).and_then(|it| it.lines().map(str::trim).find(|line| !line.is_empty()));
     let own = line(".python-version");
     let runtime = line("runtime.txt").and_then(|it| it.strip_prefix("python-"));
-    let requires = lookup(project, &["project", "requires-python"]).and_then(Value::as_str);
-    let poetry = lookup(project, &["tool", "poetry", "dependencies", "python"]).and_then(Value::as_str);
-    let version = own.or(requires).or(poetry).or(runtime).unwrap_or(USUAL_VERSION);
+    let requires = entry(project, &["project", "requires-python"]).and_then(Value::as_str);
+    let poetry = entry(project, &["tool", "poetry", "dependencies", "python"]).and_then(Value::as_str);
+    own.or(requires).or(poetry).or(runtime).map(str::to_owned)
+}
+
+fn version(files: &Files<'_>, project: &Table, detection: &mut Detection) {
+    let version = wanted_version(files, project).unwrap_or_else(|| USUAL_VERSION.to_owned());
     let is_exact = version.split('.').count() == 3 && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    detection.toolchain = is_exact.then(|| version.to_owned());
-    detection.version = Some(version.to_owned());
+    detection.toolchain = is_exact.then(|| version.clone());
+    detection.version = Some(version.clone());
     detection.suggested.insert("python_version", json!(version));
 }
 
 /// Who installs the dependencies, by its lock file.
 fn installer(files: &Files<'_>, project: &Table, detection: &mut Detection) {
-    let is_poetry = lookup(project, &["tool", "poetry"]).is_some();
+    let is_poetry = entry(project, &["tool", "poetry"]).is_some();
     let installer = if files.has("poetry.lock") || (is_poetry && !files.has("uv.lock")) {
         "poetry"
     } else if files.has("uv.lock") {
@@ -108,9 +114,9 @@ fn requirements(files: &Files<'_>) -> Vec<String> {
 /// Names of what is needed, in the one spelling that Python's index compares.
 fn dependencies(files: &Files<'_>, project: &Table) -> BTreeSet<String> {
     let mut lines = requirements(files);
-    let listed = lookup(project, &["project", "dependencies"]).and_then(Value::as_array).into_iter().flatten();
+    let listed = entry(project, &["project", "dependencies"]).and_then(Value::as_array).into_iter().flatten();
     lines.extend(listed.filter_map(Value::as_str).map(str::to_owned));
-    let poetry = lookup(project, &["tool", "poetry", "dependencies"]).and_then(Value::as_table).into_iter().flatten();
+    let poetry = entry(project, &["tool", "poetry", "dependencies"]).and_then(Value::as_table).into_iter().flatten();
     lines.extend(poetry.map(|(name, _)| name.clone()));
     // A setup.py is a program: only names in quotation marks are looked for in it.
     if let Some(setup) = files.text("setup.py") {
@@ -121,7 +127,13 @@ fn dependencies(files: &Files<'_>, project: &Table) -> BTreeSet<String> {
 
 fn name(requirement: &str) -> String {
     let end = requirement.find(|letter: char| !(letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.')));
-    requirement[..end.unwrap_or(requirement.len())].to_ascii_lowercase().replace(['_', '.'], "-")
+    normalized(&requirement[..end.unwrap_or(requirement.len())])
+}
+
+/// The one spelling of a name that Python's index compares.
+pub(in crate::decide) fn normalized(name: &str) -> String {
+    let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|part| !part.is_empty()).collect();
+    parts.join("-").to_ascii_lowercase()
 }
 
 fn entry_points(files: &Files<'_>, project: &Table) -> Vec<EntryPoint> {
@@ -133,7 +145,7 @@ fn entry_points(files: &Files<'_>, project: &Table) -> Vec<EntryPoint> {
     };
     let mut found: Vec<EntryPoint> = USUAL.iter().filter(|path| files.has(path)).map(file).collect();
     for scripts in [&["project", "scripts"][..], &["tool", "poetry", "scripts"]] {
-        let scripts = lookup(project, scripts).and_then(Value::as_table).into_iter().flatten();
+        let scripts = entry(project, scripts).and_then(Value::as_table).into_iter().flatten();
         found.extend(scripts.filter_map(|(name, module)| {
             Some(EntryPoint { name: name.clone(), path: module.as_str()?.to_owned(), is_default: false })
         }));
@@ -156,7 +168,8 @@ fn django(files: &Files<'_>, detection: &mut Detection) {
     }
 }
 
-fn is_module(text: &str) -> bool {
+/// Whether it is a name of a module, with or without those around it.
+pub(in crate::decide) fn is_module(text: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     text.split('.').all(part)
 }

@@ -7,7 +7,9 @@ use super::files::{Files, is_foreign, join};
 use super::{Detection, EntryPoint, Undetected, broken, plain, settle};
 use crate::model::{BuildStrategy, BuildType};
 
-pub(super) const MANIFEST: &str = "Cargo.toml";
+pub(in crate::decide) const MANIFEST: &str = "Cargo.toml";
+/// Files that say which toolchain is wanted.
+pub(in crate::decide) const TOOLCHAINS: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 /// What is taken when a manifest says nothing.
 const USUAL_EDITION: &str = "2021";
 /// Libraries by which it is known where a program usually listens.
@@ -75,13 +77,13 @@ fn table(files: &Files<'_>, path: &str) -> Result<Option<Table>, Undetected> {
 
 /// What `rust-toolchain.toml` or `rust-toolchain` asks for.
 fn toolchain(files: &Files<'_>) -> Result<Option<String>, Undetected> {
-    if let Some(table) = table(files, "rust-toolchain.toml")? {
+    if let Some(table) = table(files, TOOLCHAINS[0])? {
         let channel = table.get("toolchain").and_then(|it| it.get("channel")).and_then(Value::as_str);
         return Ok(channel.map(str::to_owned));
     }
-    let Some(text) = files.text("rust-toolchain") else { return Ok(None) };
+    let Some(text) = files.text(TOOLCHAINS[1]) else { return Ok(None) };
     if text.contains('[') {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| broken("rust-toolchain", error.message()))?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| broken(TOOLCHAINS[1], error.message()))?;
         return Ok(table.get("toolchain").and_then(|it| it.get("channel")).and_then(Value::as_str).map(str::to_owned));
     }
     Ok(text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned))

@@ -49,6 +49,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         flake: include_str!("go.nix"),
         plan,
         dependencies,
+        lookup: None,
         notes: Vec::new(),
         wanted,
         language: "Go",

@@ -101,6 +101,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         flake: include_str!("node.nix"),
         plan,
         dependencies,
+        lookup: None,
         notes,
         wanted: wanted.map(Wanted::Like),
         language: "Node.js",

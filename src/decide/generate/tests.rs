@@ -24,7 +24,7 @@ fn made(strategy: BuildStrategy, files: &[(&str, &str)]) -> Result<Recipe, Unpla
 }
 
 fn toolchain(version: &str) -> Toolchain {
-    Toolchain { version: version.to_owned(), registry: "https://example.org/".to_owned() }
+    Toolchain { version: version.to_owned(), registry: Some("https://example.org/".to_owned()) }
 }
 
 fn plan_of(recipe: &Recipe) -> Value {
@@ -129,6 +129,294 @@ fn what_a_lock_must_not_be_is_said_by_name() {
     }
 }
 
+const CRATES: &str = "https://github.com/rust-lang/crates.io-index";
+
+fn cargo_lock(package: &str) -> String {
+    format!("version = 4\n[[package]]\nname = \"web\"\nversion = \"0.1.0\"\n{package}")
+}
+
+fn locked_crate(about: &str) -> String {
+    cargo_lock(&format!("[[package]]\nname = \"a\"\nversion = \"1.0.0+b\"\n{about}"))
+}
+
+#[test]
+fn rust_is_built_with_what_its_lock_names() {
+    let lock = locked_crate(&format!("source = \"registry+{CRATES}\"\nchecksum = \"{}\"\n", "0a".repeat(32)));
+    let files = [
+        (
+            "Cargo.toml",
+            "[package]\nname = \"web\"\nedition = \"2024\"\nrust-version = \"1.85\"\nbuild = \"make/build.rs\"\n[workspace]\nmembers = [\"crates/*\"]\n",
+        ),
+        ("Cargo.lock", lock.as_str()),
+        (".cargo/config.toml", ""),
+        ("src/main.rs", ""),
+        ("src/web.rs", ""),
+        ("src/bin/other/main.rs", ""),
+        ("src/bin/other/part.rs", ""),
+        ("crates/b/Cargo.toml", "[package]\nname = \"b\"\nedition = \"2024\"\n[lib]\npath = \"../lib/b.rs\"\n"),
+        ("target/package/b/Cargo.toml", "broken"),
+    ];
+    let recipe = made(BuildStrategy::AutoRust, &files).expect("a recipe");
+    let plan = plan_of(&recipe);
+    assert_eq!(plan["binary"], json!("web"));
+    assert_eq!(plan["toolchains"], json!(["rustPackages_1_85", "rustPackages"]));
+    assert_eq!(plan["packages"], json!(["b", "web"]));
+    assert_eq!(plan["manifests"], json!(["Cargo.toml", "crates/b/Cargo.toml", ".cargo/config.toml"]));
+    // Of the files, what a change of the program does not change.
+    assert_eq!(plan["targets"], json!(["crates/lib/b.rs", "make/build.rs", "src/bin/other/main.rs", "src/main.rs"]));
+    assert_eq!(recipe.dependencies[0].name, "crate-a-1.0.0+b.tar.gz", "as nixpkgs calls it");
+    assert_eq!(plan["dependencies"][0]["url"], Value::Null, "nixpkgs knows");
+    assert_eq!(recipe.warning(&toolchain("1.90.0")), None);
+    assert!(recipe.warning(&toolchain("1.84.1")).is_some());
+
+    let exactly = |channel: &str| {
+        let file = ("rust-toolchain.toml", format!("[toolchain]\nchannel = \"{channel}\"\n"));
+        let files = [&files[..], &[(file.0, file.1.as_str())]].concat();
+        let recipe = made(BuildStrategy::AutoRust, &files).expect("a recipe");
+        (plan_of(&recipe)["toolchains"][0].clone(), recipe.warning(&toolchain("1.90.0")).is_some())
+    };
+    assert_eq!(exactly("1.90"), (json!("rustPackages_1_90"), false));
+    assert_eq!(exactly("1.89.0"), (json!("rustPackages_1_89"), true));
+    assert_eq!(exactly("stable"), (json!("rustPackages"), false));
+    assert_eq!(exactly("nightly-2026-01-01"), (json!("rustPackages"), true));
+}
+
+#[test]
+fn what_a_lock_of_cargo_must_not_be_is_said_by_name() {
+    let said = |lock: &str| {
+        let files = [("Cargo.toml", "[package]\nname = \"web\"\n"), ("Cargo.lock", lock), ("src/main.rs", "")];
+        let why = made(BuildStrategy::AutoRust, &files).expect_err("it is refused");
+        (why.code, why.message)
+    };
+    let sum = "0a".repeat(32);
+    for (lock, code, words) in [
+        ("[[package", BuildCode::InvalidConfig, "Cargo.lock cannot be read"),
+        ("package = 7", BuildCode::InvalidConfig, "Cargo.lock cannot be read"),
+        (
+            &locked_crate("source = \"git+https://example.org/a?rev=1#1\"\n"),
+            BuildCode::UnsupportedLanguage,
+            "\"a 1.0.0+b\" from \"git+",
+        ),
+        (
+            &locked_crate("source = \"registry+https://example.org/index\"\n"),
+            BuildCode::UnsupportedLanguage,
+            "from \"registry+https://example.org",
+        ),
+        (
+            &locked_crate(&format!("source = \"registry+{CRATES}\"\n")),
+            BuildCode::InvalidConfig,
+            "no checksum of \"a 1.0.0+b\"",
+        ),
+        (
+            &locked_crate(&format!("source = \"registry+{CRATES}\"\nchecksum = \"x{sum}\"\n")),
+            BuildCode::InvalidConfig,
+            "no checksum of",
+        ),
+    ] {
+        let (found, message) = said(lock);
+        assert!(found == code && message.contains(words), "{lock}: {found:?} {message}");
+    }
+    let none = [("Cargo.toml", "[package]\nname = \"web\"\n"), ("src/main.rs", "")];
+    let why = made(BuildStrategy::AutoRust, &none).expect_err("it is refused");
+    assert!(why.code == BuildCode::DependencyMissing && why.message.contains("there is no Cargo.lock"), "{why:?}");
+    let empty = cargo_lock("");
+    let broken = [
+        ("Cargo.toml", "[package]\nname = \"web\"\n"),
+        ("Cargo.lock", empty.as_str()),
+        ("src/main.rs", ""),
+        ("b/Cargo.toml", "[package"),
+    ];
+    let why = made(BuildStrategy::AutoRust, &broken).expect_err("it is refused").message;
+    assert!(why.contains("\"b/Cargo.toml\" cannot be read"), "{why}");
+    let stale = |needs: &str| {
+        let manifest = format!("[package]\nname = \"web\"\n[workspace.dependencies]\na = \"1\"\nb = \"1\"\n{needs}\n");
+        let lock = locked_crate(&format!("source = \"registry+{CRATES}\"\nchecksum = \"{sum}\"\n"));
+        // One with a lock file of its own.
+        let other = ("fuzz/Cargo.toml", "[package]\nname = \"other\"\n[dependencies]\nc = \"7\"\n");
+        let files = [("Cargo.toml", manifest.as_str()), ("Cargo.lock", &lock), ("src/main.rs", ""), other];
+        made(BuildStrategy::AutoRust, &files).map_err(|why| why.message).err()
+    };
+    for fine in [
+        "[dependencies]\na = \"1\"",
+        "[dev-dependencies]\nx = { package = \"a\", version = \"1.0\" }",
+        "[dependencies]\na.workspace = true\nown = { path = \"own\" }",
+    ] {
+        assert_eq!(stale(fine), None, "{fine}");
+    }
+    for bad in [
+        "[dependencies]\na = \"2\"",
+        "[target.'cfg(unix)'.build-dependencies]\nb = \"1\"",
+        "[dependencies]\nb.workspace = true",
+    ] {
+        let why = stale(bad).expect("it is stale");
+        assert!(why.contains("Cargo.lock is not of this Cargo.toml"), "{why}");
+    }
+    let library = [("Cargo.toml", "[package]\nname = \"web\"\n"), ("Cargo.lock", &empty), ("src/lib.rs", "")];
+    assert!(made(BuildStrategy::AutoRust, &library).expect_err("no program").message.contains("no binary was found"));
+}
+
+/// What pip says of these wheels.
+fn report(wheels: &[(&str, &str, &str)]) -> String {
+    let install = wheels.iter().map(|(name, version, url)| {
+        let sum = "0a".repeat(32);
+        json!({"download_info": {"url": url, "archive_info": {"hashes": {"sha256": sum}}}, "metadata": {"name": name, "version": version}})
+    });
+    json!({"version": "1", "install": install.collect::<Vec<_>>()}).to_string()
+}
+
+#[test]
+fn python_is_built_with_what_pip_finds_for_its_requirements() {
+    let requirements = "# ours\nFlask>=3  # the framework\n-r more/other.txt\n--only-binary :all:\n-c limits.txt\n";
+    let files = [
+        ("requirements.txt", requirements),
+        ("more/other.txt", "gunicorn==23.0.0 \\\n    --hash=sha256:00\n-r ../requirements.txt\n"),
+        ("limits.txt", "click<9\n"),
+        ("app.py", "from flask import Flask\napp = Flask(__name__)\n"),
+    ];
+    let recipe = made(BuildStrategy::AutoPython, &files).expect("a recipe");
+    let lookup = recipe.lookup.clone().expect("pip is asked");
+    assert_eq!(lookup.requirements, ["Flask>=3", "gunicorn==23.0.0      --hash=sha256:00"]);
+    assert_eq!((lookup.constraints.as_slice(), recipe.is_locked()), (&["click<9".to_owned()][..], false));
+
+    let flask = ("Flask", "3.1.0", "https://example.org/p/flask-3.1.0-py3-none-any.whl");
+    let gunicorn = ("gunicorn", "23.0.0", "https://example.org/p/gunicorn-23.0.0-py3-none-any.whl");
+    let native = ("m", "1.0+x", "https://example.org/p/m-1.0%2Bx-cp311-cp311-manylinux_2_17_x86_64.whl");
+    let settled = recipe.clone().settle(&report(&[flask, gunicorn])).expect("settles");
+    let plan = plan_of(&settled);
+    assert_eq!((plan["start"].clone(), plan["native"].clone()), (json!("gunicorn app:app"), json!(false)));
+    let hash = "sha256-CgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo=";
+    assert_eq!(
+        plan["dependencies"][0],
+        json!({"name": "flask-3.1.0-py3-none-any.whl", "place": "flask-3.1.0-py3-none-any.whl", "url": flask.2, "hash": hash})
+    );
+    assert_eq!(settled.notes, Vec::<String>::new());
+    // What is not there cannot run it.
+    let settled = recipe.clone().settle(&report(&[flask, native])).expect("settles");
+    let plan = plan_of(&settled);
+    assert!(plan["start"].as_str().expect("a command").starts_with("flask --app app:app run --host 0.0.0.0"));
+    assert!(settled.notes[0].contains("made for development"), "{:?}", settled.notes);
+    assert_eq!(
+        (plan["native"].clone(), settled.dependencies[1].place.as_str()),
+        (json!(true), "m-1.0+x-cp311-cp311-manylinux_2_17_x86_64.whl")
+    );
+    let why = recipe.clone().settle(&report(&[])).expect_err("nothing runs it");
+    assert!(why.code == BuildCode::DependencyMissing && why.message.contains("gunicorn or flask"), "{why:?}");
+    for odd in [
+        "https://example.org/flask-3.1.0.tar.gz",
+        "file:///etc/flask-3.1.0-py3-none-any.whl",
+        "https://example.org/a b-1-py3-none-any.whl",
+    ] {
+        let why = recipe.clone().settle(&report(&[("flask", "3.1.0", odd)])).expect_err("it is refused").message;
+        assert!(why.contains("is no wheel with a hash"), "{why}");
+    }
+    assert!(recipe.settle("{}").expect_err("no answer").message.contains("cannot be read"));
+}
+
+#[test]
+fn python_is_built_with_what_its_lock_names() {
+    let project = "[project]\nname = \"web\"\nrequires-python = \">=3.11,<3.13\"\ndependencies = [\"a_b[x]>=1\"]\n";
+    let sum = "0a".repeat(32);
+    let lock = format!(
+        "version = 1\n[[package]]\nname = \"web\"\nversion = \"0\"\nsource = {{ virtual = \".\" }}\n\
+         [[package]]\nname = \"a-b\"\nversion = \"1.0\"\nsource = {{ registry = \"https://example.org/simple\" }}\n\
+         wheels = [{{ url = \"https://example.org/w\", hash = \"sha256:{sum}\" }}]\n\
+         [[package]]\nname = \"c\"\nversion = \"1\"\n[[package]]\nname = \"c\"\nversion = \"2\"\n"
+    );
+    let files = [("pyproject.toml", project), ("uv.lock", lock.as_str()), ("main.py", "")];
+    let recipe = made(BuildStrategy::AutoPython, &files).expect("a recipe");
+    let lookup = recipe.lookup.clone().expect("pip is asked");
+    assert_eq!((lookup.requirements, lookup.constraints), (vec!["a_b[x]>=1".to_owned()], vec!["a-b==1.0".to_owned()]));
+    assert!(recipe.is_locked());
+    let first = plan_of(&recipe);
+    assert_eq!(first["toolchains"], json!(["python312", "python311", "python3"]));
+    let wheel = ("A.B", "1.0", "https://example.org/a_b-1.0-py3-none-any.whl");
+    let plan = plan_of(&recipe.clone().settle(&report(&[wheel])).expect("settles"));
+    assert_eq!(plan["start"], json!("python ./main.py"));
+    for other in [("a-b", "1.1", wheel.2), ("d", "1.0", wheel.2), ("c", "1", wheel.2)] {
+        let why = recipe.clone().settle(&report(&[other])).expect_err("it is not locked").message;
+        assert!(why.contains("uv.lock is not of this pyproject.toml") && why.contains(other.1), "{why}");
+    }
+    // Poetry's says the same in other words.
+    let project = "[tool.poetry.dependencies]\npython = \"^3.11\"\na = {version = \"^1\", extras = [\"x\"], markers = \"os_name == 'posix'\"}\nb = {version = \"1\", optional = true}\n";
+    let lock = format!(
+        "[[package]]\nname = \"A\"\nversion = \"1.0\"\nfiles = [{{ file = \"a.whl\", hash = \"sha256:{sum}\" }}]\n"
+    );
+    let files = [("pyproject.toml", project), ("poetry.lock", lock.as_str()), ("main.py", "")];
+    let lookup = made(BuildStrategy::AutoPython, &files).expect("a recipe").lookup.expect("pip is asked");
+    assert_eq!(
+        (lookup.requirements, lookup.constraints),
+        (vec!["a[x] ; os_name == 'posix'".to_owned()], vec!["a==1.0".to_owned()])
+    );
+}
+
+#[test]
+fn what_is_not_of_the_index_is_said_by_name() {
+    let said = |files: &[(&str, &str)]| {
+        let why = made(BuildStrategy::AutoPython, &[files, &[("main.py", "")]].concat()).expect_err("it is refused");
+        (why.code, why.message)
+    };
+    let requirements = |line: &str| said(&[("requirements.txt", line)]);
+    for (line, words) in [
+        ("a @ https://example.org/a.whl", "fetched from elsewhere"),
+        ("git+https://example.org/a", "fetched from elsewhere"),
+        ("./own", "names no package"),
+        ("own/a.whl", "names no package"),
+        ("a==${SECRET}", "names no package"),
+        ("-e ./own", "does not do"),
+        ("--index-url https://example.org/simple", "does not do"),
+        ("--extra-index-url=https://example.org/simple", "does not do"),
+    ] {
+        let (code, message) = requirements(line);
+        assert!(code == BuildCode::UnsupportedLanguage && message.contains(words), "{line}: {message}");
+    }
+    assert!(requirements("-r ../../etc/passwd").1.contains("outside of the source"));
+    assert!(requirements("-r other.txt").1.contains("there is no \"other.txt\""));
+    let project = ("pyproject.toml", "[project]\nname = \"web\"\n");
+    let locked = |lock: &str| said(&[project, ("uv.lock", lock)]);
+    assert!(locked("[[package").1.contains("uv.lock cannot be read"));
+    let git = "[[package]]\nname = \"a\"\nversion = \"1\"\nsource = { git = \"https://example.org/a#1\" }\n";
+    let (code, message) = locked(git);
+    assert!(
+        code == BuildCode::UnsupportedLanguage
+            && message.contains("\"a\", which is not from the usual index (\"git\")"),
+        "{message}"
+    );
+    let poetry = ("pyproject.toml", "[tool.poetry]\nname = \"web\"\n");
+    let (code, message) = said(&[poetry]);
+    assert!(code == BuildCode::DependencyMissing && message.contains("there is no poetry.lock"), "{message}");
+    let (code, message) = said(&[("setup.py", "")]);
+    assert!(code == BuildCode::UnsupportedLanguage && message.contains("setup.py"), "{message}");
+    let nothing = made(BuildStrategy::AutoPython, &[("requirements.txt", "")]).expect_err("nothing runs").message;
+    assert!(nothing.contains("nothing says what to run"), "{nothing}");
+}
+
+#[test]
+fn a_python_is_looked_for_that_fits() {
+    let names = |said: &str| {
+        let project = format!("[project]\nname = \"web\"\nrequires-python = \"{said}\"\n");
+        let recipe =
+            made(BuildStrategy::AutoPython, &[("pyproject.toml", &project), ("main.py", "")]).expect("a recipe");
+        let names = plan_of(&recipe)["toolchains"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        (names.join(" "), recipe.warning(&toolchain("3.11.7")).is_some())
+    };
+    let is = |names: &str, warns: bool| (names.to_owned(), warns);
+    assert_eq!(names(">=3.9"), is("python3", false));
+    assert_eq!(names(">=3.12"), is("python3", true));
+    assert_eq!(names("^3.10"), is("python3", false));
+    assert_eq!(names("==3.11.*"), is("python311 python3", false));
+    assert_eq!(names("3.12"), is("python312 python3", true));
+    assert_eq!(names(">=3.10,<3.12"), is("python311 python310 python3", false));
+    assert_eq!(names("<3.10"), is("python39 python38 python3", true));
+    assert_eq!(names("!=3.9.0"), is("python3", false));
+    assert_eq!(names("what"), is("python3", false));
+}
+
 #[test]
 fn what_no_flake_is_generated_for_is_said() {
     let node = |manifest: Value, more: &[(&str, &str)]| {
@@ -208,10 +496,11 @@ fn another_version_than_was_asked_for_is_said() {
 #[test]
 fn a_toolchain_says_its_version_and_where_it_fetches_from() {
     let read = |text: &str| Toolchain::read(text).map(|it| (it.version, it.registry));
-    let known = Some(("1.22.5".to_owned(), "https://proxy.example.org".to_owned()));
+    let known = Some(("1.22.5".to_owned(), Some("https://proxy.example.org".to_owned())));
     assert_eq!(read("1.22.5\nhttps://proxy.example.org,direct\n"), known);
     assert_eq!(read("1.22.5\noff\n"), None);
-    assert_eq!(read("1.22.5\n"), None);
+    assert_eq!(read("1.22.5\n"), Some(("1.22.5".to_owned(), None)));
+    assert_eq!(read(""), None);
 }
 
 proptest! {

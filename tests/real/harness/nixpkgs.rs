@@ -5,7 +5,7 @@ use std::process::Command;
 
 const NIX: [&str; 3] = ["nix", "--extra-experimental-features", "nix-command"];
 
-/// A reference to one, whose Go and Node.js know no other registry than this URL.
+/// A reference to one, whose Go, Node.js, Python and Rust know no other registry than this URL.
 pub(crate) fn fetching_from(registry: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nixpkgs");
@@ -28,6 +28,12 @@ pub(crate) fn fetching_from(registry: &str) -> String {
     legacyPackages.{system} = pkgs // {{
       go = told pkgs.go "go" "GOPROXY=\"\${{GOPROXY:-{registry},direct}}\"";
       nodejs = told pkgs.nodejs "npm" "npm_config_registry={registry}/";
+      python3 = pkgs.python3 // {{
+        pkgs = pkgs.python3.pkgs // {{
+          pip = told pkgs.python3.pkgs.pip "pip" "PIP_INDEX_URL=\"\${{PIP_INDEX_URL:-{registry}/simple/}}\"";
+        }};
+      }};
+      rustPackages = pkgs.rustPackagesOf "{registry}/crates";
     }};
   }};
 }}

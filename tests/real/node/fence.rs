@@ -87,11 +87,20 @@ fn serve(folder: &Path, mut stream: &TcpStream) -> std::io::Result<()> {
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
     let path = first.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or_default();
-    let (status, body) = match std::fs::read(folder.join(path.trim_start_matches('/'))) {
+    let mut file = folder.join(path.trim_start_matches('/'));
+    let is_page = path.ends_with('/');
+    if is_page {
+        file.push("index.html");
+    }
+    let (status, body) = match std::fs::read(file) {
         Ok(bytes) => ("200 OK", bytes),
         Err(_) => ("404 Not Found", Vec::new()),
     };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let kind = if is_page { "text/html" } else { "application/octet-stream" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     if !first.starts_with("HEAD ") {
         stream.write_all(&body)?;

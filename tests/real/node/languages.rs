@@ -11,7 +11,14 @@ use crate::harness::node::Node;
 use crate::harness::{Harness, nixpkgs, until};
 
 /// A source for each language, with the word that its log has for what it depends on.
-const SAMPLES: [(&str, &str, &str); 2] = [("go", "auto-go", "go-packages"), ("node", "auto-node", "node-modules")];
+const SAMPLES: [(&str, &str, &str); 4] = [
+    ("go", "auto-go", "go-packages"),
+    ("node", "auto-node", "node-modules"),
+    ("python", "auto-python", "python-packages"),
+    ("rust", "auto-rust", "rust-crates"),
+];
+/// What of the samples is different in each run: Nix builds nothing twice.
+const PROGRAMS: [&str; 4] = ["cmd/web/main.go", "server.js", "main.py", "src/main.rs"];
 
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/samples")
@@ -31,16 +38,16 @@ fn node_fetching_from(url: &str, engine: &str) -> Node {
     Node::registered_as(engine, &settings)
 }
 
-/// A sample, with a page that no other run has: Nix builds nothing twice.
-fn copy(sample: &str, page: &str) -> tempfile::TempDir {
+/// A sample, with this page, whose lock file names the registry with this URL if it names one.
+fn copy(sample: &str, page: &str, url: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let from = samples().join(sample);
     let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(folder.path()).status();
     assert!(copied.expect("cp runs").success());
-    for file in ["cmd/web/main.go", "server.js"] {
+    for file in PROGRAMS.into_iter().chain(["uv.lock"]) {
         let file = folder.path().join(file);
         if let Ok(text) = std::fs::read_to_string(&file) {
-            std::fs::write(&file, text.replace("PAGE", page)).expect("writes");
+            std::fs::write(&file, text.replace("PAGE", page).replace("REGISTRY", url)).expect("writes");
         }
     }
     folder
@@ -48,7 +55,9 @@ fn copy(sample: &str, page: &str) -> tempfile::TempDir {
 
 fn service(name: &str, strategy: &str) -> Value {
     let check = json!({"type": "tcp", "interval_seconds": 1, "retries": 20});
-    json!({"name": name, "source_type": "upload", "build_strategy": strategy, "health_check": check})
+    // All of them, and two of one while it is updated, have room on one machine.
+    let resources = json!({"cpu": "0.1", "memory": "128Mi"});
+    json!({"name": name, "source_type": "upload", "build_strategy": strategy, "health_check": check, "resources": resources})
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +74,7 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
         let mut service = service(sample, strategy);
         service["build_config"] = json!({"environment_vars": {"RUN": page}});
         first.post("/v1/apps/shop/services", &service).expect(201);
-        let folder = copy(sample, &page);
+        let folder = copy(sample, &page, &url);
         let host = format!("{sample}-shop.localhost");
         first.upload("shop", sample, folder.path());
         first.deploy("shop", sample);
@@ -76,7 +85,7 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
 
         // What it depends on is not built again.
         let newer = format!("{page}-newer");
-        let folder = copy(sample, &newer);
+        let folder = copy(sample, &newer, &url);
         first.upload("shop", sample, folder.path());
         first.deploy("shop", sample);
         let log = last_log(&first);
@@ -101,7 +110,7 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     node.post("/v1/apps/shop/services", &service("web", "auto")).expect(201);
     let said = |sample: &str, file: &str, text: Option<&str>| {
-        let folder = copy(sample, "page");
+        let folder = copy(sample, "page", &url);
         match text {
             Some(text) => std::fs::write(folder.path().join(file), text).expect("writes"),
             None => std::fs::remove_file(folder.path().join(file)).expect("it is there"),
@@ -139,4 +148,28 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     assert!(code == "INVALID_CONFIG" && error.contains("they differ in \\\"greet\\\""), "{error}");
     let (code, error) = said("node", "package.json", Some(&manifest.replace("greet built.txt", "no-such-command")));
     assert!(code == "BUILD_FAILED" && last_log(&node).contains("no-such-command"), "{error}");
+
+    let (code, error) = said("rust", "Cargo.lock", None);
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no Cargo.lock"), "{error}");
+    let lock = std::fs::read_to_string(samples().join("rust/Cargo.lock")).expect("reads");
+    let (code, error) = said("rust", "Cargo.lock", Some(&lock.replace("1.0.0", "1.0.1")));
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("greet 1.0.1 cannot be fetched"), "{error}");
+    let (code, error) = said("rust", "Cargo.lock", Some(&lock.replace("checksum = \"9", "checksum = \"8")));
+    assert!(code == "DEPENDENCY_MISSING" && last_log(&node).contains("hash mismatch"), "{error}");
+    let manifest = std::fs::read_to_string(samples().join("rust/Cargo.toml")).expect("reads");
+    let (code, error) = said("rust", "Cargo.toml", Some(&manifest.replace("greet = \"1\"", "greet = \"2\"")));
+    assert!(code == "INVALID_CONFIG" && error.contains("Cargo.lock is not of this Cargo.toml"), "{error}");
+    let (code, error) = said("rust", "src/main.rs", Some("fn main() { nothing() }\n"));
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("cannot find function `nothing`"), "{error}");
+
+    let (code, error) = said("python", "uv.lock", Some("[[package"));
+    assert!(code == "INVALID_CONFIG" && error.contains("uv.lock cannot be read"), "{error}");
+    let lock = std::fs::read_to_string(samples().join("python/uv.lock")).expect("reads");
+    let (code, error) = said("python", "uv.lock", Some(&lock.replace("1.0.0", "1.0.1")));
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("greet"), "{error}");
+    let (code, error) = said("python", "uv.lock", Some(&lock.replace("sha256:1", "sha256:2")));
+    assert!(code == "INVALID_CONFIG" && error.contains("uv.lock is not of this pyproject.toml"), "{error}");
+    let project = std::fs::read_to_string(samples().join("python/pyproject.toml")).expect("reads");
+    let (code, error) = said("python", "pyproject.toml", Some(&project.replace("greet>=1", "absent")));
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("absent"), "{error}");
 }

@@ -1,0 +1,82 @@
+# Builds a program of Rust from ./source, as ./plan.json says.
+{
+  description = "Written by narvana for a source of Rust";
+  inputs.nixpkgs.url = NIXPKGS;
+  outputs = { self, nixpkgs }: let
+    plan = builtins.fromJSON (builtins.readFile ./plan.json);
+    pkgs = nixpkgs.legacyPackages.${plan.system};
+    # The first of those that are wanted which this nixpkgs has and lets be used.
+    there = name: builtins.tryEval (let it = pkgs.${name} or null; in builtins.seq (it.rustc.drvPath or null) it);
+    rust = (builtins.head (builtins.filter (it: it.success && it.value != null) (map there plan.toolchains))).value;
+    folder = if plan.root == "" then ./source else ./source + "/${plan.root}";
+    copy = path: builtins.toFile "file" (builtins.readFile (folder + "/${path}"));
+    # Each is fetched by its checksum.
+    crates = rust.rustPlatform.importCargoLock { lockFile = folder + "/Cargo.lock"; };
+    settings = plan.environment // {
+      inherit crates;
+      inherit (plan) binary root;
+      nativeBuildInputs = [ rust.rustc rust.cargo ];
+    };
+    # Of a folder in the store, programs would name it in what they say when they panic, and need it for that.
+    begin = ''
+      export HOME="$TMPDIR" CARGO_HOME="$TMPDIR/cargo" CARGO_TARGET_DIR="$TMPDIR/target"
+      cp -rL "$crates" "$TMPDIR/crates"
+      fetched() {
+        cargo "$@" --release --locked --offline \
+          --config 'source.crates-io.replace-with="fetched"' --config "source.fetched.directory=\"$TMPDIR/crates\""
+      }
+      compile() { fetched build -j "$NIX_BUILD_CORES" --workspace --bin="$binary"; }
+    '';
+    # What the program needs, compiled. It is made again when the manifests change, and not when the program does.
+    compiled = pkgs.runCommandCC "rust-crates" (settings // {
+      inherit (plan) packages manifests targets;
+      texts = map copy plan.manifests;
+      lock = copy "Cargo.lock";
+      passAsFile = [ "packages" "manifests" "targets" "texts" ];
+    }) ''
+      ${begin}
+      mkdir -p "$TMPDIR/source/$root"
+      cd "$TMPDIR/source/$root"
+      cp "$lock" Cargo.lock
+      set -- $(cat "$manifestsPath")
+      for text in $(cat "$textsPath"); do
+        mkdir -p "$(dirname "$1")"
+        cp "$text" "$1"
+        shift
+      done
+      for target in $(cat "$targetsPath"); do
+        mkdir -p "$(dirname "$target")"
+        echo 'fn main() {}' > "$target"
+      done
+      compile
+      # Nothing of them is the source's.
+      for package in $(cat "$packagesPath"); do
+        fetched clean --package "$package"
+      done
+      cp -r "$CARGO_TARGET_DIR" "$out"
+    '';
+  in {
+    packages.${plan.system} = {
+      default = pkgs.runCommandCC plan.name (settings // {
+        inherit compiled;
+        inherit (pkgs) cacert;
+        src = builtins.path { path = ./source; name = "source"; };
+        disallowedReferences = [ rust.rustc crates compiled ];
+      }) ''
+        ${begin}
+        cp -r "$compiled" "$CARGO_TARGET_DIR"
+        cp -r "$src" "$TMPDIR/source"
+        chmod -R u+w "$CARGO_TARGET_DIR" "$TMPDIR/source"
+        cd "$TMPDIR/source/$root"
+        compile
+        mkdir -p "$out/bin" "$out/etc"
+        cp "$CARGO_TARGET_DIR/release/$binary" "$out/bin/"
+        ln -s "$cacert/etc/ssl" "$out/etc/ssl"
+      '';
+      # What is asked before anything is fetched.
+      toolchain = pkgs.runCommand "toolchain" { inherit (rust.rustc) version; } ''
+        printf '%s\n' "$version" > "$out"
+      '';
+    };
+  };
+}
