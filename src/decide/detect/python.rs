@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::files::{Files, is_foreign};
+use super::files::{Files, is_foreign, join};
 use super::{Detection, EntryPoint, Framework, Undetected, broken, plain, settle};
 use crate::model::{BuildStrategy, BuildType};
 
 pub(in crate::decide) const PROJECT: &str = "pyproject.toml";
 pub(in crate::decide) const REQUIREMENTS: &str = "requirements.txt";
 const USUAL_VERSION: &str = "3.11";
+/// Files of requirements that are looked at.
+const REQUIREMENTS_MAX: usize = 20;
 
 pub(super) fn detect(files: &Files<'_>) -> Result<Detection, Undetected> {
     let mut detection = plain(BuildStrategy::AutoPython, BuildType::PureNix, 90);
@@ -104,11 +106,24 @@ fn installer(files: &Files<'_>, project: &Table, detection: &mut Detection) {
 
 /// Lines of the requirements that name something, without comments and markers.
 fn requirements(files: &Files<'_>) -> Vec<String> {
-    let text = files.text(REQUIREMENTS).unwrap_or_default();
-    let lines = text
-        .lines()
-        .map(|line| line.split(" #").next().unwrap_or_default().split(';').next().unwrap_or_default().trim());
-    lines.filter(|line| !line.is_empty() && !line.starts_with(['#', '-'])).map(str::to_owned).collect()
+    let (mut waiting, mut seen) = (vec![REQUIREMENTS.to_owned()], BTreeSet::new());
+    let mut found = Vec::new();
+    while let Some(path) = waiting.pop().filter(|_| seen.len() < REQUIREMENTS_MAX) {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let text = files.text(&path).unwrap_or_default().trim_start_matches('\u{feff}');
+        for line in text.lines() {
+            let line = line.split(" #").next().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+            if let Some(other) = line.strip_prefix("-r ") {
+                waiting.push(join(folder, other.trim()));
+            } else if !line.is_empty() && !line.starts_with(['#', '-']) {
+                found.push(line.to_owned());
+            }
+        }
+    }
+    found
 }
 
 /// Names of what is needed, in the one spelling that Python's index compares.

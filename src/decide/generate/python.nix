@@ -31,13 +31,48 @@
         python3 -m compileall -q --invalidation-mode unchecked-hash "$out" || true
       fi
     '';
+    # Pip that takes nothing but wheels: of whatever else is named, by a wheel too, the programs would run. When a pip has none of what is
+    # changed here, that is an error.
+    pip = let
+      script = builtins.toFile "pip.py" ''
+        import glob, os, sys
+        sys.path[:0] = glob.glob(os.environ["PIP_PACKAGE"] + "/lib/python*/site-packages")
+        from pip._internal.cli.main import main
+        from pip._internal.distributions.sdist import SourceDistribution
+        from pip._internal.exceptions import InstallationError
+        from pip._internal.operations.prepare import RequirementPreparer
+
+        def refuse(self, requirement, *rest, **named):
+            raise InstallationError(f"{requirement} is no wheel, and nothing else is taken")
+
+        def replace(owner, name, by):
+            getattr(owner, name)
+            setattr(owner, name, by)
+
+        prepare = RequirementPreparer.prepare_linked_requirement
+
+        def of_wheel(self, requirement, *rest, **named):
+            link = requirement.link
+            if not (link and link.is_wheel and link.scheme in ("http", "https")):
+                refuse(self, requirement)
+            return prepare(self, requirement, *rest, **named)
+
+        replace(SourceDistribution, "prepare_distribution_metadata", refuse)
+        replace(RequirementPreparer, "prepare_editable_requirement", refuse)
+        replace(RequirementPreparer, "prepare_linked_requirement", of_wheel)
+        sys.exit(main())
+      '';
+    in pkgs.runCommand "pip" { inherit shell python script; inherit (python.pkgs) pip; } ''
+      printf '#!%s/sh\nexport PIP_PACKAGE=%s\nexec %s/bin/python3 -I %s "$@"\n' "$shell" "$pip" "$python" "$script" > "$out"
+      chmod +x "$out"
+    '';
     # What programs in wheels take for granted on any machine.
     libraries = if plan.native then "${pkgs.stdenv.cc.cc.lib}/lib:${pkgs.zlib}/lib" else "";
   in {
     packages.${plan.system} = {
       default = pkgs.runCommand plan.name (plan.environment // {
         inherit shell python packages libraries;
-        inherit (plan) root build start;
+        inherit (plan) root build start sources;
         inherit (pkgs) cacert coreutils;
         src = builtins.path { path = ./source; name = "source"; };
         nativeBuildInputs = [ python ];
@@ -48,7 +83,8 @@
         cp -r "$src" "$out/app"
         chmod -R u+w "$out/app"
         cd "$out/app/$root"
-        export PYTHONPATH="$PWD:$PWD/src:$packages" LD_LIBRARY_PATH="$libraries"
+        if [ -n "$sources" ]; then sources=$PWD/$sources:; fi
+        export PYTHONPATH="$PWD:$sources$packages" LD_LIBRARY_PATH="$libraries"
         if [ -n "$build" ]; then
           PATH="$packages/bin:$PATH" sh -c "$build"
         fi
@@ -71,6 +107,6 @@
       '';
     };
     # Knows which wheels fit this Python.
-    apps.${plan.system}.pip = { type = "app"; program = "${python.pkgs.pip}/bin/pip"; };
+    apps.${plan.system}.pip = { type = "app"; program = "${pip}"; };
   };
 }

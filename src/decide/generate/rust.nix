@@ -14,21 +14,25 @@
     crates = rust.rustPlatform.importCargoLock { lockFile = folder + "/Cargo.lock"; };
     settings = plan.environment // {
       inherit crates;
-      inherit (plan) binary root;
+      inherit (plan) binary scope root;
       nativeBuildInputs = [ rust.rustc rust.cargo ];
     };
     # Of a folder in the store, programs would name it in what they say when they panic, and need it for that.
     begin = ''
       export HOME="$TMPDIR" CARGO_HOME="$TMPDIR/cargo" CARGO_TARGET_DIR="$TMPDIR/target"
-      cp -rL "$crates" "$TMPDIR/crates"
+      # What the settings of a source may name, and is not here.
+      export RUSTC_WRAPPER= CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=cc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=cc
+      # With their dates, by which cargo tells what has to be compiled again.
+      cp -rLp "$crates" "$TMPDIR/crates"
       fetched() {
         cargo "$@" --release --locked --offline \
           --config 'source.crates-io.replace-with="fetched"' --config "source.fetched.directory=\"$TMPDIR/crates\""
       }
-      compile() { fetched build -j "$NIX_BUILD_CORES" --workspace --bin="$binary"; }
+      compile() { fetched build -j "$NIX_BUILD_CORES" "$scope" --bin="$binary"; }
     '';
-    # What the program needs, compiled. It is made again when the manifests change, and not when the program does.
-    compiled = pkgs.runCommandCC "rust-crates" (settings // {
+    # What the program needs, compiled. It is made again when the manifests change, and not when the program does. Where crates need some of
+    # the source's own there is none of it.
+    compiled = if !plan.apart then null else pkgs.runCommandCC "rust-crates" (settings // {
       inherit (plan) packages manifests targets;
       texts = map copy plan.manifests;
       lock = copy "Cargo.lock";
@@ -46,7 +50,8 @@
       done
       for target in $(cat "$targetsPath"); do
         mkdir -p "$(dirname "$target")"
-        echo 'fn main() {}' > "$target"
+        # Also where a manifest denies what this does.
+        printf '//! .\n#![allow(warnings, missing_docs)]\nfn main() {}\n' > "$target"
       done
       compile
       # Nothing of them is the source's.
@@ -61,16 +66,22 @@
         inherit compiled;
         inherit (pkgs) cacert;
         src = builtins.path { path = ./source; name = "source"; };
-        disallowedReferences = [ rust.rustc crates compiled ];
+        disallowedReferences = [ rust.rustc (rust.rustc.unwrapped or rust.rustc) crates ];
       }) ''
         ${begin}
-        cp -r "$compiled" "$CARGO_TARGET_DIR"
+        mkdir "$CARGO_TARGET_DIR"
+        if [ -n "$compiled" ]; then cp -rp "$compiled/." "$CARGO_TARGET_DIR"; fi
         cp -r "$src" "$TMPDIR/source"
         chmod -R u+w "$CARGO_TARGET_DIR" "$TMPDIR/source"
         cd "$TMPDIR/source/$root"
         compile
         mkdir -p "$out/bin" "$out/etc"
-        cp "$CARGO_TARGET_DIR/release/$binary" "$out/bin/"
+        # Where the settings say for which machine, it is a folder deeper.
+        for folder in "$CARGO_TARGET_DIR" "$CARGO_TARGET_DIR"/*-*-*; do
+          if [ -f "$folder/release/$binary" ]; then cp "$folder/release/$binary" "$out/bin/"; fi
+        done
+        # What it says for debuggers names the compiler, which the image would hold then.
+        strip -S "$out/bin/$binary"
         ln -s "$cacert/etc/ssl" "$out/etc/ssl"
       '';
       # What is asked before anything is fetched.

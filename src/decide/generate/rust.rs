@@ -14,7 +14,7 @@ use crate::decide::detect::rust::{MANIFEST, TOOLCHAINS};
 use crate::model::{BuildCode, quoted};
 
 const LOCK: &str = "Cargo.lock";
-const ANEW: &str = "run `cargo generate-lockfile`, commit Cargo.lock, and deploy again";
+const ANEW: &str = "run `cargo update --workspace`, commit Cargo.lock, and deploy again";
 /// Settings of cargo that decide how everything is compiled.
 const SETTINGS: [&str; 2] = [".cargo/config.toml", ".cargo/config"];
 /// The registry that cargo means when nobody names one, as lock files name it.
@@ -36,10 +36,13 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         let message = format!("it has {} files {MANIFEST}, and {MANIFESTS_MAX} are read", manifests.len());
         return Err(Unplanned::new(message, "build a smaller folder (--root), or add a Dockerfile"));
     }
-    let packages = packages(files, &manifests)?;
+    let packages = packages(files, &manifests, &locked)?;
     settled(&packages, &locked)?;
+    manifests.retain(|path| *path == MANIFEST || packages.iter().any(|package| package.manifest() == *path));
     let targets: BTreeSet<String> = packages.iter().flat_map(|package| package.targets(files)).collect();
     let names: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let scope = scope(asked, binary, &packages);
+    let notes = notes(files);
     manifests.extend(SETTINGS.into_iter().filter(|path| files.has(path)));
     let odd = manifests.iter().copied().chain(targets.iter().map(String::as_str)).chain(names.iter().copied());
     if let Some(odd) = odd.into_iter().find(|path| !is_plain_path(path)) {
@@ -55,6 +58,8 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     let mut plan = plan(asked, minor.into_iter().chain(["rustPackages".to_owned()]).collect());
     let details = [
         ("binary", json!(binary)),
+        ("scope", json!(scope)),
+        ("apart", json!(!needs_own(&locked))),
         ("packages", json!(names)),
         ("manifests", json!(manifests)),
         ("targets", json!(targets)),
@@ -65,7 +70,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         plan,
         dependencies,
         lookup: None,
-        notes: Vec::new(),
+        notes,
         wanted,
         language: "Rust",
         port: asked.detection.port,
@@ -81,6 +86,33 @@ fn wanted(files: &Files<'_>, asked: &Asked<'_>) -> Option<Wanted> {
     let version = asked.detection.toolchain.clone().filter(|channel| channel != "stable")?;
     let is_exact = TOOLCHAINS.iter().any(|path| files.has(path));
     Some(if is_exact { Wanted::Like(version) } else { Wanted::AtLeast(version) })
+}
+
+/// Of which package the binary is, since others may need what it must not have; of all when nobody knows.
+fn scope(asked: &Asked<'_>, binary: &str, packages: &[Package]) -> String {
+    let folder = asked.detection.entry_points.iter().find(|it| it.name == binary).map(|it| it.path.as_str());
+    let folder = folder.map(|folder| if folder == "." { "" } else { folder });
+    let package = packages.iter().find(|package| Some(package.folder.as_str()) == folder);
+    package.map_or_else(|| "--workspace".to_owned(), |package| format!("--package={}", package.name))
+}
+
+/// Whether a crate of the registry needs one of the source, which takes the place of another (`[patch]`).
+fn needs_own(locked: &[Locked]) -> bool {
+    let own: BTreeSet<&str> = locked.iter().filter(|it| it.source.is_none()).map(|it| it.name.as_str()).collect();
+    let fetched = locked.iter().filter(|it| it.source.is_some()).flat_map(|it| &it.dependencies);
+    // With its version where there are several.
+    fetched.filter_map(|it| it.split(' ').next()).any(|name| own.contains(name))
+}
+
+/// What settings may ask for that is not there.
+fn notes(files: &Files<'_>) -> Vec<String> {
+    let says = |path: &&str| files.text(path).is_some_and(|text| text.contains("link-arg"));
+    let note = |path: &str| {
+        format!(
+            "{path} has link-arg: a linker that it names is not here, and RUSTFLAGS in build_config.environment_vars takes its place"
+        )
+    };
+    SETTINGS.into_iter().filter(says).map(note).collect()
 }
 
 /// A package of the source.
@@ -132,29 +164,52 @@ struct Target {
     path: Option<String>,
 }
 
-/// The packages that are not foreign to the source.
-fn packages(files: &Files<'_>, manifests: &[&str]) -> Result<Vec<Package>, Unplanned> {
+/// The packages of the source that are in its lock file: others have one of their own, or are there to be looked at.
+fn packages(files: &Files<'_>, manifests: &[&str], locked: &[Locked]) -> Result<Vec<Package>, Unplanned> {
     // All are asked for before any is read, so that the caller reads them in one go.
     let texts: Vec<_> = manifests.iter().map(|path| (*path, files.manifest(path))).collect();
     let mut found = Vec::new();
     let mut shared = BTreeMap::new();
     for (path, text) in texts {
         let broken = |message| Unplanned::new(message, format!("correct {}", quoted(path)));
-        let Some(text) = text.map_err(|why| broken(why.message))? else { continue };
-        let manifest: Manifest = toml::from_str(text)
-            .map_err(|error| broken(format!("{} cannot be read: {}", quoted(path), quoted(error.message()))))?;
+        let text = match text {
+            Ok(Some(text)) => text,
+            Err(why) if path == MANIFEST => return Err(broken(why.message)),
+            Ok(None) | Err(_) => continue,
+        };
+        let manifest: Manifest = match toml::from_str(text) {
+            Ok(manifest) => manifest,
+            Err(error) if path == MANIFEST => {
+                return Err(broken(format!("{} cannot be read: {}", quoted(path), quoted(error.message()))));
+            }
+            Err(_) => continue,
+        };
         // That of the root comes first.
         if path == MANIFEST {
             shared = manifest.workspace.map(|workspace| workspace.dependencies).unwrap_or_default();
         }
         let Some(package) = manifest.package else { continue };
+        if !locked.iter().any(|it| it.name == package.name && it.source.is_none()) {
+            continue;
+        }
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         let needs = [manifest.needs].into_iter().chain(manifest.target.into_values());
         let needs = needs.flat_map(|it| [it.dependencies, it.dev_dependencies, it.build_dependencies]).flatten();
-        let needs = needs.filter_map(|(name, need)| of_registry(&name, &need, &shared)).collect();
+        let needs: Vec<(String, Value)> = needs.collect();
+        let outside = needs.iter().find(|(_, need)| {
+            let path = need.get("path").and_then(Value::as_str);
+            path.is_some_and(|path| inside(&join(&folder, path)).is_none())
+        });
+        if let Some((name, _)) = outside {
+            let message =
+                format!("{} needs {}, which is outside of the folder that is built", quoted(path), quoted(name));
+            let next_step = "build the folder that holds both (--root), and name the binary with entry_point";
+            return Err(Unplanned::new(message, next_step));
+        }
+        let needs = needs.iter().filter_map(|(name, need)| of_registry(name, need, &shared)).collect();
         let build = package.build.and_then(|build| build.as_str().map(str::to_owned));
         let targets = [manifest.bin, manifest.example, manifest.test, manifest.bench].into_iter().flatten();
         let targets = targets.chain(manifest.lib).filter_map(|target| target.path);
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         found.push(Package { folder, name: package.name, named: targets.chain(build).collect(), needs });
     }
     Ok(found)
@@ -173,22 +228,24 @@ fn of_registry(name: &str, need: &Value, shared: &BTreeMap<String, Value>) -> Op
 
 /// Refuses a lock file that is not of the manifests, before cargo does in words that are about something else.
 fn settled(packages: &[Package], locked: &[Locked]) -> Result<(), Unplanned> {
-    // Others of the source have a lock file of their own.
-    let is_of_lock = |package: &&Package| locked.iter().any(|it| it.name == package.name && it.source.is_none());
-    for (name, range) in packages.iter().filter(is_of_lock).flat_map(|package| &package.needs) {
+    for (name, range) in packages.iter().flat_map(|package| &package.needs) {
         // What cannot be read here may be read by cargo.
         let Ok(wanted) = VersionReq::parse(range) else { continue };
         let fits = |it: &Locked| it.name == *name && Version::parse(&it.version).is_ok_and(|it| wanted.matches(&it));
         if !locked.iter().any(fits) {
             let message =
                 format!("{LOCK} is not of this {MANIFEST}: it has no {} of version {}", quoted(name), quoted(range));
-            return Err(Unplanned::new(message, "run `cargo update --workspace`, commit Cargo.lock, and deploy again"));
+            return Err(Unplanned::new(message, ANEW));
         }
     }
     Ok(())
 }
 
 impl Package {
+    fn manifest(&self) -> String {
+        join(&self.folder, MANIFEST)
+    }
+
     /// The files that cargo compiles first: without them it does not know what the package is.
     fn targets(&self, files: &Files<'_>) -> Vec<String> {
         let usual = ["src/main.rs", "src/lib.rs", "build.rs"].map(|path| join(&self.folder, path));
@@ -213,6 +270,8 @@ struct Locked {
     version: String,
     source: Option<String>,
     checksum: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
 }
 
 fn locked(files: &Files<'_>) -> Result<Vec<Locked>, Unplanned> {
@@ -220,21 +279,39 @@ fn locked(files: &Files<'_>) -> Result<Vec<Locked>, Unplanned> {
     struct Lock {
         #[serde(default)]
         package: Vec<Locked>,
+        /// Where checksums were in the first version.
+        #[serde(default)]
+        metadata: BTreeMap<String, Value>,
     }
     if !files.has(LOCK) {
         let message = "there is no Cargo.lock, and nothing is built with that is not locked";
-        return Err(Unplanned::of(BuildCode::DependencyMissing, message, ANEW));
+        let next_step = "run `cargo generate-lockfile` and commit Cargo.lock; of a workspace, build the folder that has it (--root)";
+        return Err(Unplanned::of(BuildCode::DependencyMissing, message, next_step));
     }
     let text = files.lock(LOCK).map_err(|why| Unplanned::new(why.message, ANEW))?.unwrap_or_default();
-    let lock: Lock = toml::from_str(text)
+    let Lock { mut package, metadata } = toml::from_str(text)
         .map_err(|error| Unplanned::new(format!("{LOCK} cannot be read: {}", quoted(error.message())), ANEW))?;
-    Ok(lock.package)
+    for Locked { name, version, source, checksum, .. } in &mut package {
+        if let (None, Some(source)) = (&checksum, source) {
+            let key = format!("checksum {name} {version} ({source})");
+            *checksum = metadata.get(&key).and_then(Value::as_str).map(str::to_owned);
+        }
+    }
+    if let Some(openssl) = package.iter().find(|it| it.name == "openssl-sys") {
+        let message = format!(
+            "it needs OpenSSL ({} {}), which a generated flake does not have yet",
+            openssl.name, openssl.version
+        );
+        let next_step = "use rustls instead (most libraries have a feature for it), or add a Dockerfile or a flake.nix";
+        return Err(Unplanned::of(BuildCode::UnsupportedLanguage, message, next_step));
+    }
+    Ok(package)
 }
 
 /// Everything that the lock file names of the registry, each with its hash.
 fn crates(locked: &[Locked]) -> Result<Vec<Dependency>, Unplanned> {
     let mut found = Vec::new();
-    for Locked { name, version, source, checksum } in locked {
+    for Locked { name, version, source, checksum, .. } in locked {
         let Some(source) = source else { continue };
         let place = format!("{name} {version}");
         if source != USUAL_REGISTRY {

@@ -142,6 +142,7 @@ fn locked_crate(about: &str) -> String {
 #[test]
 fn rust_is_built_with_what_its_lock_names() {
     let lock = locked_crate(&format!("source = \"registry+{CRATES}\"\nchecksum = \"{}\"\n", "0a".repeat(32)));
+    let lock = format!("{lock}[[package]]\nname = \"b\"\nversion = \"0.1.0\"\n");
     let files = [
         (
             "Cargo.toml",
@@ -155,12 +156,16 @@ fn rust_is_built_with_what_its_lock_names() {
         ("src/bin/other/part.rs", ""),
         ("crates/b/Cargo.toml", "[package]\nname = \"b\"\nedition = \"2024\"\n[lib]\npath = \"../lib/b.rs\"\n"),
         ("target/package/b/Cargo.toml", "broken"),
+        // Those have lock files of their own, or are there to be looked at.
+        ("fuzz/Cargo.toml", "[package]\nname = \"fuzz\"\n"),
+        ("tests/fixtures/Cargo.toml", "[package"),
     ];
     let recipe = made(BuildStrategy::AutoRust, &files).expect("a recipe");
     let plan = plan_of(&recipe);
     assert_eq!(plan["binary"], json!("web"));
     assert_eq!(plan["toolchains"], json!(["rustPackages_1_85", "rustPackages"]));
     assert_eq!(plan["packages"], json!(["b", "web"]));
+    assert_eq!((plan["scope"].clone(), plan["apart"].clone()), (json!("--package=web"), json!(true)));
     assert_eq!(plan["manifests"], json!(["Cargo.toml", "crates/b/Cargo.toml", ".cargo/config.toml"]));
     // Of the files, what a change of the program does not change.
     assert_eq!(plan["targets"], json!(["crates/lib/b.rs", "make/build.rs", "src/bin/other/main.rs", "src/main.rs"]));
@@ -226,8 +231,29 @@ fn what_a_lock_of_cargo_must_not_be_is_said_by_name() {
         ("src/main.rs", ""),
         ("b/Cargo.toml", "[package"),
     ];
-    let why = made(BuildStrategy::AutoRust, &broken).expect_err("it is refused").message;
-    assert!(why.contains("\"b/Cargo.toml\" cannot be read"), "{why}");
+    made(BuildStrategy::AutoRust, &broken).expect("what is not in the lock file is nothing to it");
+    // A crate that needs one of the source is not compiled without the source.
+    let patched = format!("source = \"registry+{CRATES}\"\nchecksum = \"{sum}\"\ndependencies = [\n \"web\",\n]\n");
+    let patched = locked_crate(&patched);
+    let files = [("Cargo.toml", "[package]\nname = \"web\"\n"), ("Cargo.lock", patched.as_str()), ("src/main.rs", "")];
+    assert_eq!(plan_of(&made(BuildStrategy::AutoRust, &files).expect("a recipe"))["apart"], json!(false));
+    // The first version had checksums elsewhere.
+    let first = format!(
+        "[[package]]\nname = \"web\"\nversion = \"0.1.0\"\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"registry+{CRATES}\"\n\
+         [metadata]\n\"checksum a 1.0.0 (registry+{CRATES})\" = \"{sum}\"\n"
+    );
+    let files = [("Cargo.toml", "[package]\nname = \"web\"\n"), ("Cargo.lock", first.as_str()), ("src/main.rs", "")];
+    assert_eq!(made(BuildStrategy::AutoRust, &files).expect("a recipe").dependencies.len(), 1);
+    let openssl = cargo_lock("[[package]]\nname = \"openssl-sys\"\nversion = \"0.9.1\"\n");
+    let outside = "[package]\nname = \"web\"\n[dependencies]\nshared = { path = \"../shared\" }\n";
+    for (manifest, lock, words) in [
+        ("[package]\nname = \"web\"\n", openssl.as_str(), "it needs OpenSSL"),
+        (outside, &empty, "\"shared\", which is outside"),
+    ] {
+        let files = [("Cargo.toml", manifest), ("Cargo.lock", lock), ("src/main.rs", "")];
+        let why = made(BuildStrategy::AutoRust, &files).expect_err("it is refused").message;
+        assert!(why.contains(words), "{why}");
+    }
     let stale = |needs: &str| {
         let manifest = format!("[package]\nname = \"web\"\n[workspace.dependencies]\na = \"1\"\nb = \"1\"\n{needs}\n");
         let lock = locked_crate(&format!("source = \"registry+{CRATES}\"\nchecksum = \"{sum}\"\n"));
@@ -275,7 +301,7 @@ fn python_is_built_with_what_pip_finds_for_its_requirements() {
     ];
     let recipe = made(BuildStrategy::AutoPython, &files).expect("a recipe");
     let lookup = recipe.lookup.clone().expect("pip is asked");
-    assert_eq!(lookup.requirements, ["Flask>=3", "gunicorn==23.0.0      --hash=sha256:00"]);
+    assert_eq!(lookup.requirements, ["Flask>=3", "gunicorn==23.0.0 --hash=sha256:00"]);
     assert_eq!((lookup.constraints.as_slice(), recipe.is_locked()), (&["click<9".to_owned()][..], false));
 
     let flask = ("Flask", "3.1.0", "https://example.org/p/flask-3.1.0-py3-none-any.whl");
@@ -320,12 +346,14 @@ fn python_is_built_with_what_its_lock_names() {
         "version = 1\n[[package]]\nname = \"web\"\nversion = \"0\"\nsource = {{ virtual = \".\" }}\n\
          [[package]]\nname = \"a-b\"\nversion = \"1.0\"\nsource = {{ registry = \"https://example.org/simple\" }}\n\
          wheels = [{{ url = \"https://example.org/w\", hash = \"sha256:{sum}\" }}]\n\
-         [[package]]\nname = \"c\"\nversion = \"1\"\n[[package]]\nname = \"c\"\nversion = \"2\"\n"
+         [[package]]\nname = \"c\"\nversion = \"1\"\nresolution-markers = [\"python_full_version < '3.12'\", \"os_name == 'nt'\"]\n\
+         [[package]]\nname = \"c\"\nversion = \"2\"\n"
     );
     let files = [("pyproject.toml", project), ("uv.lock", lock.as_str()), ("main.py", "")];
     let recipe = made(BuildStrategy::AutoPython, &files).expect("a recipe");
     let lookup = recipe.lookup.clone().expect("pip is asked");
-    assert_eq!((lookup.requirements, lookup.constraints), (vec!["a_b[x]>=1".to_owned()], vec!["a-b==1.0".to_owned()]));
+    assert_eq!(lookup.requirements, ["a_b[x]>=1"]);
+    assert_eq!(lookup.constraints, ["a-b==1.0", "c==1 ; (python_full_version < '3.12') or (os_name == 'nt')"]);
     assert!(recipe.is_locked());
     let first = plan_of(&recipe);
     assert_eq!(first["toolchains"], json!(["python312", "python311", "python3"]));
@@ -337,7 +365,7 @@ fn python_is_built_with_what_its_lock_names() {
         assert!(why.contains("uv.lock is not of this pyproject.toml") && why.contains(other.1), "{why}");
     }
     // Poetry's says the same in other words.
-    let project = "[tool.poetry.dependencies]\npython = \"^3.11\"\na = {version = \"^1\", extras = [\"x\"], markers = \"os_name == 'posix'\"}\nb = {version = \"1\", optional = true}\n";
+    let project = "[tool.poetry.dependencies]\npython = \"^3.11\"\na = {version = \"^1\", extras = [\"x\"], markers = \"os_name == 'posix'\", python = \"<3.12\"}\nb = {version = \"1\", optional = true}\n";
     let lock = format!(
         "[[package]]\nname = \"A\"\nversion = \"1.0\"\nfiles = [{{ file = \"a.whl\", hash = \"sha256:{sum}\" }}]\n"
     );
@@ -345,7 +373,7 @@ fn python_is_built_with_what_its_lock_names() {
     let lookup = made(BuildStrategy::AutoPython, &files).expect("a recipe").lookup.expect("pip is asked");
     assert_eq!(
         (lookup.requirements, lookup.constraints),
-        (vec!["a[x] ; os_name == 'posix'".to_owned()], vec!["a==1.0".to_owned()])
+        (vec!["a[x] ; (os_name == 'posix') and python_full_version < '3.12'".to_owned()], vec!["a==1.0".to_owned()])
     );
 }
 
@@ -360,8 +388,7 @@ fn what_is_not_of_the_index_is_said_by_name() {
         ("a @ https://example.org/a.whl", "fetched from elsewhere"),
         ("git+https://example.org/a", "fetched from elsewhere"),
         ("./own", "names no package"),
-        ("own/a.whl", "names no package"),
-        ("a==${SECRET}", "names no package"),
+        ("evil --no-binary evil", "with an option"),
         ("-e ./own", "does not do"),
         ("--index-url https://example.org/simple", "does not do"),
         ("--extra-index-url=https://example.org/simple", "does not do"),
@@ -391,6 +418,62 @@ fn what_is_not_of_the_index_is_said_by_name() {
 }
 
 #[test]
+fn what_runs_of_python_is_what_serves() {
+    let start = |files: &[(&str, &str)], wheels: &[&str]| {
+        let recipe = made(BuildStrategy::AutoPython, files).map_err(|why| why.message)?;
+        let urls: Vec<String> =
+            wheels.iter().map(|it| format!("https://example.org/{it}-1-py3-none-any.whl")).collect();
+        let wheels: Vec<_> = wheels.iter().zip(&urls).map(|(name, url)| (*name, "1", url.as_str())).collect();
+        let settled = recipe.settle(&report(&wheels)).map_err(|why| why.message)?;
+        Ok::<_, String>(plan_of(&settled)["start"].as_str().expect("a command").to_owned())
+    };
+    let django = [
+        ("requirements.txt", "-r requirements/base.txt\n"),
+        ("requirements/base.txt", "Django\n"),
+        ("manage.py", "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'config.settings.production')\n"),
+        ("config/settings/production.py", ""),
+        ("config/wsgi.py", ""),
+    ];
+    assert_eq!(start(&django, &["django", "gunicorn"]).as_deref(), Ok("gunicorn config.wsgi"));
+    assert!(start(&django, &["django"]).expect("its own").starts_with("python ./manage.py runserver"));
+    let fastapi = [("requirements.txt", "\u{feff}fastapi\n"), ("app/main.py", "app = FastAPI()\n")];
+    assert!(start(&fastapi, &["fastapi", "uvicorn"]).expect("uvicorn").starts_with("uvicorn app.main:app "));
+    let why = start(&fastapi, &["fastapi"]).expect_err("nothing serves");
+    assert!(why.contains("it is run by uvicorn"), "{why}");
+    // Run as a program, it would end at once.
+    let why = start(&[("requirements.txt", "flask\n"), ("wsgi.py", "app = create_app()\n")], &["flask"]);
+    assert!(why.as_ref().is_err_and(|why| why.contains("nothing says what to run")), "{why:?}");
+    let script = [("pyproject.toml", "[project]\nname = \"w\"\n[project.scripts]\nserve = \"w.main:run\"\n")];
+    assert_eq!(start(&script, &[]).as_deref(), Ok("python -c 'import sys; from w.main import run; sys.exit(run())'"));
+}
+
+#[test]
+fn what_the_source_itself_needs_is_not_forgotten() {
+    let needs = |project: &str, requirements: &[(&str, &str)]| {
+        let files = [&[("pyproject.toml", project), ("main.py", "")], requirements].concat();
+        made(BuildStrategy::AutoPython, &files)
+            .map(|recipe| recipe.lookup.expect("pip is asked").requirements)
+            .map_err(|why| why.message)
+    };
+    let project = "[project]\nname = \"w\"\ndependencies = [\"a\"]\n";
+    let editable = [("requirements.txt", "-e .\nb\n")];
+    assert_eq!(needs(project, &editable), Ok(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(needs(project, &[]), Ok(vec!["a".to_owned()]));
+    for (project, words) in [
+        ("[project]\nname = \"w\"\ndynamic = [\"dependencies\"]\n", "is said by a program"),
+        ("[build-system]\nrequires = [\"setuptools\"]\n", "is said by a program"),
+        // Somebody else's of that name would be taken.
+        (
+            "[project]\nname = \"w\"\ndependencies = [\"a\"]\n[tool.uv.sources]\na = { workspace = true }\n",
+            "there is no uv.lock",
+        ),
+    ] {
+        let why = needs(project, &editable).expect_err("it is refused");
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
 fn a_python_is_looked_for_that_fits() {
     let names = |said: &str| {
         let project = format!("[project]\nname = \"web\"\nrequires-python = \"{said}\"\n");
@@ -414,6 +497,9 @@ fn a_python_is_looked_for_that_fits() {
     assert_eq!(names(">=3.10,<3.12"), is("python311 python310 python3", false));
     assert_eq!(names("<3.10"), is("python39 python38 python3", true));
     assert_eq!(names("!=3.9.0"), is("python3", false));
+    assert_eq!(names("~3.11"), is("python311 python3", false));
+    assert_eq!(names("~=3.10.2"), is("python310 python3", true));
+    assert_eq!(names("~=3.10"), is("python3", false));
     assert_eq!(names("what"), is("python3", false));
 }
 

@@ -30,7 +30,13 @@ pub(crate) fn fetching_from(registry: &str) -> String {
       nodejs = told pkgs.nodejs "npm" "npm_config_registry={registry}/";
       python3 = pkgs.python3 // {{
         pkgs = pkgs.python3.pkgs // {{
-          pip = told pkgs.python3.pkgs.pip "pip" "PIP_INDEX_URL=\"\${{PIP_INDEX_URL:-{registry}/simple/}}\"";
+          pip = pkgs.runCommand "pip" {{ inherit (pkgs.python3.pkgs) pip; }} ''
+            cp -r "$pip" "$out"
+            chmod -R u+w "$out"
+            cd "$out"/lib/*/site-packages/pip/_internal/models
+            rm -f __pycache__/index.*
+            sed -i 's|PackageIndex("[^"]*"|PackageIndex("{registry}/"|' index.py
+          '';
         }};
       }};
       rustPackages = pkgs.rustPackagesOf "{registry}/crates";
