@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use crate::agent::{Exec, LocalExec};
-use crate::artifact::{ArtifactStore, Holdings, Nobody};
+use crate::artifact::{ArtifactStore, Fetcher, Holdings, Nobody};
 use crate::auth::Tokens;
 use crate::build::Inspector;
 use crate::clock;
@@ -237,7 +237,13 @@ impl Harness {
         let artifacts = Holdings::new(NodeId::FOUNDER, self.artifacts.clone(), Arc::new(Nobody));
         let logs = Library::of_one(self.logs.clone());
         let folder = self.folder.path();
-        let inspector = Inspector::new(folder.to_owned(), Space::of(folder), false, supervisor);
+        let inspector = Inspector::new(
+            folder.to_owned(),
+            Space::of(folder),
+            false,
+            Fetcher::new(self.artifacts.clone(), Arc::new(Nobody)),
+            supervisor,
+        );
         let parts = (logs, Exec::of_one(exec), artifacts, Metrics::default(), inspector);
         behind(Gate::over(replica, parts, Options::default(), CancellationToken::new()))
     }

@@ -1,12 +1,17 @@
 //! Builds: reading, cancelling and repeating them.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::artifact::OpenError;
 use crate::auth::Scoped;
+use crate::build::{Document, RecipeError};
 use crate::model::{Build, BuildId, Cause, Role};
 use crate::random;
 use crate::state::{Command, NewDeployment};
@@ -100,6 +105,49 @@ pub(super) async fn list(Reader(caller): Reader, Search(page): Search<PageQuery>
     responses((status = 200, body = BuildView)))]
 pub(super) async fn show(Reader(caller): Reader, At(id): At<BuildId>) -> Result<Json<BuildView>, Error> {
     Ok(Json(view(&caller.load(Role::Viewer, id)?)))
+}
+
+/// How a source was built that does not say it itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BuildRecipe)]
+pub(super) struct RecipeView {
+    /// What was found in the source, as `/v1/detect` says it.
+    #[schema(value_type = Object)]
+    detection: Value,
+    /// The files that were made for it, by their names, and empty when its own Dockerfile or flake was found: `flake.nix`, `flake.lock`,
+    /// and `plan.json` with everything in which it differs from other sources of its language. The source belongs into the folder `source`
+    /// beside them.
+    files: BTreeMap<String, String>,
+}
+
+/// How a build is done
+///
+/// What was found in the source, and the flake that was made for it. Of strategies that find nothing out (`dockerfile`, `flake`) there is
+/// none, and of others there is one as soon as it is built.
+#[utoipa::path(get, path = "/v1/builds/{build}/recipe", tag = "builds", params(("build" = String, Path, description = "Its id")),
+    responses((status = 200, body = RecipeView)))]
+pub(super) async fn recipe(
+    State(gate): State<Gate>,
+    Reader(caller): Reader,
+    At(id): At<BuildId>,
+) -> Result<Json<RecipeView>, Error> {
+    let build: Scoped<Build> = caller.load(Role::Viewer, id)?;
+    let recipe = build.recipe().ok_or_else(|| {
+        let why = "its strategy finds nothing out, or it has not come so far, or was built before recipes were kept";
+        Error::NotFound(format!("build {id} has no recipe: {why}"))
+    })?;
+    let Document { detection, files } = gate.inspector().recipe(&recipe).await?;
+    Ok(Json(RecipeView { detection, files }))
+}
+
+impl From<RecipeError> for Error {
+    fn from(error: RecipeError) -> Self {
+        let message = format!("how it was built cannot be shown: {error}");
+        match error {
+            RecipeError::Away(OpenError::Missing(_)) => Self::NoQuorum(message),
+            RecipeError::Away(OpenError::Store(_)) | RecipeError::Broken(_) => Self::internal(message),
+        }
+    }
 }
 
 /// Cancel a build

@@ -34,7 +34,7 @@ pub(super) struct DetectRequest {
 /// What a source is, and how it would be built.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Detection)]
-pub struct DetectionView {
+struct DetectionView {
     /// `flake`, `dockerfile`, `auto-go`, `auto-rust`, `auto-node`, `auto-python` or `nixpacks`.
     strategy: &'static str,
     /// `generic`, `nextjs`, `express`, `react`, `fastify`, `django`, `fastapi` or `flask`.
@@ -181,5 +181,25 @@ impl From<InspectError> for Error {
                 Self::Source { code: undetected.code.as_str(), message, suggestions: undetected.suggestions }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::detect::{Alternative, Answer, Contents, Listing, detect};
+    use crate::model::BuildStrategy;
+
+    /// What is described and what is kept with builds and printed by the command line is one form.
+    #[test]
+    fn a_detection_is_the_same_everywhere() {
+        let files = [("go.mod", "module m\ngo 1.22\n"), ("main.go", "package main\n"), ("Dockerfile", "")];
+        let listing = Listing::new(files.iter().map(|(path, _)| (*path).to_owned()).collect());
+        let contents: Contents =
+            files.iter().map(|(path, text)| ((*path).to_owned(), Ok((*text).to_owned()))).collect();
+        let Answer::Found(mut found) = detect(&listing, &contents) else { panic!("it is found") };
+        found.alternatives.push(Alternative { strategy: BuildStrategy::AutoGo, because: "go.mod".to_owned() });
+        let described = serde_json::to_value(DetectionView::from(&*found)).expect("JSON");
+        assert_eq!(described, found.to_json());
     }
 }

@@ -64,7 +64,6 @@ mod watch;
 use error::Error;
 
 pub use context::Peer;
-pub use detect::DetectionView;
 pub use dotenv::parse as parse_dotenv;
 pub use options::{Options, Parts};
 pub use router::router;

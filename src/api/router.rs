@@ -118,5 +118,6 @@ fn about_apps() -> OpenApiRouter<Gate> {
         .routes(routes!(build::list))
         .routes(routes!(build::show))
         .routes(routes!(build::cancel))
+        .routes(routes!(build::recipe))
         .routes(routes!(build::retry))
 }

@@ -17,7 +17,7 @@ pub const GRACE_LOOKS: u32 = 6;
 /// What the state references. Of a manifest, the parts it names are needed too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// Archives of uploaded sources.
+    /// Archives of uploaded sources, and recipes of builds: what has no parts.
     pub sources: BTreeSet<Digest>,
     /// Manifests of images that were built.
     pub manifests: BTreeSet<Digest>,
@@ -31,8 +31,9 @@ impl Roots {
         let deployed = deployed.filter_map(|deployment| deployment.artifact.as_ref());
         let built = state.builds().filter_map(|build| build.artifact.as_ref());
         let images = deployed.chain(built).filter_map(|artifact| artifact.image.parse::<BuiltImage>().ok());
+        let recipes = state.recipes().map(|recipe| Digest::new(recipe.digest));
         Self {
-            sources: state.sources().filter_map(|source| source.sha256.parse().ok()).collect(),
+            sources: state.sources().filter_map(|source| source.sha256.parse().ok()).chain(recipes).collect(),
             manifests: images.map(|image| image.manifest).collect(),
         }
     }

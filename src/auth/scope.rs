@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::model::{
-    App, AppId, Build, BuildId, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role, Service,
-    ServiceId, Timestamp,
+    App, AppId, Build, BuildId, BuildRecipe, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role,
+    Service, ServiceId, Timestamp,
 };
 use crate::state::{Rejection, State};
 
@@ -219,6 +219,11 @@ impl Scoped<Build> {
     /// The deployment it is for.
     pub fn deployment(&self) -> Option<Scoped<Deployment>> {
         self.state().deployment(self.row.deployment).map(|row| self.with(row))
+    }
+
+    /// Where it is kept how it is built.
+    pub fn recipe(&self) -> Option<Arc<BuildRecipe>> {
+        self.state().recipe(self.id).cloned()
     }
 
     /// Name of the node that works, or worked, on it.

@@ -8,6 +8,7 @@ use super::STRATEGIES;
 use super::archive::what_is_packed;
 use super::detect::{detect_in, recipe_in};
 use super::job::{Failure, Job};
+use super::recipe::Document;
 use super::tree::{self, Limits};
 use crate::decide::detect::{Detection, Undetected, UndetectedCode};
 use crate::decide::generate::{self, Asked, Recipe, Unplanned};
@@ -20,8 +21,8 @@ pub(super) enum How {
     Dockerfile,
     /// By its flake.
     Flake,
-    /// By a flake that is generated.
-    Generated(Box<Recipe>),
+    /// By a flake that is generated for what was found.
+    Generated(Box<Recipe>, Box<Detection>),
 }
 
 /// Why that is not known.
@@ -69,12 +70,16 @@ impl Job {
             let _ = lines.send(format!("Warning: {warning}.")).await;
         }
         self.say_unused(found.strategy, lines).await;
-        match (found.strategy, recipe.map_err(failure)?) {
-            (_, Some(recipe)) => Ok(How::Generated(Box::new(recipe))),
-            (BuildStrategy::Dockerfile, None) => Ok(How::Dockerfile),
-            (BuildStrategy::Flake, None) => Ok(How::Flake),
-            _ => Err(unavailable(&found)),
+        if let Some(recipe) = recipe.map_err(failure)? {
+            return Ok(How::Generated(Box::new(recipe), Box::new(found)));
         }
+        let how = match found.strategy {
+            BuildStrategy::Dockerfile => How::Dockerfile,
+            BuildStrategy::Flake => How::Flake,
+            _ => return Err(unavailable(&found)),
+        };
+        self.keep_recipe(&Document { detection: found.to_json(), ..Document::default() }).await;
+        Ok(how)
     }
 
     /// Says what is said of the build and means nothing to it.

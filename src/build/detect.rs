@@ -9,15 +9,17 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::artifact::Fetcher;
 use crate::decide::detect::{Answer, Contents, Detection, Listing, Undetected, Want, detect, detect_as};
 use crate::decide::generate::{Asked, Recipe, Unplanned, generate};
-use crate::model::BuildStrategy;
+use crate::model::{BuildRecipe, BuildStrategy};
 use crate::space::{Full, Space, Use};
 use crate::task::{OnError, Supervisor, blocking};
 
 use super::archive::what_is_packed;
 use super::git;
 use super::job::SPACE_LOOK_EVERY;
+use super::recipe::{Document, RecipeError};
 use super::tree::{self, Kind, Limits, Tree, folder_inside, head_inside};
 
 /// Repositories that are looked at on one node at once: each is a copy of all its files on the disk.
@@ -133,21 +135,36 @@ pub enum InspectError {
     },
 }
 
-/// Looks at repositories before anybody builds them. Clones share the places.
+/// Looks at repositories before anybody builds them, and at how they were built. Clones share the places.
 #[derive(Clone)]
 pub struct Inspector {
     folder: PathBuf,
     space: Space,
     allow_loopback: bool,
+    artifacts: Fetcher,
     places: Arc<Semaphore>,
     supervisor: Supervisor,
 }
 
 impl Inspector {
     /// `folder` is where repositories lie while they are looked at; it exists, and is emptied by whoever makes it.
-    pub fn new(folder: PathBuf, space: Space, allow_loopback: bool, supervisor: Supervisor) -> Self {
+    pub fn new(
+        folder: PathBuf,
+        space: Space,
+        allow_loopback: bool,
+        artifacts: Fetcher,
+        supervisor: Supervisor,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(INSPECTIONS_MAX));
-        Self { space: space.at(&folder), folder, allow_loopback, places, supervisor }
+        Self { space: space.at(&folder), folder, allow_loopback, artifacts, places, supervisor }
+    }
+
+    /// How a build was done, from any node that has kept it.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub async fn recipe(&self, recipe: &BuildRecipe) -> Result<Document, RecipeError> {
+        Document::read(&self.artifacts, recipe).await
     }
 
     /// Fetches a repository, looks at it, and throws it away. Whoever leaves ends it: its place is free, and its files are gone, a

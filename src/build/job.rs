@@ -201,7 +201,7 @@ impl Job {
         let Made { image, id, exposed_ports } = match self.how(&files, &lines).await? {
             How::Flake => self.build_flake(&files, &lines).await?,
             How::Dockerfile => self.build_dockerfile(&files, &lines).await?,
-            How::Generated(recipe) => self.generated(*recipe, &files, &lines).await?,
+            How::Generated(recipe, found) => self.generated(*recipe, &found, &files, &lines).await?,
         };
         Ok(Artifact { image: image.to_string(), image_id: Some(id), revision: Some(revision), exposed_ports })
     }

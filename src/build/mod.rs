@@ -20,6 +20,7 @@ mod log;
 mod nix;
 mod process;
 mod publish;
+mod recipe;
 mod source;
 pub mod tree;
 
@@ -40,6 +41,7 @@ use crate::task::Supervisor;
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
+pub use recipe::{Document, RecipeError};
 
 /// By what this version builds.
 pub const STRATEGIES: [BuildStrategy; 7] = [

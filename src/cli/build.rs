@@ -1,13 +1,15 @@
 //! Builds.
 
+use anyhow::Context;
 use clap::Subcommand;
 
+use super::detect;
 use super::follow;
 use super::logs;
 use super::output::{Table, age, node_name, time};
 use super::session::Session;
 use super::wait::WaitArgs;
-use crate::client::view::Build;
+use crate::client::view::{Build, BuildRecipe};
 use crate::client::{LogFilter, LogSource};
 
 /// Commands about builds.
@@ -19,6 +21,16 @@ pub(super) enum BuildCommand {
     Show {
         /// Its id
         id: String,
+    },
+    /// Show what was found in the source of a build, and the flake that was made for it
+    ///
+    /// With all files in a folder and the source in the folder `source` beside them, `nix build path:FOLDER` builds it by hand.
+    Recipe {
+        /// Its id
+        id: String,
+        /// Print this file instead: flake.nix, plan.json or flake.lock
+        #[arg(long, value_name = "NAME")]
+        file: Option<String>,
     },
     /// End a build
     Cancel {
@@ -51,6 +63,16 @@ pub(super) async fn run(session: &Session, command: BuildCommand) -> anyhow::Res
             output.show_list(&builds, "there are no builds; `narvana deploy .` makes one", list)
         }
         BuildCommand::Show { id } => output.show(&client.build(&id).await?, fields),
+        BuildCommand::Recipe { id, file: None } => output.show(&client.build_recipe(&id).await?, recipe_fields),
+        BuildCommand::Recipe { id, file: Some(name) } => {
+            let files = client.build_recipe(&id).await?.view.files;
+            let text = files.get(&name).with_context(|| {
+                let names: Vec<&str> = files.keys().map(String::as_str).collect();
+                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                format!("the recipe of build {id} has no file {name:?}: it has {names}")
+            })?;
+            output.text(text)
+        }
         BuildCommand::Cancel { id } => {
             let answer = client.cancel_build(&id).await?;
             output.done(&answer.json, &format!("build {id} is being cancelled"))
@@ -83,6 +105,17 @@ fn list(builds: &[Build]) -> Table {
             build.deployment_id.to_string(),
             build.attempt.to_string(),
         ]);
+    }
+    table
+}
+
+fn recipe_fields(recipe: &BuildRecipe) -> Table {
+    let mut table = detect::table(&recipe.detection);
+    for warning in &recipe.detection.warnings {
+        table.field("warning", warning.clone());
+    }
+    for (name, text) in &recipe.files {
+        table.field("file", format!("{name} ({} bytes; --file {name} prints it)", text.len()));
     }
     table
 }

@@ -11,7 +11,6 @@ use super::Global;
 use super::outcome::{Exit, failure};
 use super::output::Table;
 use super::session::Session;
-use crate::api::DetectionView;
 use crate::build::archive::what_is_packed;
 use crate::build::tree::Limits;
 use crate::build::{STRATEGIES, detect_in};
@@ -70,7 +69,7 @@ fn here(path: &Path) -> anyhow::Result<Value> {
     }
     let tree = what_is_packed(&folder, &Limits::default())?;
     let found = detect_in(&tree, None).map_err(|undetected| failure(Exit::Failed, refusal(&undetected)))?;
-    Ok(serde_json::to_value(DetectionView::from(&found))?)
+    Ok(found.to_json())
 }
 
 fn refusal(undetected: &Undetected) -> String {
@@ -79,7 +78,8 @@ fn refusal(undetected: &Undetected) -> String {
     format!("{}: {message}{next}", code.as_str())
 }
 
-fn table(found: &Detection) -> Table {
+/// What was found, but for its warnings.
+pub(super) fn table(found: &Detection) -> Table {
     let programs: Vec<String> = found
         .entry_points
         .iter()

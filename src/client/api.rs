@@ -11,8 +11,9 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::connection::{Body, Connection, Request};
 use super::view::{
-    App, Authority, Build, Cluster, Deployment, Deployments, Detection, Drain, EnvVars, Explanation, Instance,
-    JoinToken, Logs, Move, Node, OnlyCopies, Profile, Relocation, RemovedNode, Service, SignedIn, UploadedSource,
+    App, Authority, Build, BuildRecipe, Cluster, Deployment, Deployments, Detection, Drain, EnvVars, Explanation,
+    Instance, JoinToken, Logs, Move, Node, OnlyCopies, Profile, Relocation, RemovedNode, Service, SignedIn,
+    UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
 
@@ -299,6 +300,11 @@ impl Client {
     /// One build.
     pub async fn build(&self, id: &str) -> Reply<Build> {
         self.get(&["v1", "builds", id], &[]).await
+    }
+
+    /// How a build is done.
+    pub async fn build_recipe(&self, id: &str) -> Reply<BuildRecipe> {
+        self.get(&["v1", "builds", id, "recipe"], &[]).await
     }
 
     /// Ends a build.

@@ -334,6 +334,13 @@ view! {
         /// When it ended.
         finished_at: Moment,
     }
+    /// How a build is done.
+    BuildRecipe {
+        /// What was found in the source.
+        detection: Detection,
+        /// The files that were made for it, by their names.
+        files: BTreeMap<String, String>,
+    }
     /// Why a build failed.
     Failure {
         /// For programs.

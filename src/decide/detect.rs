@@ -17,6 +17,8 @@ pub(super) mod rust;
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use crate::model::{BuildStrategy, BuildType, quoted};
 
 use self::files::Files;
@@ -98,6 +100,31 @@ pub struct Detection {
     pub warnings: Vec<String>,
     /// What else it could be built with.
     pub alternatives: Vec<Alternative>,
+}
+
+impl Detection {
+    /// As the API has it.
+    pub fn to_json(&self) -> serde_json::Value {
+        let entry_points = self.entry_points.iter();
+        let alternatives = self.alternatives.iter();
+        json!({
+            "strategy": self.strategy.as_str(),
+            "framework": self.framework.as_str(),
+            "version": self.version,
+            "toolchain": self.toolchain,
+            "suggested_config": self.suggested,
+            "recommended_build_type": self.build_type.as_str(),
+            "entry_points": entry_points
+                .map(|it| json!({"name": it.name, "path": it.path, "is_default": it.is_default}))
+                .collect::<Vec<_>>(),
+            "port": self.port,
+            "confidence": f64::from(self.confidence) / 100.0,
+            "warnings": self.warnings,
+            "alternatives": alternatives
+                .map(|it| json!({"strategy": it.strategy.as_str(), "because": it.because}))
+                .collect::<Vec<_>>(),
+        })
+    }
 }
 
 /// Another way to build the same source.

@@ -103,6 +103,18 @@ pub struct Artifact {
     pub exposed_ports: Vec<u16>,
 }
 
+/// How a source was built that does not say it itself: what was found in it, and the files that were made for it. The state knows where it is;
+/// it is a blob among the artifacts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecipe {
+    /// Of which build.
+    pub build: BuildId,
+    /// The SHA-256 of the blob.
+    pub digest: [u8; 32],
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// Why a build failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildFailure {

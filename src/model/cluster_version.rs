@@ -29,7 +29,10 @@ pub const CLUSTER_VERSIONS: [ClusterVersion; 5] = [
         brought: "builds of Go and Node.js by generated flakes, what a service says over what is found in its source (fields of \
                   build_config), and more codes of failed builds",
     },
-    ClusterVersion { number: 5, brought: "builds of Rust and Python by generated flakes" },
+    ClusterVersion {
+        number: 5,
+        brought: "builds of Rust and Python by generated flakes, and recipes that are kept with builds (command keep_recipe)",
+    },
 ];
 
 /// The oldest version of a cluster that this program can work in.

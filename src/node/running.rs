@@ -200,6 +200,7 @@ impl Running {
                     config.build_dir.clone(),
                     space.clone(),
                     config.allow_loopback_sources,
+                    fetcher.clone(),
                     build_part.clone(),
                 ),
             },

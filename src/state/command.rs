@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AppId, BuildId, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars, InstanceId, InstanceStatus, JoinToken,
-    JoinTokenId, Lease, NodeId, OrgId, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session, SessionId,
-    SettingKey, SourceId, Timestamp, UploadedSource, UserId,
+    AppId, BuildId, BuildRecipe, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars, InstanceId, InstanceStatus,
+    JoinToken, JoinTokenId, Lease, NodeId, OrgId, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session,
+    SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
 };
 
 pub use content::{
@@ -348,5 +348,12 @@ pub enum Command {
         digest: [u8; 32],
         /// The engine's id of it, which other engines may have without having asked the registry.
         image_id: String,
+    },
+    /// A builder says how it builds, before it does.
+    KeepRecipe {
+        /// The recipe, of a build that runs.
+        recipe: BuildRecipe,
+        /// The lease it works under.
+        lease: Lease,
     },
 }

@@ -33,6 +33,9 @@ fn check_owners(state: &State, wrong: &mut Vec<String>) {
     for build in state.builds().filter(|build| state.deployment(build.deployment).is_none()) {
         wrong.push(format!("build {} belongs to no deployment", build.id));
     }
+    for recipe in state.recipes().filter(|recipe| state.build(recipe.build).is_none()) {
+        wrong.push(format!("the recipe of build {} belongs to none", recipe.build));
+    }
 }
 
 fn check_services(state: &State, wrong: &mut Vec<String>) {

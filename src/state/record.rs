@@ -6,9 +6,9 @@ use bincode::enc::write::SizeWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Epoch, Instance, InstanceId,
-    JoinToken, JoinTokenId, Membership, Node, NodeId, OLDEST_CLUSTER_VERSION, Org, OrgId, RequestId, Service,
-    ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, BuildRecipe, Cluster, Deployment, DeploymentId, Epoch, Instance,
+    InstanceId, JoinToken, JoinTokenId, Membership, Node, NodeId, OLDEST_CLUSTER_VERSION, Org, OrgId, RequestId,
+    Service, ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::{Outcome, Request};
@@ -35,6 +35,7 @@ pub enum Record {
     Admission(Arc<Admission>),
     Absence(Arc<Absence>),
     Epoch(Arc<Epoch>),
+    Recipe(Arc<BuildRecipe>),
 }
 
 /// The answer that a request got, kept for a while so that repeating the request gets it again.
@@ -72,6 +73,7 @@ pub enum Key {
     Admission(NodeId),
     Absence(NodeId),
     Epoch,
+    Recipe(BuildId),
 }
 
 impl Key {
@@ -96,6 +98,7 @@ impl Key {
             Self::Admission(_) => "admission",
             Self::Absence(_) => "absence",
             Self::Epoch => "epoch",
+            Self::Recipe(_) => "recipe",
         }
     }
 
@@ -120,6 +123,7 @@ impl Key {
             Self::Admission(id) => return [&[15], &id.0.to_be_bytes()[..]].concat(),
             Self::Absence(id) => return [&[16], &id.0.to_be_bytes()[..]].concat(),
             Self::Epoch => (17, vec![]),
+            Self::Recipe(id) => (18, vec![id.0.as_bytes()]),
         };
         let mut bytes = vec![kind];
         for part in parts {
@@ -151,6 +155,7 @@ impl Record {
             Self::Admission(row) => Key::Admission(row.node),
             Self::Absence(row) => Key::Absence(row.node),
             Self::Epoch(_) => Key::Epoch,
+            Self::Recipe(row) => Key::Recipe(row.build),
         }
     }
 
@@ -160,6 +165,7 @@ impl Record {
             Self::Service(row) => row.spec.build.since(),
             Self::Deployment(row) => row.spec.build.since(),
             Self::Build(row) => row.failure.as_ref().map_or(OLDEST_CLUSTER_VERSION, |failure| failure.code.since()),
+            Self::Recipe(_) => 5,
             _ => OLDEST_CLUSTER_VERSION,
         }
     }
@@ -187,7 +193,7 @@ into_record! {
     Cluster => Cluster, Org => Org, Membership => Membership, User => User, Session => Session, App => App,
     Service => Service, UploadedSource => Source, Deployment => Deployment, Build => Build, Instance => Instance,
     Node => Node, Setting => Setting, RequestRecord => Request, JoinToken => JoinToken, Admission => Admission,
-    Absence => Absence, Epoch => Epoch,
+    Absence => Absence, Epoch => Epoch, BuildRecipe => Recipe,
 }
 
 /// One row that changed.

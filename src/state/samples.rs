@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use crate::model::{
-    Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildSpec,
-    BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId, DeploymentStatus,
-    Desired, Detail, Details, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation, Instance, InstanceId,
-    InstanceState, InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId, NodeResources, NodeRole, Org,
-    OrgId, Origin, PasswordHash, Placement, Port, PortBinding, Probe, Protocol, Relocation, RequestId, Resources, Role,
-    RotationStep, Secret, Service, ServiceId, ServiceSpec, Session, SessionId, Setting, SettingKey, Source, SourceId,
-    Timestamp, UploadedSource, User, UserId, Volume,
+    Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildRecipe,
+    BuildSpec, BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId,
+    DeploymentStatus, Desired, Detail, Details, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation,
+    Instance, InstanceId, InstanceState, InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId,
+    NodeResources, NodeRole, Org, OrgId, Origin, PasswordHash, Placement, Port, PortBinding, Probe, Protocol,
+    Relocation, RequestId, Resources, Role, RotationStep, Secret, Service, ServiceId, ServiceSpec, Session, SessionId,
+    Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User, UserId, Volume,
 };
 
 use super::{
@@ -149,6 +149,10 @@ fn facts() -> NodeFacts {
 
 fn source() -> UploadedSource {
     UploadedSource { id: id(8), service: id(6), sha256: "ab".repeat(32), bytes: 1_024, created_at: AT }
+}
+
+fn recipe() -> BuildRecipe {
+    BuildRecipe { build: id(10), digest: [12; 32], bytes: 2_048 }
 }
 
 /// With what came with cluster version 4.
@@ -309,6 +313,7 @@ pub fn sample_entries() -> Vec<LogEntry> {
             lease: lease(),
             result: BuildResult::Failed(BuildFailure { code: BuildCode::DependencyMissing, ..failure() }),
         },
+        Command::KeepRecipe { recipe: recipe(), lease: lease() },
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -484,6 +489,7 @@ pub fn sample_records() -> Vec<Record> {
             updated_at: AT,
         }
         .into(),
+        recipe().into(),
     ]
 }
 
@@ -497,7 +503,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 45, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 46, "add a sample for a new command, then raise this number");
     }
 
     #[test]

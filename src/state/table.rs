@@ -7,9 +7,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, Cluster, Deployment, DeploymentId, Epoch, Instance, InstanceId,
-    JoinToken, JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service, ServiceId, Session,
-    SessionId, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, BuildRecipe, Cluster, Deployment, DeploymentId, Epoch, Instance,
+    InstanceId, JoinToken, JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service,
+    ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
 };
 
 use super::record::{Change, Key, Record, RequestRecord};
@@ -30,6 +30,7 @@ pub struct State {
     sources: OrdMap<SourceId, Arc<UploadedSource>>,
     deployments: OrdMap<DeploymentId, Arc<Deployment>>,
     builds: OrdMap<BuildId, Arc<Build>>,
+    recipes: OrdMap<BuildId, Arc<BuildRecipe>>,
     instances: OrdMap<InstanceId, Arc<Instance>>,
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: OrdMap<SettingKey, Arc<crate::model::Setting>>,
@@ -91,6 +92,8 @@ rows! {
     deployment, deployments: DeploymentId => Deployment;
     /// All builds, oldest first.
     build, builds: BuildId => Build;
+    /// All recipes of builds, those of the oldest builds first.
+    recipe, recipes: BuildId => BuildRecipe;
     /// All instances, oldest first.
     instance, instances: InstanceId => Instance;
     /// All nodes by id.
@@ -318,6 +321,7 @@ impl State {
             Record::Admission(row) => drop(self.admissions.insert(row.node, row)),
             Record::Absence(row) => drop(self.absences.insert(row.node, row)),
             Record::Epoch(row) => self.epoch = Some(row),
+            Record::Recipe(row) => drop(self.recipes.insert(row.build, row)),
         }
     }
 
@@ -342,6 +346,7 @@ impl State {
             Key::Admission(id) => drop(self.admissions.remove(&id)),
             Key::Absence(id) => drop(self.absences.remove(&id)),
             Key::Epoch => self.epoch = None,
+            Key::Recipe(id) => drop(self.recipes.remove(&id)),
         }
     }
 
@@ -408,7 +413,8 @@ impl State {
             | Key::JoinToken(_)
             | Key::Admission(_)
             | Key::Absence(_)
-            | Key::Epoch => {}
+            | Key::Epoch
+            | Key::Recipe(_) => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::{
-    Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus, JoinToken, Lease,
-    NodeId, NodeRole, Placement, Relocation, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
+    BuildRecipe, Cause, DeploymentStatus, Desired, EnvVars, Health, Incarnation, InstanceState, InstanceStatus,
+    JoinToken, Lease, NodeId, NodeRole, Placement, Relocation, RequestId, ServiceSpec, SettingKey, Source, Timestamp,
 };
 
 /// Ids come from a small pool, so that commands meet the rows of others.
@@ -126,6 +126,10 @@ fn command() -> impl Strategy<Value = Command> {
             to: STATUSES[to],
             reason: Some("test".to_owned()),
             log_tail: Vec::new(),
+        }),
+        (small(), any::<u8>()).prop_map(|(build, digest)| Command::KeepRecipe {
+            recipe: BuildRecipe { build: id(10, build), digest: [digest; 32], bytes: 1 },
+            lease: lease(),
         }),
         (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
             deployment: id(9, deployment),
@@ -442,6 +446,8 @@ proptest! {
             for before in state.builds().filter(|build| build.status.is_terminal()) {
                 let after = next.build(before.id);
                 prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
+                let recipe = next.recipe(before.id);
+                prop_assert!(recipe.is_none() || recipe == state.recipe(before.id), "{}", entry.command.name());
             }
             state = next;
         }
@@ -454,7 +460,7 @@ fn the_random_commands_get_somewhere() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = entries();
     let mut reached = BTreeSet::new();
-    for _ in 0..500 {
+    for _ in 0..1_000 {
         let entries = strategy.new_tree(&mut runner).expect("a value").current();
         let mut state = State::default();
         for (entry, index) in entries.iter().zip(1..) {
@@ -467,6 +473,7 @@ fn the_random_commands_get_somewhere() {
         }
     }
     for name in [
+        "keep_recipe",
         "create_app",
         "create_service",
         "delete_app",

@@ -187,7 +187,7 @@ fn read_row(database: &Database, row: Result<Row<'_>, redb::StorageError>) -> Re
 }
 
 /// The kinds of rows by the first byte of their keys, for messages about rows that cannot be read.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "cluster",
     "org",
     "membership",
@@ -206,6 +206,7 @@ const KINDS: [&str; 18] = [
     "admission",
     "absence",
     "epoch",
+    "recipe",
 ];
 
 fn key_name(key: &[u8]) -> String {

@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{HeaderMap, Request};
 use narvana::agent::{Exec, LocalExec};
 use narvana::api::{self, Peer};
-use narvana::artifact::{ArtifactStore, Holdings, Nobody};
+use narvana::artifact::{ArtifactStore, Fetcher, Holdings, Nobody};
 use narvana::build::Inspector;
 use narvana::consensus::{self, Consensus};
 use narvana::logs::{self, Library, LogStore};
@@ -142,6 +142,7 @@ impl Api {
                 self.folder.path().to_owned(),
                 Space::of(self.folder.path()),
                 true,
+                Fetcher::new(self.artifacts.clone(), Arc::new(Nobody)),
                 Supervisor::new("test", CancellationToken::new()),
             ),
         }

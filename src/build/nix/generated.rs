@@ -18,7 +18,9 @@ use super::fence::NOBODY;
 use super::program::Nix;
 use super::{FLAKE, LOCK, Said, garbled, url_of};
 use crate::build::job::{Failure, Job, Made};
+use crate::build::recipe::Document;
 use crate::build::tree;
+use crate::decide::detect::Detection;
 use crate::decide::flake_lock::LOCK_BYTES_MAX;
 use crate::decide::generate::{Dependency, Generated, Hash, Lookup, Recipe, SOURCE, TOOLCHAIN, Toolchain, Unplanned};
 use crate::model::BuildCode;
@@ -58,16 +60,17 @@ impl Job {
     pub(in crate::build) async fn generated(
         &self,
         recipe: Recipe,
+        found: &Detection,
         files: &Path,
         lines: &mpsc::Sender<String>,
     ) -> Result<Made, Failure> {
         let files = files.to_owned();
         let folder = blocking(move || around(&files)).await.map_err(|error| disk(&error))?;
         let flake = folder.clone();
-        self.with_nix(&folder, lines, async move |nix| self.in_nix(recipe, &flake, nix).await).await
+        self.with_nix(&folder, lines, async move |nix| self.in_nix(recipe, found, &flake, nix).await).await
     }
 
-    async fn in_nix(&self, recipe: Recipe, folder: &Path, nix: &Nix<'_>) -> Result<Made, Failure> {
+    async fn in_nix(&self, recipe: Recipe, found: &Detection, folder: &Path, nix: &Nix<'_>) -> Result<Made, Failure> {
         // The log is best effort, and its reader outlives this work.
         let say = async |line: String| drop(nix.lines.send(line).await);
         for note in &recipe.notes {
@@ -89,7 +92,9 @@ impl Job {
         }
         let hashes = self.hashes(nix, &toolchain, &recipe.dependencies).await?;
         let by_place = hashes.iter().map(|(place, it)| (place.clone(), it.text.clone())).collect();
-        write(folder, recipe.files(nixpkgs, &toolchain, &by_place), lock).await?;
+        let files = recipe.files(nixpkgs, &toolchain, &by_place);
+        self.keep_recipe(&document(found, &files, &lock)).await;
+        write(folder, files, lock).await?;
         let built = self.nix_build(nix, folder, None, Said::Source(&recipe.dependencies)).await;
         // Only who builds with them knows whether they are of what the lock file names.
         let learned = hashes.into_iter().map(|(_, it)| it).chain(answer.filter(|_| recipe.is_locked())).collect();
@@ -274,6 +279,16 @@ fn around(files: &Path) -> io::Result<PathBuf> {
     DirBuilder::new().mode(0o755).create(&folder)?;
     fs::rename(files, folder.join(SOURCE))?;
     Ok(folder)
+}
+
+/// What is kept of how it is built.
+fn document(found: &Detection, files: &Generated, lock: &[u8]) -> Document {
+    let lock = String::from_utf8_lossy(lock).into_owned();
+    let files = [(FLAKE, files.flake.clone()), (PLAN, files.plan.clone()), (LOCK, lock)];
+    Document {
+        detection: found.to_json(),
+        files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect(),
+    }
 }
 
 async fn write(folder: &Path, Generated { flake, plan }: Generated, lock: Vec<u8>) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! Commands about builds.
 
 use crate::model::{
-    AppId, Build, BuildCode, BuildFailure, BuildId, BuildStatus, Deployment, DeploymentId, DeploymentStatus, Lease,
-    ServiceId, SourceId,
+    AppId, Build, BuildCode, BuildFailure, BuildId, BuildRecipe, BuildStatus, Deployment, DeploymentId,
+    DeploymentStatus, Lease, ServiceId, SourceId,
 };
 use crate::state::{BuildResult, Key, Outcome, Rejection};
 
@@ -93,11 +93,23 @@ impl Draft {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn finish_build(&mut self, id: BuildId, lease: Lease, result: &BuildResult) -> Answer {
-        let mut build = self.build(id)?;
+    /// A build that runs, under this lease.
+    fn leased_build(&self, id: BuildId, lease: Lease) -> Result<Build, Rejection> {
+        let build = self.build(id)?;
         if build.status != BuildStatus::Running || build.lease != Some(lease) {
             return Err(Rejection::Conflict(format!("build {id} is not, or no longer, leased like this")));
         }
+        Ok(build)
+    }
+
+    pub(super) fn keep_recipe(&mut self, recipe: &BuildRecipe, lease: Lease) -> Answer {
+        self.leased_build(recipe.build, lease)?;
+        self.put(recipe.clone());
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn finish_build(&mut self, id: BuildId, lease: Lease, result: &BuildResult) -> Answer {
+        let mut build = self.leased_build(id, lease)?;
         build.finished_at = Some(self.now);
         let deployment = build.deployment;
         match result {
@@ -162,6 +174,9 @@ impl Draft {
     pub(super) fn delete_builds_of(&mut self, deployment: DeploymentId) {
         let builds: Vec<_> = self.state.builds_of(deployment).map(|build| build.id).collect();
         for build in builds {
+            if self.state.recipe(build).is_some() {
+                self.delete(Key::Recipe(build));
+            }
             self.delete(Key::Build(build));
         }
     }

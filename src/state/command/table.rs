@@ -101,6 +101,7 @@ impl Command {
             Self::RaiseClusterVersion { .. } => ("raise_cluster_version", FIRST, Keeps),
             Self::ResetSetting(_) => ("reset_setting", 2, Keeps),
             Self::PinImage { .. } => ("pin_image", 3, Keeps),
+            Self::KeepRecipe { .. } => ("keep_recipe", 5, Keeps),
         }
     }
 }

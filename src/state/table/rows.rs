@@ -28,6 +28,7 @@ impl State {
             Key::Admission(id) => self.admissions.get(&id).cloned().map(Record::Admission),
             Key::Absence(id) => self.absences.get(&id).cloned().map(Record::Absence),
             Key::Epoch => self.epoch.clone().map(Record::Epoch),
+            Key::Recipe(id) => self.recipes.get(&id).cloned().map(Record::Recipe),
         }
     }
 
@@ -54,6 +55,7 @@ impl State {
             .chain(self.admissions.values().cloned().map(Record::Admission))
             .chain(self.absences.values().cloned().map(Record::Absence))
             .chain(self.epoch.iter().cloned().map(Record::Epoch))
+            .chain(self.recipes.values().cloned().map(Record::Recipe))
     }
 
     /// The state that has exactly these rows.

@@ -53,11 +53,35 @@ fn copy(sample: &str, page: &str, url: &str) -> tempfile::TempDir {
     folder
 }
 
+/// The text of a lock file, with another hash after the first of these words: one that begins like it.
+fn with_another_hash(lock: &str, words: &str) -> String {
+    let (head, tail) = lock.split_at(lock.find(words).expect("a hash") + words.len() + 20);
+    let other = if tail.starts_with('0') { "1" } else { "0" };
+    format!("{head}{other}{}", &tail[1..])
+}
+
 fn service(name: &str, strategy: &str) -> Value {
     let check = json!({"type": "tcp", "interval_seconds": 1, "retries": 20});
     // All of them, and two of one while it is updated, have room on one machine.
     let resources = json!({"cpu": "0.1", "memory": "128Mi"});
     json!({"name": name, "source_type": "upload", "build_strategy": strategy, "health_check": check, "resources": resources})
+}
+
+/// How the last build was done is shown by any node.
+fn check_recipe(node: &Node, strategy: &str) {
+    let builds = node.get("/v1/builds?limit=1").expect(200);
+    let id = builds[0]["id"].as_str().expect("an id");
+    let recipe = node.get(&format!("/v1/builds/{id}/recipe")).expect(200);
+    assert_eq!(recipe["detection"]["strategy"], strategy);
+    let file = |name: &str| recipe["files"][name].as_str().unwrap_or_default();
+    assert!(file("flake.nix").contains("Written by narvana for a source of"), "{recipe}");
+    for json in ["plan.json", "flake.lock"] {
+        assert!(serde_json::from_str::<Value>(file(json)).is_ok_and(|json| json.is_object()), "{recipe}");
+    }
+    let shown = node.cli(&["build", "recipe", id, "--file", "plan.json"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("greet"), "{shown:?}");
+    let shown = node.cli(&["build", "recipe", id]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(strategy), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,15 +105,22 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
         let log = last_log(&first);
         assert!(log.contains("Toolchain: ") && log.contains("Stored an image of"), "{log}");
         assert!(log.contains(&format!("{dependencies}.drv")), "{log}");
+        check_recipe(&second, strategy);
         until("its page", || async { first.fetch(&host, "/").body.contains(&page).then_some(()) }).await;
 
         // What it depends on is not built again.
         let newer = format!("{page}-newer");
         let folder = copy(sample, &newer, &url);
+        if sample == "python" {
+            // The same wheels, as pip finds them for what no lock file settles.
+            std::fs::remove_file(folder.path().join("uv.lock")).expect("it is there");
+            std::fs::write(folder.path().join("requirements.txt"), "greet >= 1  # any\n").expect("writes");
+        }
         first.upload("shop", sample, folder.path());
         first.deploy("shop", sample);
         let log = last_log(&first);
         assert!(!log.contains(&format!("{dependencies}.drv")) && log.contains("Stored an image of"), "{log}");
+        assert!(!log.contains("Compiling greet"), "{log}");
         until("its page", || async { first.fetch(&host, "/").body.contains(&newer).then_some(()) }).await;
     }
     assert!(first.cli(&["node", "uncordon", "second"]).status.success());
@@ -137,10 +168,7 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     let (code, error) = said("node", "package-lock.json", Some("{"));
     assert!(code == "INVALID_CONFIG" && error.contains("package-lock.json cannot be read"), "{error}");
     let lock = std::fs::read_to_string(samples().join("node/package-lock.json")).expect("reads");
-    // Another hash, as a letter before the last ones is another.
-    let (head, tail) = lock.split_at(lock.find("sha512-").expect("a hash") + 20);
-    let other = if tail.starts_with('A') { "B" } else { "A" };
-    let (code, error) = said("node", "package-lock.json", Some(&format!("{head}{other}{}", &tail[1..])));
+    let (code, error) = said("node", "package-lock.json", Some(&with_another_hash(&lock, "sha512-")));
     assert!(code == "DEPENDENCY_MISSING" && error.contains("node_modules/greet cannot be fetched as"), "{error}");
     assert!(last_log(&node).contains("hash mismatch"), "{error}");
     let manifest = std::fs::read_to_string(samples().join("node/package.json")).expect("reads");
@@ -153,8 +181,8 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no Cargo.lock"), "{error}");
     let lock = std::fs::read_to_string(samples().join("rust/Cargo.lock")).expect("reads");
     let (code, error) = said("rust", "Cargo.lock", Some(&lock.replace("1.0.0", "1.0.1")));
-    assert!(code == "DEPENDENCY_MISSING" && error.contains("greet 1.0.1 cannot be fetched"), "{error}");
-    let (code, error) = said("rust", "Cargo.lock", Some(&lock.replace("checksum = \"9", "checksum = \"8")));
+    assert!(code == "DEPENDENCY_MISSING" && error.contains(" 1.0.1 cannot be fetched"), "{error}");
+    let (code, error) = said("rust", "Cargo.lock", Some(&with_another_hash(&lock, "checksum = \"")));
     assert!(code == "DEPENDENCY_MISSING" && last_log(&node).contains("hash mismatch"), "{error}");
     let manifest = std::fs::read_to_string(samples().join("rust/Cargo.toml")).expect("reads");
     let (code, error) = said("rust", "Cargo.toml", Some(&manifest.replace("greet = \"1\"", "greet = \"2\"")));
@@ -167,9 +195,15 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     let lock = std::fs::read_to_string(samples().join("python/uv.lock")).expect("reads");
     let (code, error) = said("python", "uv.lock", Some(&lock.replace("1.0.0", "1.0.1")));
     assert!(code == "DEPENDENCY_MISSING" && error.contains("greet"), "{error}");
-    let (code, error) = said("python", "uv.lock", Some(&lock.replace("sha256:1", "sha256:2")));
+    let (code, error) = said("python", "uv.lock", Some(&with_another_hash(&lock, "sha256:")));
     assert!(code == "INVALID_CONFIG" && error.contains("uv.lock is not of this pyproject.toml"), "{error}");
     let project = std::fs::read_to_string(samples().join("python/pyproject.toml")).expect("reads");
     let (code, error) = said("python", "pyproject.toml", Some(&project.replace("greet>=1", "absent")));
     assert!(code == "DEPENDENCY_MISSING" && error.contains("absent"), "{error}");
+    let folder = copy("python", "page", &url);
+    std::fs::remove_file(folder.path().join("uv.lock")).expect("it is there");
+    // Its metadata names an address: what is there would be built, which is to run it.
+    std::fs::write(folder.path().join("requirements.txt"), "lead\n").expect("writes");
+    let (code, error) = failure(&node, folder.path());
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("is no wheel, and nothing else is taken"), "{error}");
 }
