@@ -129,6 +129,8 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("delete", "/v1/apps/{app}/services/{service}/env/{key}", MEMBER, none.clone(), 204),
         // The sample service comes from git: those who may are told that it takes no upload.
         ("post", "/v1/apps/{app}/services/{service}/source", MEMBER, json!("archive"), 409),
+        // Nothing is fetched for it: an answer for those who may.
+        ("post", "/v1/apps/{app}/services/{service}/preview", MEMBER, json!({"build_strategy": "magic"}), 400),
         ("get", "/v1/deployments", LogIn, none.clone(), 200),
         ("get", "/v1/deployments/{deployment}", VIEWER, none.clone(), 200),
         ("post", "/v1/deployments/{deployment}/rollback", MEMBER, nothing.clone(), 202),
@@ -139,7 +141,9 @@ fn table() -> Vec<(&'static str, &'static str, Need, Value, u16)> {
         ("get", "/v1/instances/{instance}/exec", MEMBER, none.clone(), 400),
         ("get", "/v1/instances/{instance}/explain", VIEWER, none.clone(), 200),
         ("get", "/v1/builds", LogIn, none.clone(), 200),
-        ("get", "/v1/builds/{build}", VIEWER, none, 200),
+        ("get", "/v1/builds/{build}", VIEWER, none.clone(), 200),
+        // The state says where it is, and nobody has it: an answer for those who may.
+        ("get", "/v1/builds/{build}/recipe", VIEWER, none, 503),
         // It has ended: a conflict is an answer for those who may.
         ("post", "/v1/builds/{build}/cancel", MEMBER, nothing.clone(), 409),
         ("post", "/v1/builds/{build}/retry", MEMBER, nothing, 202),
@@ -242,6 +246,7 @@ impl Harness {
             Space::of(folder),
             false,
             Fetcher::new(self.artifacts.clone(), Arc::new(Nobody)),
+            "github:a/b".to_owned(),
             supervisor,
         );
         let parts = (logs, Exec::of_one(exec), artifacts, Metrics::default(), inspector);

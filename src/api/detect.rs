@@ -176,6 +176,9 @@ impl From<InspectError> for Error {
             InspectError::Tree(tree::Error::Path { .. } | tree::Error::TooLarge { .. }) => {
                 source(BuildCode::InvalidConfig, "correct the repository")
             }
+            // No fault of the source.
+            InspectError::Unbuildable { code: BuildCode::Infrastructure, .. } => Self::NoQuorum(message),
+            InspectError::Unbuildable { code, next_step, .. } => source(code, &next_step),
             InspectError::Tree(_) | InspectError::Disk { .. } => Self::internal(message),
             InspectError::Undetected(undetected) => {
                 Self::Source { code: undetected.code.as_str(), message, suggestions: undetected.suggestions }

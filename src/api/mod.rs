@@ -44,6 +44,7 @@ mod openapi;
 mod options;
 mod org;
 mod page;
+mod preview;
 mod rebalance;
 mod replica;
 mod router;

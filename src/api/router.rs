@@ -14,8 +14,8 @@ use super::finish::{finish, panicked, unknown_method, unknown_route};
 use super::gate::Gate;
 use super::{
     Options, Parts, app, authority, backup, build, config, deploy, deployment, detect, docs, drain, env, exec, explain,
-    health, instance, join_token, log, log_stream, node, node_action, openapi, org, rebalance, service, service_action,
-    session, setting, source, status, user, watch,
+    health, instance, join_token, log, log_stream, node, node_action, openapi, org, preview, rebalance, service,
+    service_action, session, setting, source, status, user, watch,
 };
 
 /// Everything that is served, ready to be called. Event streams end when `stopping` is cancelled. The connection that a
@@ -119,5 +119,6 @@ fn about_apps() -> OpenApiRouter<Gate> {
         .routes(routes!(build::show))
         .routes(routes!(build::cancel))
         .routes(routes!(build::recipe))
+        .routes(routes!(preview::preview))
         .routes(routes!(build::retry))
 }

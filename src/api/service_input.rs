@@ -374,6 +374,17 @@ fn changed_source(old: &Source, request: &ServiceRequest, invalid: &mut Invalid)
     source_of(&kind, &request, invalid).unwrap_or_else(|| old.clone())
 }
 
+/// A specification that is built otherwise.
+pub(super) fn built_otherwise(
+    spec: ServiceSpec,
+    build_strategy: Option<String>,
+    build_config: Option<BuildConfigBody>,
+    allow_loopback: bool,
+) -> Result<ServiceSpec, Error> {
+    let request = ServiceRequest { build_strategy, build_config, ..ServiceRequest::default() };
+    overlay(spec, request, Invalid::default(), allow_loopback)
+}
+
 fn overlay(
     mut spec: ServiceSpec,
     request: ServiceRequest,

@@ -109,7 +109,8 @@ mod tests {
         };
         let of_the_sample = roots(Some(Source::Upload));
         assert_eq!(of_the_sample.manifests, [built(1).manifest, built(2).manifest].into());
-        assert_eq!(of_the_sample.sources.len(), 1);
+        // What was uploaded, and the recipe of the build.
+        assert_eq!(of_the_sample.sources, [Digest::new([0xab; 32]), Digest::new([12; 32])].into());
         let named = Source::Image { image: built(1).to_string() };
         assert_eq!(roots(Some(named)).manifests, [built(2).manifest].into(), "what a user names is no root");
     }

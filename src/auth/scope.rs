@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     App, AppId, Build, BuildId, BuildRecipe, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role,
-    Service, ServiceId, Timestamp,
+    Service, ServiceId, Timestamp, UploadedSource,
 };
 use crate::state::{Rejection, State};
 
@@ -179,6 +179,11 @@ impl Scoped<Service> {
     /// Its deployments, newest first.
     pub fn deployments(&self) -> impl Iterator<Item = Scoped<Deployment>> + '_ {
         self.state().deployments_of(self.id).map(|row| self.with(row))
+    }
+
+    /// What was uploaded for it last.
+    pub fn uploaded_source(&self) -> Option<UploadedSource> {
+        self.row.source.and_then(|id| self.state().source(id)).map(|source| UploadedSource::clone(source))
     }
 
     /// The deployment that serves, if one does.

@@ -11,8 +11,8 @@ use super::job::{Failure, Job};
 use super::recipe::Document;
 use super::tree::{self, Limits};
 use crate::decide::detect::{Detection, Undetected, UndetectedCode};
-use crate::decide::generate::{self, Asked, Recipe, Unplanned};
-use crate::model::{BuildCode, BuildStrategy, DetailField};
+use crate::decide::generate::{self, Asked, Recipe};
+use crate::model::{BuildCode, BuildSpec, BuildStrategy, DetailField};
 use crate::task::blocking;
 
 /// By what a source is built.
@@ -22,92 +22,106 @@ pub(super) enum How {
     /// By its flake.
     Flake,
     /// By a flake that is generated for what was found.
-    Generated(Box<Recipe>, Box<Detection>),
+    Generated(Box<Recipe>),
 }
 
-/// Why that is not known.
-enum Unknown {
-    Folder(tree::Error),
-    Undetected(Undetected),
-    Unplanned(Unplanned),
+/// What is seen of how a source is built, before anything of it is done.
+pub(super) struct Seen {
+    /// By what, if that is not left to what is found.
+    pub(super) how: How,
+    /// What was found, if that was looked for.
+    pub(super) found: Option<Detection>,
+}
+
+/// Looks at a source for the service of this name. Blocks.
+///
+/// # Errors
+/// Why it cannot be built.
+pub(super) fn look_at(files: &Path, name: &str, spec: &BuildSpec) -> Result<Seen, Failure> {
+    let config = &spec.config;
+    let strategy = match spec.strategy {
+        // Whoever names a Dockerfile means it.
+        BuildStrategy::Auto if config.dockerfile.is_some() => BuildStrategy::Dockerfile,
+        strategy => strategy,
+    };
+    match strategy {
+        BuildStrategy::Dockerfile => return Ok(Seen { how: How::Dockerfile, found: None }),
+        BuildStrategy::Flake => return Ok(Seen { how: How::Flake, found: None }),
+        _ => {}
+    }
+    let wanted = (strategy != BuildStrategy::Auto).then_some(strategy);
+    let root = config.root_directory.as_deref().unwrap_or_default();
+    let tree = tree::folder_inside(files, root).and_then(|folder| what_is_packed(&folder, &Limits::default()));
+    let tree = tree.map_err(|error| no_folder(&error))?;
+    let found = detect_in(&tree, wanted).map_err(undetected)?;
+    let how = match found.strategy {
+        BuildStrategy::Dockerfile => How::Dockerfile,
+        BuildStrategy::Flake => How::Flake,
+        strategy if generate::STRATEGIES.contains(&strategy) => {
+            let system = format!("{}-linux", std::env::consts::ARCH);
+            let asked = Asked { detection: &found, root, name, system: &system, config };
+            let recipe = recipe_in(&tree, &asked);
+            How::Generated(Box::new(recipe.map_err(|why| Failure::new(why.code, why.message, why.next_step))?))
+        }
+        _ => return Err(unavailable(&found)),
+    };
+    Ok(Seen { how, found: Some(found) })
 }
 
 impl Job {
     /// What the service says, or what is found in its source: the log says that.
-    pub(super) async fn how(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<How, Failure> {
-        let spec = &self.deployment.spec.build;
-        let strategy = match spec.strategy {
-            // Whoever names a Dockerfile means it.
-            BuildStrategy::Auto if spec.config.dockerfile.is_some() => BuildStrategy::Dockerfile,
-            strategy => strategy,
-        };
-        let settled = match strategy {
-            BuildStrategy::Dockerfile => Some(How::Dockerfile),
-            BuildStrategy::Flake => Some(How::Flake),
-            _ => None,
-        };
-        if let Some(how) = settled {
-            self.say_unused(strategy, lines).await;
-            return Ok(how);
-        }
-        let wanted = (strategy != BuildStrategy::Auto).then_some(strategy);
-        let (files, root) = (files.to_owned(), self.root().to_owned());
-        let (name, config) = (self.deployment.service_name.clone(), spec.config.clone());
-        let looked = blocking(move || {
-            let folder = tree::folder_inside(&files, &root).map_err(Unknown::Folder)?;
-            let tree = what_is_packed(&folder, &Limits::default()).map_err(Unknown::Folder)?;
-            let detection = detect_in(&tree, wanted).map_err(Unknown::Undetected)?;
-            let system = format!("{}-linux", std::env::consts::ARCH);
-            let asked = Asked { detection: &detection, root: &root, name: &name, system: &system, config: &config };
-            let is_generated = generate::STRATEGIES.contains(&detection.strategy);
-            let recipe = is_generated.then(|| recipe_in(&tree, &asked)).transpose().map_err(Unknown::Unplanned);
-            Ok((detection, recipe))
-        });
-        let (found, recipe) = looked.await.map_err(failure)?;
+    pub(super) async fn how(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Seen, Failure> {
+        let (files, name) = (files.to_owned(), self.deployment.service_name.clone());
+        let spec = self.deployment.spec.build.clone();
+        let seen = blocking(move || look_at(&files, &name, &spec)).await?;
         // The log is best effort, and its reader outlives this work.
-        let _ = lines.send(format!("Found: {}.", found.strategy)).await;
-        for warning in &found.warnings {
+        if let Some(found) = &seen.found {
+            let _ = lines.send(format!("Found: {}.", found.strategy)).await;
+            for warning in &found.warnings {
+                let _ = lines.send(format!("Warning: {warning}.")).await;
+            }
+        }
+        for warning in seen.unused(&self.deployment.spec.build) {
             let _ = lines.send(format!("Warning: {warning}.")).await;
         }
-        self.say_unused(found.strategy, lines).await;
-        if let Some(recipe) = recipe.map_err(failure)? {
-            return Ok(How::Generated(Box::new(recipe), Box::new(found)));
+        // Of what is generated more is kept, once it is.
+        if let (Some(found), How::Dockerfile | How::Flake) = (&seen.found, &seen.how) {
+            self.keep_recipe(&Document { detection: found.to_json(), ..Document::default() }).await;
         }
-        let how = match found.strategy {
-            BuildStrategy::Dockerfile => How::Dockerfile,
-            BuildStrategy::Flake => How::Flake,
-            _ => return Err(unavailable(&found)),
-        };
-        self.keep_recipe(&Document { detection: found.to_json(), ..Document::default() }).await;
-        Ok(how)
-    }
-
-    /// Says what is said of the build and means nothing to it.
-    async fn say_unused(&self, strategy: BuildStrategy, lines: &mpsc::Sender<String>) {
-        let is_used = |name: &str| DetailField::named(name).is_some_and(|field| field.strategies.contains(&strategy));
-        for name in self.deployment.spec.build.config.details.keys().filter(|name| !is_used(name)) {
-            // The log is best effort, and its reader outlives this work.
-            let _ = lines.send(format!("Warning: build_config.{name} means nothing to {strategy}.")).await;
-        }
+        Ok(seen)
     }
 }
 
-fn failure(why: Unknown) -> Failure {
-    match why {
-        Unknown::Folder(error) => {
-            let next_step = "correct --root (build_config.root_directory)";
-            Failure::new(BuildCode::InvalidConfig, error.to_string(), next_step)
+impl Seen {
+    /// By which strategy.
+    pub(super) fn strategy(&self) -> BuildStrategy {
+        match (&self.found, &self.how) {
+            (Some(found), _) => found.strategy,
+            (None, How::Flake) => BuildStrategy::Flake,
+            (None, _) => BuildStrategy::Dockerfile,
         }
-        Unknown::Undetected(why) => {
-            let message = format!("how it is built is not to be seen: {}", why.message);
-            let code = match why.code {
-                UndetectedCode::NoLanguageDetected => BuildCode::NoLanguageDetected,
-                UndetectedCode::InvalidConfig => BuildCode::InvalidConfig,
-            };
-            Failure::new(code, message, why.suggestions.join("; or "))
-        }
-        Unknown::Unplanned(why) => Failure::new(why.code, why.message, why.next_step),
     }
+
+    /// What is said of the build and means nothing to it.
+    pub(super) fn unused(&self, spec: &BuildSpec) -> Vec<String> {
+        let strategy = self.strategy();
+        let is_used = |name: &str| DetailField::named(name).is_some_and(|field| field.strategies.contains(&strategy));
+        let unused = spec.config.details.keys().filter(|name| !is_used(name));
+        unused.map(|name| format!("build_config.{name} means nothing to {strategy}")).collect()
+    }
+}
+
+fn no_folder(error: &tree::Error) -> Failure {
+    Failure::new(BuildCode::InvalidConfig, error.to_string(), "correct --root (build_config.root_directory)")
+}
+
+fn undetected(why: Undetected) -> Failure {
+    let message = format!("how it is built is not to be seen: {}", why.message);
+    let code = match why.code {
+        UndetectedCode::NoLanguageDetected => BuildCode::NoLanguageDetected,
+        UndetectedCode::InvalidConfig => BuildCode::InvalidConfig,
+    };
+    Failure::new(code, message, why.suggestions.join("; or "))
 }
 
 /// What was found is not built by this version.

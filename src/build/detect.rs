@@ -12,15 +12,16 @@ use tokio_util::sync::CancellationToken;
 use crate::artifact::Fetcher;
 use crate::decide::detect::{Answer, Contents, Detection, Listing, Undetected, Want, detect, detect_as};
 use crate::decide::generate::{Asked, Recipe, Unplanned, generate};
-use crate::model::{BuildRecipe, BuildStrategy};
+use crate::model::{BuildCode, BuildRecipe, BuildStrategy};
 use crate::space::{Full, Space, Use};
 use crate::task::{OnError, Supervisor, blocking};
 
 use super::archive::what_is_packed;
-use super::git;
-use super::job::SPACE_LOOK_EVERY;
+use super::job::{Failure, SPACE_LOOK_EVERY};
+use super::preview::{Preview, Previewed, preview};
 use super::recipe::{Document, RecipeError};
 use super::tree::{self, Kind, Limits, Tree, folder_inside, head_inside};
+use super::{git, source};
 
 /// Repositories that are looked at on one node at once: each is a copy of all its files on the disk.
 const INSPECTIONS_MAX: usize = 2;
@@ -125,6 +126,16 @@ pub enum InspectError {
     /// It was looked at in vain.
     #[error("{}", .0.message)]
     Undetected(Undetected),
+    /// It could not be built.
+    #[error("{message}")]
+    Unbuildable {
+        /// Which kind of reason.
+        code: BuildCode,
+        /// The reason.
+        message: String,
+        /// What to do about it.
+        next_step: String,
+    },
     /// The node's disk failed.
     #[error("cannot keep a repository in {}: {source}", folder.display())]
     Disk {
@@ -142,21 +153,24 @@ pub struct Inspector {
     space: Space,
     allow_loopback: bool,
     artifacts: Fetcher,
+    nixpkgs: String,
     places: Arc<Semaphore>,
     supervisor: Supervisor,
 }
 
 impl Inspector {
-    /// `folder` is where repositories lie while they are looked at; it exists, and is emptied by whoever makes it.
+    /// `folder` is where repositories lie while they are looked at; it exists, and is emptied by whoever makes it. `nixpkgs` is that of the
+    /// builder of this node.
     pub fn new(
         folder: PathBuf,
         space: Space,
         allow_loopback: bool,
         artifacts: Fetcher,
+        nixpkgs: String,
         supervisor: Supervisor,
     ) -> Self {
         let places = Arc::new(Semaphore::new(INSPECTIONS_MAX));
-        Self { space: space.at(&folder), folder, allow_loopback, artifacts, places, supervisor }
+        Self { space: space.at(&folder), folder, allow_loopback, artifacts, nixpkgs, places, supervisor }
     }
 
     /// How a build was done, from any node that has kept it.
@@ -173,13 +187,33 @@ impl Inspector {
     /// # Errors
     /// [`InspectError`].
     pub async fn inspect(&self, repository: Repository) -> Result<Inspected, InspectError> {
+        self.in_place(async move |own, files, stop| own.look_in(files, repository, &stop).await).await
+    }
+
+    /// Fetches the source of a service and says how it would be built, as [`Self::inspect`] does.
+    ///
+    /// # Errors
+    /// [`InspectError`].
+    pub async fn preview(&self, asked: Previewed) -> Result<Preview, InspectError> {
+        self.in_place(async move |own, files, stop| own.preview_in(files, asked, &stop).await).await
+    }
+
+    /// Does something with an empty folder, in one of the places.
+    async fn in_place<T, W>(
+        &self,
+        work: impl FnOnce(Self, PathBuf, CancellationToken) -> W + Send + 'static,
+    ) -> Result<T, InspectError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, InspectError>> + Send,
+    {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| InspectError::Busy)?;
         let stop = self.supervisor.stopping().child_token();
         let _left = stop.clone().drop_guard();
         let (answer, answered) = oneshot::channel();
         let own = self.clone();
         self.supervisor.spawn("inspection", OnError::Log, async move {
-            let found = own.look(repository, &stop).await;
+            let found = own.in_folder(|files| work(own.clone(), files, stop)).await;
             drop(place);
             // Whoever asked may have left.
             let _left = answer.send(found);
@@ -188,7 +222,10 @@ impl Inspector {
         answered.await.unwrap_or(Err(InspectError::Fetch(git::Error::Stopped)))
     }
 
-    async fn look(&self, repository: Repository, stop: &CancellationToken) -> Result<Inspected, InspectError> {
+    async fn in_folder<T, W>(&self, work: impl FnOnce(PathBuf) -> W) -> Result<T, InspectError>
+    where
+        W: Future<Output = Result<T, InspectError>>,
+    {
         self.space.check(Use::Bulk)?;
         let disk = |source| InspectError::Disk { folder: self.folder.clone(), source };
         let within = self.folder.clone();
@@ -198,7 +235,7 @@ impl Inspector {
             Ok(folder)
         });
         let folder = made.await.map_err(disk)?;
-        let found = self.look_in(folder.path().join("source"), repository, stop).await;
+        let found = work(folder.path().join("source")).await;
         // Many files, perhaps.
         blocking(move || folder.close()).await.map_err(disk)?;
         found
@@ -207,30 +244,45 @@ impl Inspector {
     async fn look_in(
         &self,
         files: PathBuf,
-        repository: Repository,
+        Repository { url, reference, folder }: Repository,
         stop: &CancellationToken,
     ) -> Result<Inspected, InspectError> {
-        let fetched = self.fetch(&files, &repository, stop).await?;
+        let (options, fits) = (self.git_options(), stop.child_token());
+        // Nobody reads how far it is.
+        let (nobody, _) = mpsc::channel(1);
+        let fetch = git::fetch(&options, &url, reference.as_deref(), &files, &nobody, &fits);
+        let fetched = self.watched(fetch, &fits).await??;
         let detection = blocking(move || {
-            let root = folder_inside(&files, &repository.folder.unwrap_or_default()).map_err(InspectError::Folder)?;
+            let root = folder_inside(&files, &folder.unwrap_or_default()).map_err(InspectError::Folder)?;
             let tree = what_is_packed(&root, &Limits::default())?;
             detect_in(&tree, None).map_err(InspectError::Undetected)
         });
         Ok(Inspected { detection: detection.await?, fetched })
     }
 
-    async fn fetch(
+    async fn preview_in(
         &self,
-        files: &Path,
-        Repository { url, reference, .. }: &Repository,
+        files: PathBuf,
+        asked: Previewed,
         stop: &CancellationToken,
-    ) -> Result<git::Fetched, InspectError> {
-        let options =
-            git::Options { allow_loopback: self.allow_loopback, deadline: FETCH_MAX, ..git::Options::default() };
+    ) -> Result<Preview, InspectError> {
+        let (options, fits) = (self.git_options(), stop.child_token());
         // Nobody reads how far it is.
         let (nobody, _) = mpsc::channel(1);
-        let fits = stop.child_token();
-        let mut fetch = pin!(git::fetch(&options, url, reference.as_deref(), files, &nobody, &fits));
+        let source = (&asked.source, asked.uploaded.as_ref());
+        let fetch = source::fetch(source, &self.artifacts, &options, &files, &nobody, &fits);
+        let revision = self.watched(fetch, &fits).await??;
+        let (allow_loopback, nixpkgs) = (self.allow_loopback, self.nixpkgs.clone());
+        Ok(blocking(move || preview(&files, revision, &asked, allow_loopback, &nixpkgs)).await?)
+    }
+
+    fn git_options(&self) -> git::Options {
+        git::Options { allow_loopback: self.allow_loopback, deadline: FETCH_MAX, ..git::Options::default() }
+    }
+
+    /// Fetches until it is done, or the disk has no room for it.
+    async fn watched<T>(&self, fetch: impl Future<Output = T>, fits: &CancellationToken) -> Result<T, Full> {
+        let mut fetch = pin!(fetch);
         let mut looks = tokio::time::interval(SPACE_LOOK_EVERY);
         let mut full = None;
         let fetched = loop {
@@ -243,10 +295,13 @@ impl Inspector {
                 },
             }
         };
-        match full {
-            Some(full) => Err(full.into()),
-            None => Ok(fetched?),
-        }
+        full.map_or(Ok(fetched), Err)
+    }
+}
+
+impl From<Failure> for InspectError {
+    fn from(failure: Failure) -> Self {
+        Self::Unbuildable { code: failure.code, message: failure.message, next_step: failure.next_step }
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::decide::{dockerfile, leftovers};
 use crate::engine::{self, BuildNetwork, BuildRequest, Engine};
-use crate::model::BuildCode;
+use crate::model::{BuildCode, BuildConfig};
+use crate::task::blocking;
 
 use super::job::{Failure, Job, Made, names_in, shown_root};
 use super::tree::{self, Tree};
@@ -21,10 +22,49 @@ const NO_MORE_PROCESSES: &str = "Resource temporarily unavailable";
 /// The largest Dockerfile that is read.
 const DOCKERFILE_BYTES_MAX: u64 = dockerfile::MAX_BYTES as u64;
 
+fn named(config: &BuildConfig) -> &str {
+    config.dockerfile.as_deref().unwrap_or("Dockerfile")
+}
+
+/// Reads and checks the Dockerfile before an engine sees it. Blocks.
+///
+/// # Errors
+/// Why it cannot be built.
+pub(super) fn check(files: &Path, config: &BuildConfig, allow_loopback: bool) -> Result<dockerfile::Scan, Failure> {
+    let (root, path) = (config.root_directory.as_deref().unwrap_or_default(), named(config));
+    let bad_config = |error: tree::Error| {
+        Failure::new(
+            BuildCode::InvalidConfig,
+            error.to_string(),
+            "correct --root or --dockerfile (build_config.root_directory, build_config.dockerfile)",
+        )
+    };
+    let folder = tree::folder_inside(files, root).map_err(bad_config)?;
+    let text = tree::read_inside(&folder, path, DOCKERFILE_BYTES_MAX).map_err(bad_config)?;
+    let text = text.ok_or_else(|| {
+        Failure::new(
+            BuildCode::DockerfileNotFound,
+            format!("there is no {path} in {}; it has {}", shown_root(root), names_in(&folder)),
+            "add one, or say where it is with --dockerfile and --root (build_config.dockerfile, build_config.root_directory)",
+        )
+    })?;
+    let options = dockerfile::Options { build_args: config.environment_vars.clone(), allow_loopback };
+    dockerfile::scan(&String::from_utf8_lossy(&text), &options).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure::new(
+            BuildCode::InvalidConfig,
+            format!("{path} cannot be built: {}", problems.join("; ")),
+            "correct it and deploy again",
+        )
+    })
+}
+
 impl Job {
     /// Checks the Dockerfile, has the engine build it, and stores what came out.
     pub(super) async fn build_dockerfile(&self, files: &Path, lines: &mpsc::Sender<String>) -> Result<Made, Failure> {
-        let scan = self.scan(files).await?;
+        let (source, config) = (files.to_owned(), self.deployment.spec.build.config.clone());
+        let allow_loopback = self.options.allow_loopback;
+        let scan = blocking(move || check(&source, &config, allow_loopback)).await?;
         for warning in &scan.warnings {
             // The log is best effort, and its reader outlives this work.
             let _ = lines.send(format!("Dockerfile, {warning}")).await;
@@ -54,49 +94,7 @@ impl Job {
     }
 
     fn dockerfile(&self) -> &str {
-        self.deployment.spec.build.config.dockerfile.as_deref().unwrap_or("Dockerfile")
-    }
-
-    /// Reads and checks the Dockerfile before an engine sees it.
-    async fn scan(&self, files: &Path) -> Result<dockerfile::Scan, Failure> {
-        let (files, root, path) = (files.to_owned(), self.root().to_owned(), self.dockerfile().to_owned());
-        let read = tokio::task::spawn_blocking(move || {
-            let folder = tree::folder_inside(&files, &root)?;
-            let text = tree::read_inside(&folder, &path, DOCKERFILE_BYTES_MAX)?;
-            Ok::<_, tree::Error>((text, names_in(&folder)))
-        })
-        .await;
-        let bad_config = |message: String| {
-            Failure::new(
-                BuildCode::InvalidConfig,
-                message,
-                "correct --root or --dockerfile (build_config.root_directory, build_config.dockerfile)",
-            )
-        };
-        let (text, names) = match read {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(bad_config(error.to_string())),
-            Err(panic) => return Err(bad_config(panic.to_string())),
-        };
-        let Some(text) = text else {
-            return Err(Failure::new(
-                BuildCode::DockerfileNotFound,
-                format!("there is no {} in {}; it has {names}", self.dockerfile(), shown_root(self.root())),
-                "add one, or say where it is with --dockerfile and --root (build_config.dockerfile, build_config.root_directory)",
-            ));
-        };
-        let options = dockerfile::Options {
-            build_args: self.deployment.spec.build.config.environment_vars.clone(),
-            allow_loopback: self.options.allow_loopback,
-        };
-        dockerfile::scan(&String::from_utf8_lossy(&text), &options).map_err(|problems| {
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Failure::new(
-                BuildCode::InvalidConfig,
-                format!("{} cannot be built: {}", self.dockerfile(), problems.join("; ")),
-                "correct it and deploy again",
-            )
-        })
+        named(&self.deployment.spec.build.config)
     }
 
     async fn request(&self, files: &Path, image: &str) -> Result<BuildRequest, Failure> {

@@ -12,9 +12,9 @@ use crate::model::{Artifact, Build, BuildCode, BuildFailure, BuiltImage, Deploym
 use crate::space::Use;
 use crate::state::BuildResult;
 
-use super::auto::How;
+use super::auto::{How, Seen};
 use super::log::BuildLog;
-use super::{Options, Parts, STRATEGIES, source};
+use super::{Options, Parts, STRATEGIES, git, source};
 
 /// Lines on their way from a program to the log. A program that prints faster than the disk writes has to wait.
 const LINES_BOUND: usize = 256;
@@ -46,9 +46,9 @@ pub(super) struct Made {
 
 /// Why a build failed: what happened and what to do about it.
 pub(super) struct Failure {
-    code: BuildCode,
-    message: String,
-    next_step: String,
+    pub(super) code: BuildCode,
+    pub(super) message: String,
+    pub(super) next_step: String,
 }
 
 impl Failure {
@@ -182,26 +182,20 @@ impl Job {
         tokio::fs::create_dir(&files)
             .await
             .map_err(|error| infrastructure("cannot make a folder for the source", &error))?;
-        let revision = source::fetch(
-            &self.deployment,
-            self.source.as_deref(),
-            &self.parts.artifacts,
-            self.options.allow_loopback,
-            &files,
-            &lines,
-            stop,
-        )
-        .await?;
+        let options = git::Options { allow_loopback: self.options.allow_loopback, ..git::Options::default() };
+        let source = (&self.deployment.spec.source, self.source.as_deref());
+        let revision = source::fetch(source, &self.parts.artifacts, &options, &files, &lines, stop).await?;
         let strategy = self.deployment.spec.build.strategy;
         // Refused before it comes here, but by a newer program.
         if !STRATEGIES.contains(&strategy) {
             let message = format!("narvana on this node does not build by {strategy} yet");
             return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
         }
-        let Made { image, id, exposed_ports } = match self.how(&files, &lines).await? {
+        let Seen { how, found } = self.how(&files, &lines).await?;
+        let Made { image, id, exposed_ports } = match how {
             How::Flake => self.build_flake(&files, &lines).await?,
             How::Dockerfile => self.build_dockerfile(&files, &lines).await?,
-            How::Generated(recipe, found) => self.generated(*recipe, &found, &files, &lines).await?,
+            How::Generated(recipe) => self.generated(*recipe, found.as_ref(), &files, &lines).await?,
         };
         Ok(Artifact { image: image.to_string(), image_id: Some(id), revision: Some(revision), exposed_ports })
     }

@@ -18,6 +18,7 @@ pub mod ignore;
 mod job;
 mod log;
 mod nix;
+mod preview;
 mod process;
 mod publish;
 mod recipe;
@@ -41,6 +42,7 @@ use crate::task::Supervisor;
 pub use builder::Builder;
 pub use detect::{InspectError, Inspected, Inspector, Repository, detect_in};
 pub use nix::{FENCE_MAKER, FenceOptions, Options as NixOptions, enter_fence};
+pub use preview::{Preview, Previewed};
 pub use recipe::{Document, RecipeError};
 
 /// By what this version builds.

@@ -93,7 +93,8 @@ impl Job {
             let next_step = "start a node with --trust-flakes, if all who may deploy are trusted with its networks and its Nix store";
             return Err(Failure::new(BuildCode::Infrastructure, "this node does not build flakes", next_step));
         }
-        let folder = self.flake_folder(files).await?;
+        let (source, root, allow_loopback) = (files.to_owned(), self.root().to_owned(), self.options.allow_loopback);
+        let folder = blocking(move || check_flake(&source, &root, allow_loopback)).await?;
         self.with_nix(files, lines, async move |nix| {
             let out = self.nix_build(nix, &folder, None, Said::Flake).await?;
             self.image_of(nix, &out, None).await
@@ -161,34 +162,6 @@ impl Job {
         self.store_closure(out, &closure, program, port, nix.lines).await
     }
 
-    /// The folder with the flake, whose lock file names nothing that must not be fetched.
-    async fn flake_folder(&self, files: &Path) -> Result<PathBuf, Failure> {
-        let (files, root) = (files.to_owned(), self.root().to_owned());
-        let read = blocking(move || {
-            let folder = tree::folder_inside(&files, &root)?;
-            let flake = tree::read_inside(&folder, FLAKE, FLAKE_BYTES_MAX)?;
-            let lock = tree::read_inside(&folder, LOCK, LOCK_BYTES_MAX)?;
-            let names = names_in(&folder);
-            Ok::<_, tree::Error>((folder, flake.is_some(), lock, names))
-        });
-        let bad = |message: String, next_step: &str| Failure::new(BuildCode::InvalidConfig, message, next_step);
-        let (folder, has_flake, lock, names) =
-            read.await.map_err(|error| bad(error.to_string(), "correct --root (build_config.root_directory)"))?;
-        if !has_flake {
-            let message = format!("there is no {FLAKE} in {}; it has {names}", shown_root(self.root()));
-            return Err(Failure::new(
-                BuildCode::FlakeNotFound,
-                message,
-                "add one, say where it is with --root (build_config.root_directory), or choose another --strategy (build_strategy)",
-            ));
-        }
-        if let Some(lock) = lock {
-            check_flake_lock(&lock, self.options.allow_loopback)
-                .map_err(|problem| bad(problem.0, "change that input, run `nix flake lock`, and commit flake.lock"))?;
-        }
-        Ok(folder)
-    }
-
     /// Builds one package of a flake, its default one or the one of this name.
     async fn nix_build(
         &self,
@@ -240,6 +213,31 @@ impl Job {
         };
         Err(Failure::new(BuildCode::InvalidConfig, found, "say what runs with the service's command, and deploy again"))
     }
+}
+
+/// The folder with the flake, whose lock file names nothing that must not be fetched. Blocks.
+///
+/// # Errors
+/// Why it cannot be built.
+pub(super) fn check_flake(files: &Path, root: &str, allow_loopback: bool) -> Result<PathBuf, Failure> {
+    let bad = |message: String, next_step: &str| Failure::new(BuildCode::InvalidConfig, message, next_step);
+    let bad_root = |error: tree::Error| bad(error.to_string(), "correct --root (build_config.root_directory)");
+    let folder = tree::folder_inside(files, root).map_err(bad_root)?;
+    let flake = tree::read_inside(&folder, FLAKE, FLAKE_BYTES_MAX).map_err(bad_root)?;
+    let lock = tree::read_inside(&folder, LOCK, LOCK_BYTES_MAX).map_err(bad_root)?;
+    if flake.is_none() {
+        let message = format!("there is no {FLAKE} in {}; it has {}", shown_root(root), names_in(&folder));
+        return Err(Failure::new(
+            BuildCode::FlakeNotFound,
+            message,
+            "add one, say where it is with --root (build_config.root_directory), or choose another --strategy (build_strategy)",
+        ));
+    }
+    if let Some(lock) = lock {
+        check_flake_lock(&lock, allow_loopback)
+            .map_err(|problem| bad(problem.0, "change that input, run `nix flake lock`, and commit flake.lock"))?;
+    }
+    Ok(folder)
 }
 
 /// Ends when what Nix makes leaves too little of its disk, which is the machine's.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::{Digest, Fetcher, OpenError};
-use crate::model::{BuildCode, Deployment, Source, UploadedSource};
+use crate::model::{BuildCode, Source, UploadedSource};
 
 use super::job::Failure;
 use super::{archive, git, tree};
@@ -20,20 +20,18 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Puts the source's files into an empty folder and returns what exactly they are: a commit, or a digest.
 pub(super) async fn fetch(
-    deployment: &Deployment,
-    uploaded: Option<&UploadedSource>,
+    (source, uploaded): (&Source, Option<&UploadedSource>),
     artifacts: &Fetcher,
-    allow_loopback: bool,
+    options: &git::Options,
     into: &Path,
     progress: &mpsc::Sender<String>,
     stop: &CancellationToken,
 ) -> Result<String, Failure> {
-    match (&deployment.spec.source, uploaded) {
+    match (source, uploaded) {
         (Source::Git { repo, reference }, _) => {
-            let options = git::Options { allow_loopback, ..git::Options::default() };
             let reference = Some(reference.as_str()).filter(|reference| !reference.is_empty());
             let url = crate::model::git_clone_url(repo);
-            let fetched = git::fetch(&options, &url, reference, into, progress, stop).await;
+            let fetched = git::fetch(options, &url, reference, into, progress, stop).await;
             fetched.map(|fetched| fetched.commit).map_err(|error| git_failure(&error))
         }
         (Source::Upload, Some(uploaded)) => unpack(uploaded, artifacts, into, progress, stop).await,

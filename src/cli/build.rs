@@ -7,9 +7,9 @@ use super::detect;
 use super::follow;
 use super::logs;
 use super::output::{Table, age, node_name, time};
-use super::session::Session;
+use super::session::{ServiceArg, Session};
 use super::wait::WaitArgs;
-use crate::client::view::{Build, BuildRecipe};
+use crate::client::view::{Build, BuildRecipe, Preview};
 use crate::client::{LogFilter, LogSource};
 
 /// Commands about builds.
@@ -21,6 +21,14 @@ pub(super) enum BuildCommand {
     Show {
         /// Its id
         id: String,
+    },
+    /// Show how a service would be built, with nothing of it run
+    Preview {
+        #[command(flatten)]
+        service: ServiceArg,
+        /// Print this file instead: flake.nix or plan.json
+        #[arg(long, value_name = "NAME")]
+        file: Option<String>,
     },
     /// Show what was found in the source of a build, and the flake that was made for it
     ///
@@ -63,6 +71,23 @@ pub(super) async fn run(session: &Session, command: BuildCommand) -> anyhow::Res
             output.show_list(&builds, "there are no builds; `narvana deploy .` makes one", list)
         }
         BuildCommand::Show { id } => output.show(&client.build(&id).await?, fields),
+        BuildCommand::Preview { service, file } => {
+            let (app, service) = session.service(&service).await?;
+            let answer = client.preview(&app, &service).await?;
+            let Some(name) = file else { return output.show(&answer, preview_fields) };
+            let plan = serde_json::to_string_pretty(&answer.view.plan)?;
+            let files = [("flake.nix", &answer.view.generated_flake), ("plan.json", &plan)];
+            let found = files
+                .into_iter()
+                .find(|(known, text)| *known == name && !answer.view.generated_flake.is_empty() && !text.is_empty());
+            let (_, text) = found.with_context(|| {
+                format!(
+                    "there is no {name:?}: {} has flake.nix and plan.json if a flake is written for it",
+                    answer.view.strategy
+                )
+            })?;
+            output.text(text)
+        }
         BuildCommand::Recipe { id, file: None } => output.show(&client.build_recipe(&id).await?, recipe_fields),
         BuildCommand::Recipe { id, file: Some(name) } => {
             let files = client.build_recipe(&id).await?.view.files;
@@ -105,6 +130,25 @@ fn list(builds: &[Build]) -> Table {
             build.deployment_id.to_string(),
             build.attempt.to_string(),
         ]);
+    }
+    table
+}
+
+fn preview_fields(preview: &Preview) -> Table {
+    let seconds = preview.estimated_build_time.map(|seconds| format!("{seconds} s, as the latest builds"));
+    let mut table = Table::of_fields([
+        ("strategy", preview.strategy.clone()),
+        ("revision", preview.revision.clone()),
+        ("version", preview.detection.version.clone()),
+        ("framework", preview.detection.framework.clone()),
+        ("dependencies", preview.dependencies.map(|count| count.to_string()).unwrap_or_default()),
+        ("takes", seconds.unwrap_or_default()),
+    ]);
+    for warning in &preview.warnings {
+        table.field("warning", warning.clone());
+    }
+    if !preview.generated_flake.is_empty() {
+        table.field("file", "flake.nix, plan.json; --file prints one".to_owned());
     }
     table
 }

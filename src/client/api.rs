@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use super::connection::{Body, Connection, Request};
 use super::view::{
     App, Authority, Build, BuildRecipe, Cluster, Deployment, Deployments, Detection, Drain, EnvVars, Explanation,
-    Instance, JoinToken, Logs, Move, Node, OnlyCopies, Profile, Relocation, RemovedNode, Service, SignedIn,
+    Instance, JoinToken, Logs, Move, Node, OnlyCopies, Preview, Profile, Relocation, RemovedNode, Service, SignedIn,
     UploadedSource,
 };
 use super::{Answer, Error, Events, Options, Progress, download, exec};
@@ -305,6 +305,11 @@ impl Client {
     /// How a build is done.
     pub async fn build_recipe(&self, id: &str) -> Reply<BuildRecipe> {
         self.get(&["v1", "builds", id, "recipe"], &[]).await
+    }
+
+    /// How a service would be built.
+    pub async fn preview(&self, app: &str, service: &str) -> Reply<Preview> {
+        self.post(&["v1", "apps", app, "services", service, "preview"], None).await
     }
 
     /// Ends a build.

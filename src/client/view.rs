@@ -334,6 +334,25 @@ view! {
         /// When it ended.
         finished_at: Moment,
     }
+    /// How a service would be built.
+    Preview {
+        /// By what.
+        strategy: String,
+        /// Commit or digest of the source.
+        revision: String,
+        /// What was found in it.
+        detection: Detection,
+        /// The flake that would be built.
+        generated_flake: String,
+        /// What it reads.
+        plan: Value,
+        /// How many things would be fetched.
+        dependencies: Option<u64>,
+        /// Seconds.
+        estimated_build_time: Option<u64>,
+        /// What deserves a word.
+        warnings: Vec<String>,
+    }
     /// How a build is done.
     BuildRecipe {
         /// What was found in the source.

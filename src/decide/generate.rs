@@ -298,6 +298,16 @@ impl Recipe {
         self.generated(nixpkgs, &self.dependencies.iter().map(fetched).collect::<Vec<_>>())
     }
 
+    /// The files of the flake as far as they are known before a toolchain was asked: the rest is null.
+    pub fn outline(&self, nixpkgs: &str) -> Generated {
+        let fetched = |it: &Dependency| {
+            let url = if let At::Url(url) = &it.at { Some(url) } else { None };
+            let hash = if let Hash::Known(hash) = &it.hash { Some(hash) } else { None };
+            json!({"place": it.place, "name": it.name, "url": url, "hash": hash})
+        };
+        self.generated(nixpkgs, &self.dependencies.iter().map(fetched).collect::<Vec<_>>())
+    }
+
     fn generated(&self, nixpkgs: &str, dependencies: &[serde_json::Value]) -> Generated {
         let mut plan = self.plan.clone();
         plan.details.insert("dependencies".to_owned(), json!(dependencies));

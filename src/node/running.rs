@@ -201,6 +201,7 @@ impl Running {
                     space.clone(),
                     config.allow_loopback_sources,
                     fetcher.clone(),
+                    config.nixpkgs.clone(),
                     build_part.clone(),
                 ),
             },

@@ -143,6 +143,7 @@ impl Api {
                 Space::of(self.folder.path()),
                 true,
                 Fetcher::new(self.artifacts.clone(), Arc::new(Nobody)),
+                "github:a/b".to_owned(),
                 Supervisor::new("test", CancellationToken::new()),
             ),
         }

@@ -60,7 +60,7 @@ impl Job {
     pub(in crate::build) async fn generated(
         &self,
         recipe: Recipe,
-        found: &Detection,
+        found: Option<&Detection>,
         files: &Path,
         lines: &mpsc::Sender<String>,
     ) -> Result<Made, Failure> {
@@ -70,7 +70,13 @@ impl Job {
         self.with_nix(&folder, lines, async move |nix| self.in_nix(recipe, found, &flake, nix).await).await
     }
 
-    async fn in_nix(&self, recipe: Recipe, found: &Detection, folder: &Path, nix: &Nix<'_>) -> Result<Made, Failure> {
+    async fn in_nix(
+        &self,
+        recipe: Recipe,
+        found: Option<&Detection>,
+        folder: &Path,
+        nix: &Nix<'_>,
+    ) -> Result<Made, Failure> {
         // The log is best effort, and its reader outlives this work.
         let say = async |line: String| drop(nix.lines.send(line).await);
         for note in &recipe.notes {
@@ -282,11 +288,11 @@ fn around(files: &Path) -> io::Result<PathBuf> {
 }
 
 /// What is kept of how it is built.
-fn document(found: &Detection, files: &Generated, lock: &[u8]) -> Document {
+fn document(found: Option<&Detection>, files: &Generated, lock: &[u8]) -> Document {
     let lock = String::from_utf8_lossy(lock).into_owned();
     let files = [(FLAKE, files.flake.clone()), (PLAN, files.plan.clone()), (LOCK, lock)];
     Document {
-        detection: found.to_json(),
+        detection: found.map(Detection::to_json).unwrap_or_default(),
         files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect(),
     }
 }

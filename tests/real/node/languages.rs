@@ -117,6 +117,11 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
             std::fs::write(folder.path().join("requirements.txt"), "greet >= 1  # any\n").expect("writes");
         }
         first.upload("shop", sample, folder.path());
+        // Any node says how it would be built, and how long that took before.
+        let preview = second.post(&format!("/v1/apps/shop/services/{sample}/preview"), &json!({})).expect(200);
+        assert!(preview["strategy"] == strategy && preview["estimated_build_time"].is_u64(), "{preview}");
+        let shown = second.cli(&["build", "preview", "--app", "shop", "--service", sample]);
+        assert!(String::from_utf8_lossy(&shown.stdout).contains(strategy), "{shown:?}");
         first.deploy("shop", sample);
         let log = last_log(&first);
         assert!(!log.contains(&format!("{dependencies}.drv")) && log.contains("Stored an image of"), "{log}");
