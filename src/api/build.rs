@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::artifact::OpenError;
 use crate::auth::Scoped;
 use crate::build::{Document, RecipeError};
 use crate::model::{Build, BuildId, Cause, Role};
@@ -136,7 +135,7 @@ pub(super) async fn recipe(
         let why = "its strategy finds nothing out, or it has not come so far, or was built before recipes were kept";
         Error::NotFound(format!("build {id} has no recipe: {why}"))
     })?;
-    let Document { detection, files } = gate.inspector().recipe(&recipe).await?;
+    let Document { detection, files, .. } = gate.inspector().recipe(&recipe).await?;
     Ok(Json(RecipeView { detection, files }))
 }
 
@@ -144,8 +143,8 @@ impl From<RecipeError> for Error {
     fn from(error: RecipeError) -> Self {
         let message = format!("how it was built cannot be shown: {error}");
         match error {
-            RecipeError::Away(OpenError::Missing(_)) => Self::NoQuorum(message),
-            RecipeError::Away(OpenError::Store(_)) | RecipeError::Broken(_) => Self::internal(message),
+            RecipeError::Away(_) => Self::NoQuorum(message),
+            RecipeError::Store(_) | RecipeError::Broken(_) => Self::internal(message),
         }
     }
 }

@@ -28,6 +28,7 @@ impl Collector {
         let stored: BTreeSet<_> =
             whole.into_iter().chain(store.list_fetches().await?).map(|blob| blob.digest).collect();
         let mut needed = roots.sources;
+        needed.extend(roots.recipes);
         for digest in roots.manifests {
             if let Some(manifest) = self.images.manifest_here(digest).await? {
                 needed.extend(manifest.parts().into_iter().map(|part| part.digest));
@@ -71,7 +72,7 @@ mod tests {
         let manifest = json!({"schemaVersion": 2, "config": part(config), "layers": [part(layer)]});
         let manifest = put(&store, manifest.to_string()).await;
         let (source, stray) = (put(&store, "source").await, put(&store, "stray").await);
-        let roots = Roots { sources: [source].into(), manifests: [manifest].into() };
+        let roots = Roots { sources: [source].into(), manifests: [manifest].into(), ..Roots::default() };
         for _look in 0..GRACE_LOOKS {
             assert_eq!(collector.look(roots.clone()).await.expect("a look"), 0, "just stored");
         }

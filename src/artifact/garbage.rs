@@ -17,8 +17,10 @@ pub const GRACE_LOOKS: u32 = 6;
 /// What the state references. Of a manifest, the parts it names are needed too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// Archives of uploaded sources, and recipes of builds: what has no parts.
+    /// Archives of uploaded sources.
     pub sources: BTreeSet<Digest>,
+    /// Recipes of builds. Nothing runs by them.
+    pub recipes: BTreeSet<Digest>,
     /// Manifests of images that were built.
     pub manifests: BTreeSet<Digest>,
 }
@@ -33,12 +35,13 @@ impl Roots {
         let images = deployed.chain(built).filter_map(|artifact| artifact.image.parse::<BuiltImage>().ok());
         let recipes = state.recipes().map(|recipe| Digest::new(recipe.digest));
         Self {
-            sources: state.sources().filter_map(|source| source.sha256.parse().ok()).chain(recipes).collect(),
+            sources: state.sources().filter_map(|source| source.sha256.parse().ok()).collect(),
+            recipes: recipes.collect(),
             manifests: images.map(|image| image.manifest).collect(),
         }
     }
 
-    /// All of them.
+    /// All without which something cannot start.
     pub fn all(&self) -> BTreeSet<Digest> {
         self.sources.union(&self.manifests).copied().collect()
     }
@@ -110,7 +113,8 @@ mod tests {
         let of_the_sample = roots(Some(Source::Upload));
         assert_eq!(of_the_sample.manifests, [built(1).manifest, built(2).manifest].into());
         // What was uploaded, and the recipe of the build.
-        assert_eq!(of_the_sample.sources, [Digest::new([0xab; 32]), Digest::new([12; 32])].into());
+        assert_eq!(of_the_sample.sources, [Digest::new([0xab; 32])].into());
+        assert_eq!(of_the_sample.recipes, [Digest::new([12; 32])].into());
         let named = Source::Image { image: built(1).to_string() };
         assert_eq!(roots(Some(named)).manifests, [built(2).manifest].into(), "what a user names is no root");
     }

@@ -176,6 +176,7 @@ mod tests {
         let roots = Roots {
             sources: BTreeSet::from([config, Digest::new([1; 32])]),
             manifests: BTreeSet::from([whole, broken, Digest::new([2; 32])]),
+            ..Roots::default()
         };
         assert_eq!(held(&store, &roots).await, BTreeSet::from([config, whole]));
     }

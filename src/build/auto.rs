@@ -1,5 +1,6 @@
 //! How a source is built: as its service says, or by what is found in it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tokio::sync::mpsc;
@@ -86,7 +87,7 @@ impl Job {
         }
         // Of what is generated more is kept, once it is.
         if let (Some(found), How::Dockerfile | How::Flake) = (&seen.found, &seen.how) {
-            self.keep_recipe(&Document { detection: found.to_json(), ..Document::default() }).await;
+            self.keep_recipe(&Document::new(found.to_json(), BTreeMap::new())).await;
         }
         Ok(seen)
     }

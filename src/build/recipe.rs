@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,23 +12,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::job::Job;
-use crate::artifact::{Digest, Fetcher, OpenError};
+use crate::artifact::{Digest, FetchError, Fetcher, OpenError};
 use crate::clock;
+use crate::consensus::ProposeError;
 use crate::model::BuildRecipe;
 use crate::state::{Actor, Command, LogEntry};
 use crate::task::blocking;
 
 /// Most that is kept of one build. What is fetched for the largest has some megabytes of names.
 const BYTES_MAX: u64 = 16 << 20;
-/// The version of a cluster whose members know of recipes.
-const SINCE: u32 = 5;
+/// The form of what is kept. Members of other versions read it for as long as there are builds with it.
+const VERSION: u32 = 1;
 /// How often a leader is told that does not answer, and with which pause.
-const TELLS_MAX: u32 = 10;
+const TELLS_MAX: u32 = 4;
 const TELL_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What is kept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Document {
+    version: u32,
     /// What was found in the source.
     pub detection: Value,
     /// The files that were made for it, by their names.
@@ -39,34 +42,50 @@ pub struct Document {
 pub enum RecipeError {
     /// Nobody who answers has it.
     #[error("no node that answers has it: start those that are away, and ask again ({0})")]
-    Away(OpenError),
+    Away(Arc<FetchError>),
+    /// This node's store failed.
+    #[error("the store of this node failed: {0}")]
+    Store(OpenError),
     /// What is there is none.
     #[error("what is kept of it cannot be read: {0}")]
     Broken(String),
 }
 
 impl Document {
+    pub(super) fn new(detection: Value, files: BTreeMap<String, String>) -> Self {
+        Self { version: VERSION, detection, files }
+    }
+
     /// Reads one that is on record, from another node if it is not here.
     ///
     /// # Errors
     /// [`RecipeError`].
     pub async fn read(artifacts: &Fetcher, recipe: &BuildRecipe) -> Result<Self, RecipeError> {
-        let blob = artifacts.open(Digest::new(recipe.digest)).await.map_err(RecipeError::Away)?;
+        let opened = artifacts.open(Digest::new(recipe.digest)).await;
+        let blob = opened.map_err(|error| match error {
+            OpenError::Missing(why) if !matches!(*why, FetchError::Store { .. }) => RecipeError::Away(why),
+            error => RecipeError::Store(error),
+        })?;
         let text = blocking(move || {
             let mut text = Vec::new();
             blob.into_file().take(BYTES_MAX).read_to_end(&mut text).map(|_| text)
         });
         let text = text.await.map_err(|error| RecipeError::Broken(error.to_string()))?;
-        serde_json::from_slice(&text).map_err(|error| RecipeError::Broken(error.to_string()))
+        Self::parse(&text)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, RecipeError> {
+        let read: Self = serde_json::from_slice(text).map_err(|error| RecipeError::Broken(error.to_string()))?;
+        if read.version == VERSION {
+            return Ok(read);
+        }
+        Err(RecipeError::Broken(format!("it has the form {}, and this version reads {VERSION}", read.version)))
     }
 }
 
 impl Job {
     /// Keeps how this build is done. It goes on without that: what it makes is worth more.
     pub(super) async fn keep_recipe(&self, document: &Document) {
-        if self.parts.consensus.latest().state.cluster_version() < SINCE {
-            return;
-        }
         let text = serde_json::to_vec(document).expect("it has nothing that JSON has not");
         let text = stream::iter([Ok::<_, Infallible>(Bytes::from(text))]);
         let stored = match self.parts.artifacts.store().put(text, BYTES_MAX).await {
@@ -78,14 +97,41 @@ impl Job {
         };
         let lease = self.options.lease;
         let recipe = BuildRecipe { build: self.build.id, digest: *stored.digest.as_bytes(), bytes: stored.bytes };
+        let command = Command::KeepRecipe { recipe, lease };
         for _ in 0..TELLS_MAX {
-            let command = Command::KeepRecipe { recipe: recipe.clone(), lease };
-            let entry = LogEntry { proposed_at: clock::now(), actor: Actor::Node(lease.node), request: None, command };
+            // An older member is there. What was stored is collected.
+            if self.parts.consensus.latest().state.permits(&command).is_err() {
+                return;
+            }
+            let (actor, command) = (Actor::Node(lease.node), command.clone());
+            let entry = LogEntry { proposed_at: clock::now(), actor, request: None, command };
             match self.parts.consensus.propose(entry).await {
-                Ok(_) => return,
+                Ok(_) | Err(ProposeError::NotYetHere { .. }) => return,
+                Err(ProposeError::Rejected(_)) => break,
                 Err(error) => tracing::debug!(build = %self.build.id, %error, "how it is built was not acknowledged"),
             }
             tokio::time::sleep(TELL_AGAIN_AFTER).await;
         }
+        tracing::warn!(build = %self.build.id, "how it is built is not on record");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Recipes that are kept are read by later versions.
+    #[test]
+    fn what_was_kept_is_read() {
+        let kept = r#"{"version":1,"detection":{"strategy":"auto-go"},"files":{"flake.nix":"{ }"}}"#;
+        let files = BTreeMap::from([("flake.nix".to_owned(), "{ }".to_owned())]);
+        let document = Document::new(json!({"strategy": "auto-go"}), files);
+        assert_eq!(serde_json::to_string(&document).expect("JSON"), kept);
+        assert_eq!(Document::parse(kept.as_bytes()).expect("reads"), document);
+        let newer = kept.replace(":1,", ":2,");
+        let said = Document::parse(newer.as_bytes()).expect_err("it is of a later version").to_string();
+        assert!(said.contains("the form 2"), "{said}");
     }
 }

@@ -49,12 +49,17 @@ pub(super) async fn keep(
             let here = |digest: &Digest| copies::keeps(node, &keepers, digest);
             roots.sources.retain(here);
             roots.manifests.retain(here);
-            let kept = |digest: &Digest| roots.sources.contains(digest) || roots.manifests.contains(digest);
+            roots.recipes.retain(here);
+            let kept = |digest: &Digest| {
+                [&roots.sources, &roots.manifests, &roots.recipes].iter().any(|all| all.contains(digest))
+            };
             due.retain(|digest, again| kept(digest) && *again > Instant::now());
             missed.retain(kept);
             // Sources are small, and nobody can make them again.
             let sources = roots.sources.iter().map(|digest| (*digest, false));
             let wanted = sources.chain(roots.manifests.iter().map(|digest| (*digest, true)));
+            // Nothing waits for these.
+            let wanted = wanted.chain(roots.recipes.iter().map(|digest| (*digest, false)));
             let mut queue: Vec<_> =
                 wanted.filter(|(digest, _)| !due.contains_key(digest) && !under_way.contains(digest)).collect();
             queue.sort_by_key(|(digest, _)| missed.contains(digest));

@@ -83,7 +83,7 @@ impl Artifacts for BlobService {
 
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::HoldReply>, Status> {
         let v1::HoldRequest { sources, manifests } = request.into_inner();
-        let roots = Roots { sources: digests(&sources)?, manifests: digests(&manifests)? };
+        let roots = Roots { sources: digests(&sources)?, manifests: digests(&manifests)?, ..Roots::default() };
         let held = artifact::held(&self.store, &roots).await;
         Ok(Response::new(v1::HoldReply { held: bytes_of(&held) }))
     }
@@ -214,7 +214,7 @@ impl BlobSource for PeerBlobs {
     }
 
     async fn holders(&self, digest: Digest) -> Vec<NodeId> {
-        let roots = &Roots { sources: BTreeSet::from([digest]), manifests: BTreeSet::new() };
+        let roots = &Roots { sources: BTreeSet::from([digest]), ..Roots::default() };
         let asked = self.others(false).into_iter().map(async |peer| {
             let held = self.held_by(peer.node, roots).await.unwrap_or_default();
             held.contains(&digest).then_some(peer.node)

@@ -291,10 +291,8 @@ fn around(files: &Path) -> io::Result<PathBuf> {
 fn document(found: Option<&Detection>, files: &Generated, lock: &[u8]) -> Document {
     let lock = String::from_utf8_lossy(lock).into_owned();
     let files = [(FLAKE, files.flake.clone()), (PLAN, files.plan.clone()), (LOCK, lock)];
-    Document {
-        detection: found.map(Detection::to_json).unwrap_or_default(),
-        files: files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect(),
-    }
+    let files = files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    Document::new(found.map(Detection::to_json).unwrap_or_default(), files)
 }
 
 async fn write(folder: &Path, Generated { flake, plan }: Generated, lock: Vec<u8>) -> Result<(), Failure> {

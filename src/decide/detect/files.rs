@@ -148,6 +148,19 @@ pub(in crate::decide) fn is_foreign(folder: &str) -> bool {
         .any(|part| part.starts_with('.') || matches!(part, "vendor" | "node_modules" | "testdata" | "target"))
 }
 
+/// A path with its `.` and `..` settled; `None` when it leads out of the source.
+pub(in crate::decide) fn inside(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    (!path.starts_with('/')).then(|| parts.join("/"))
+}
+
 /// A path below a folder; `""` is the source itself.
 pub(in crate::decide) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::files::{Files, is_foreign, join};
+use super::files::{Files, inside, is_foreign, join};
 use super::{Detection, EntryPoint, Framework, Undetected, broken, plain, settle};
 use crate::model::{BuildStrategy, BuildType};
 
@@ -116,8 +116,9 @@ fn requirements(files: &Files<'_>) -> Vec<String> {
         let text = files.text(&path).unwrap_or_default().trim_start_matches('\u{feff}');
         for line in text.lines() {
             let line = line.split(" #").next().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-            if let Some(other) = line.strip_prefix("-r ") {
-                waiting.push(join(folder, other.trim()));
+            let other = ["-r ", "--requirement ", "--requirement="].iter().find_map(|option| line.strip_prefix(option));
+            if let Some(other) = other {
+                waiting.extend(inside(&join(folder, other.trim())));
             } else if !line.is_empty() && !line.starts_with(['#', '-']) {
                 found.push(line.to_owned());
             }

@@ -35,19 +35,6 @@ pub(super) fn is_plain_path(path: &str) -> bool {
     !path.starts_with('-') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/@+-".contains(&byte))
 }
 
-/// A path with its `.` and `..` settled; `None` when it leads out of the source.
-pub(super) fn inside(path: &str) -> Option<String> {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    (!path.starts_with('/')).then(|| parts.join("/"))
-}
-
 /// The beginning of a version, such as `1.22` of `1.22.3`, when it is one.
 pub(super) fn beginning(version: &str, numbers: usize) -> Option<Vec<&str>> {
     let parts: Vec<&str> = version.split('.').take(numbers).collect();

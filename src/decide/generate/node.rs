@@ -283,6 +283,10 @@ fn packages(lock: &str, text: &str, needs: &Needs, cpu: &str) -> Result<Vec<Depe
             hash.ok_or_else(|| refused("has no hash (integrity) that is known, so that it cannot be fetched"))?;
         let file = format!("{}-{version}.tgz", name.rsplit('/').next().unwrap_or(name));
         let at = match entry.resolved {
+            // It is shown to whoever may see the service.
+            Some(url) if url.starts_with("https://") && url.split('/').nth(2).is_some_and(|it| it.contains('@')) => {
+                return Err(refused("has a user or a password in its address"));
+            }
             Some(url) if url.starts_with("https://") => At::Url(url),
             Some(_) => return Err(refused("is fetched neither over HTTPS nor from a registry")),
             None => At::Registry(format!("{name}/-/{file}")),

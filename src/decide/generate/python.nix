@@ -40,6 +40,7 @@
         from pip._internal.cli.main import main
         from pip._internal.distributions.sdist import SourceDistribution
         from pip._internal.exceptions import InstallationError
+        from pip._internal.network.session import LocalFSAdapter
         from pip._internal.operations.prepare import RequirementPreparer
 
         def refuse(self, requirement, *rest, **named):
@@ -57,6 +58,7 @@
                 refuse(self, requirement)
             return prepare(self, requirement, *rest, **named)
 
+        replace(LocalFSAdapter, "send", refuse)
         replace(SourceDistribution, "prepare_distribution_metadata", refuse)
         replace(RequirementPreparer, "prepare_editable_requirement", refuse)
         replace(RequirementPreparer, "prepare_linked_requirement", of_wheel)

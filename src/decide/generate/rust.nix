@@ -51,7 +51,7 @@
       for target in $(cat "$targetsPath"); do
         mkdir -p "$(dirname "$target")"
         # Also where a manifest denies what this does.
-        printf '//! .\n#![allow(warnings, missing_docs)]\nfn main() {}\n' > "$target"
+        printf '//! .\n#![allow(warnings, unused)]\n/// .\npub fn main() {}\n' > "$target"
       done
       compile
       # Nothing of them is the source's.

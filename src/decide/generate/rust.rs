@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 use toml::Value;
 
-use super::names::{beginning, inside, is_plain_path};
+use super::names::{beginning, is_plain_path};
 use super::{Asked, At, Dependency, Hash, Recipe, Unplanned, Wanted, plan};
-use crate::decide::detect::files::{Files, is_foreign, join};
+use crate::decide::detect::files::{Files, inside, is_foreign, join};
 use crate::decide::detect::rust::{MANIFEST, TOOLCHAINS};
 use crate::model::{BuildCode, quoted};
 
@@ -41,7 +41,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     manifests.retain(|path| *path == MANIFEST || packages.iter().any(|package| package.manifest() == *path));
     let targets: BTreeSet<String> = packages.iter().flat_map(|package| package.targets(files)).collect();
     let names: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
-    let scope = scope(asked, binary, &packages);
+    let scope = scope(asked, binary, &packages, &locked);
     let notes = notes(files);
     manifests.extend(SETTINGS.into_iter().filter(|path| files.has(path)));
     let odd = manifests.iter().copied().chain(targets.iter().map(String::as_str)).chain(names.iter().copied());
@@ -59,7 +59,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     let details = [
         ("binary", json!(binary)),
         ("scope", json!(scope)),
-        ("apart", json!(!needs_own(&locked))),
+        ("apart", json!(!needs_own(&locked) && is_whole(&locked, &names))),
         ("packages", json!(names)),
         ("manifests", json!(manifests)),
         ("targets", json!(targets)),
@@ -89,11 +89,14 @@ fn wanted(files: &Files<'_>, asked: &Asked<'_>) -> Option<Wanted> {
 }
 
 /// Of which package the binary is, since others may need what it must not have; of all when nobody knows.
-fn scope(asked: &Asked<'_>, binary: &str, packages: &[Package]) -> String {
+fn scope(asked: &Asked<'_>, binary: &str, packages: &[Package], locked: &[Locked]) -> String {
     let folder = asked.detection.entry_points.iter().find(|it| it.name == binary).map(|it| it.path.as_str());
     let folder = folder.map(|folder| if folder == "." { "" } else { folder });
     let package = packages.iter().find(|package| Some(package.folder.as_str()) == folder);
-    package.map_or_else(|| "--workspace".to_owned(), |package| format!("--package={}", package.name))
+    let own = |package: &Package| locked.iter().find(|it| it.source.is_none() && it.name == package.name);
+    // A crate of the registry may have the same name.
+    let own = package.and_then(own).filter(|it| is_plain_path(&it.version));
+    own.map_or_else(|| "--workspace".to_owned(), |it| format!("--package={}@{}", it.name, it.version))
 }
 
 /// Whether a crate of the registry needs one of the source, which takes the place of another (`[patch]`).
@@ -102,6 +105,11 @@ fn needs_own(locked: &[Locked]) -> bool {
     let fetched = locked.iter().filter(|it| it.source.is_some()).flat_map(|it| &it.dependencies);
     // With its version where there are several.
     fetched.filter_map(|it| it.split(' ').next()).any(|name| own.contains(name))
+}
+
+/// Whether the manifests of all packages of the source are known. Those in folders that hold what others wrote are not looked for.
+fn is_whole(locked: &[Locked], names: &BTreeSet<&str>) -> bool {
+    locked.iter().filter(|it| it.source.is_none()).all(|it| names.contains(it.name.as_str()))
 }
 
 /// What settings may ask for that is not there.
@@ -194,8 +202,14 @@ fn packages(files: &Files<'_>, manifests: &[&str], locked: &[Locked]) -> Result<
         }
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         let needs = [manifest.needs].into_iter().chain(manifest.target.into_values());
-        let needs = needs.flat_map(|it| [it.dependencies, it.dev_dependencies, it.build_dependencies]).flatten();
-        let needs: Vec<(String, Value)> = needs.collect();
+        // Of a package that is no member of a workspace, cargo locks no more than what is compiled.
+        let is_root = path == MANIFEST;
+        let is_locked = |need: &Value| is_root || need.get("optional").and_then(Value::as_bool) != Some(true);
+        let needs = needs.flat_map(|it| {
+            let of_tests = if is_root { it.dev_dependencies } else { BTreeMap::new() };
+            [it.dependencies, it.build_dependencies, of_tests]
+        });
+        let needs: Vec<(String, Value)> = needs.flatten().filter(|(_, need)| is_locked(need)).collect();
         let outside = needs.iter().find(|(_, need)| {
             let path = need.get("path").and_then(Value::as_str);
             path.is_some_and(|path| inside(&join(&folder, path)).is_none())

@@ -117,6 +117,7 @@ fn what_a_lock_must_not_be_is_said_by_name() {
     refused(from("file:../../etc/passwd"), "is fetched neither over HTTPS");
     refused(from("http://example.org/a"), "is fetched neither over HTTPS");
     refused(from("https://example.org/a b"), "has an address with letters");
+    refused(from("https://user:secret@example.org/a"), "has a user or a password");
     refused(from("https://example.org/{a,b}"), "has an address with letters");
     for (text, words) in [
         ("{", "cannot be read"),
@@ -165,7 +166,7 @@ fn rust_is_built_with_what_its_lock_names() {
     assert_eq!(plan["binary"], json!("web"));
     assert_eq!(plan["toolchains"], json!(["rustPackages_1_85", "rustPackages"]));
     assert_eq!(plan["packages"], json!(["b", "web"]));
-    assert_eq!((plan["scope"].clone(), plan["apart"].clone()), (json!("--package=web"), json!(true)));
+    assert_eq!((plan["scope"].clone(), plan["apart"].clone()), (json!("--package=web@0.1.0"), json!(true)));
     assert_eq!(plan["manifests"], json!(["Cargo.toml", "crates/b/Cargo.toml", ".cargo/config.toml"]));
     // Of the files, what a change of the program does not change.
     assert_eq!(plan["targets"], json!(["crates/lib/b.rs", "make/build.rs", "src/bin/other/main.rs", "src/main.rs"]));
@@ -232,6 +233,21 @@ fn what_a_lock_of_cargo_must_not_be_is_said_by_name() {
         ("b/Cargo.toml", "[package"),
     ];
     made(BuildStrategy::AutoRust, &broken).expect("what is not in the lock file is nothing to it");
+    // Of a package that is no member, cargo locks neither what its tests need nor what nobody asked for.
+    let forked = cargo_lock("[[package]]\nname = \"b\"\nversion = \"0.1.0\"\n");
+    let fork = "[package]\nname = \"b\"\n[dependencies]\nx = { version = \"1\", optional = true }\n[dev-dependencies]\ny = \"1\"\n";
+    let files = [
+        ("Cargo.toml", "[package]\nname = \"web\"\n"),
+        ("Cargo.lock", forked.as_str()),
+        ("src/main.rs", ""),
+        ("patches/b/Cargo.toml", fork),
+    ];
+    let apart =
+        |files: &[(&str, &str)]| plan_of(&made(BuildStrategy::AutoRust, files).expect("a recipe"))["apart"].clone();
+    assert_eq!(apart(&files), json!(true));
+    // Where its manifest is not looked for, nothing is compiled without it.
+    let vendored = [files[0], files[1], files[2], ("vendor/b/Cargo.toml", fork)];
+    assert_eq!(apart(&vendored), json!(false));
     // A crate that needs one of the source is not compiled without the source.
     let patched = format!("source = \"registry+{CRATES}\"\nchecksum = \"{sum}\"\ndependencies = [\n \"web\",\n]\n");
     let patched = locked_crate(&patched);
@@ -428,7 +444,7 @@ fn what_runs_of_python_is_what_serves() {
         Ok::<_, String>(plan_of(&settled)["start"].as_str().expect("a command").to_owned())
     };
     let django = [
-        ("requirements.txt", "-r requirements/base.txt\n"),
+        ("requirements.txt", "--requirement=./requirements/base.txt\n"),
         ("requirements/base.txt", "Django\n"),
         ("manage.py", "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'config.settings.production')\n"),
         ("config/settings/production.py", ""),

@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 use super::super::Unplanned;
-use super::super::names::inside;
-use crate::decide::detect::files::{Files, join};
+use crate::decide::detect::files::{Files, inside, join};
 use crate::decide::detect::python::{PROJECT, REQUIREMENTS, entry};
 use crate::model::{BuildCode, quoted};
 
@@ -18,7 +17,8 @@ const BYTES_MAX: usize = 16 * 1024;
 /// Files of requirements that name each other.
 const FILES_MAX: usize = 20;
 /// What pip takes for a file, whether there is one or not.
-const ARCHIVES: [&str; 9] = [".whl", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz", ".txz"];
+const ARCHIVES: [&str; 12] =
+    [".whl", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz", ".txz", ".tlz", ".lz", ".lzma"];
 /// How an option begins that says what a file must hash to.
 const HASH: &str = "--hash=";
 
@@ -86,30 +86,37 @@ pub(super) fn of_files(files: &Files<'_>, project: &Table) -> Result<Lines, Unpl
     Ok(lines)
 }
 
+fn unsupported(message: &str, next_step: &str) -> Unplanned {
+    Unplanned::of(BuildCode::UnsupportedLanguage, message, next_step)
+}
+
 /// `project.dependencies` of a manifest without a lock file.
 fn of_project(project: &Table) -> Result<Vec<String>, Unplanned> {
-    let refused =
-        |message: &str, next_step: &str| Err(Unplanned::of(BuildCode::UnsupportedLanguage, message, next_step));
-    let dynamic = entry(project, &["project", "dynamic"]).and_then(Value::as_array);
-    let is_dynamic = dynamic.is_some_and(|all| all.iter().any(|it| it.as_str() == Some("dependencies")));
-    if entry(project, &["project"]).is_none() || is_dynamic {
-        return refused(
-            "what it needs is said by a program (setup.py, or a build backend), which no generated flake runs",
+    if entry(project, &["project"]).is_none() {
+        return Err(unsupported(
+            "what it needs is said by a program (setup.py), which no generated flake runs",
             "list it in requirements.txt, or in pyproject.toml (project.dependencies)",
-        );
+        ));
     }
     // Whoever has the same name on the index would be taken instead.
     if ["sources", "index"].iter().any(|key| entry(project, &["tool", "uv", key]).is_some()) {
-        return refused(
+        return Err(unsupported(
             "pyproject.toml says where uv finds packages (tool.uv), and there is no uv.lock beside it",
             "run `uv lock` and commit uv.lock; of a workspace, build the folder with uv.lock (--root)",
-        );
+        ));
     }
     listed(project)
 }
 
 /// `project.dependencies`.
 pub(super) fn listed(project: &Table) -> Result<Vec<String>, Unplanned> {
+    let dynamic = entry(project, &["project", "dynamic"]).and_then(Value::as_array);
+    if dynamic.is_some_and(|all| all.iter().any(|it| it.as_str() == Some("dependencies"))) {
+        return Err(unsupported(
+            "what it needs is said by a program (project.dynamic of pyproject.toml), which no generated flake runs",
+            "list it in pyproject.toml (project.dependencies)",
+        ));
+    }
     let listed = entry(project, &["project", "dependencies"]).and_then(Value::as_array).into_iter().flatten();
     listed.filter_map(Value::as_str).map(|line| requirement(PROJECT, line)).collect()
 }
@@ -166,6 +173,9 @@ pub(super) fn requirement(path: &str, line: &str) -> Result<String, Unplanned> {
         anew.push_str(&format!("[{extras}]"));
     }
     anew.push_str(&versions);
+    if is_archive(&anew) {
+        return Err(refused("which is a file to pip"));
+    }
     if let Some(marker) = marker.filter(|marker| !marker.is_empty()) {
         anew.push_str(&format!(" ; {marker}"));
     }
@@ -188,14 +198,17 @@ fn is_of_name(letter: char) -> bool {
 
 /// Whether it is a name of a package, which is neither an option nor a file to anybody.
 pub(super) fn is_name(text: &str) -> bool {
-    text.starts_with(|letter: char| letter.is_ascii_alphanumeric())
-        && text.chars().all(is_of_name)
-        && !ARCHIVES.iter().any(|ending| text.to_ascii_lowercase().ends_with(ending))
+    text.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && text.chars().all(is_of_name) && !is_archive(text)
 }
 
-/// Whether it can be nothing but what says when something is needed.
+fn is_archive(text: &str) -> bool {
+    ARCHIVES.iter().any(|ending| text.to_ascii_lowercase().ends_with(ending))
+}
+
+/// Whether it can be nothing but what says when something is needed. A word that begins with `-` is where options begin to pip.
 pub(super) fn is_marker(text: &str) -> bool {
-    text.bytes().all(|it| it.is_ascii_alphanumeric() || b" ._-+*,<>=!~()'\"".contains(&it)) && !text.contains("--")
+    text.bytes().all(|it| it.is_ascii_alphanumeric() || b" ._-+*,<>=!~()'\"".contains(&it))
+        && !text.split(' ').any(|word| word.starts_with('-'))
 }
 
 #[cfg(test)]
@@ -228,6 +241,10 @@ mod tests {
             "greet --hash=md5:00",
             "greet ; python_version > '3'\u{2028}evil @ https://x/evil-1.0.tar.gz",
             "greet ; python_version > '3' --no-binary=x",
+            "greet ; python_version > '3' -''-no-binary=greet",
+            "greet ; python_version > '3' -e .",
+            "greet==1.zip",
+            "greet.tlz",
             "file:/nix/store/x-source/evil",
             "x[/../nix/store/x-source/evil",
             "x[a/b]",
