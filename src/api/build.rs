@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::auth::Scoped;
 use crate::build::{Document, RecipeError};
+use crate::decide::reuse::Reuse;
 use crate::model::{Build, BuildId, Cause, Role};
 use crate::random;
 use crate::state::{Command, NewDeployment};
@@ -43,12 +44,26 @@ pub(super) struct BuildView {
     node_id: Option<u64>,
     node_name: Option<String>,
     cancel_requested: bool,
+    /// Whether it was built before; null until its source was seen.
+    cache: Option<CacheView>,
     image: Option<String>,
     git_commit: Option<String>,
     failure: Option<FailureView>,
     created_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
+}
+
+/// Whether a build has to run, or somebody has built the same.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BuildCache)]
+pub(super) struct CacheView {
+    /// It takes the image of another build, which is made from the same, and runs nothing itself.
+    hit: bool,
+    /// That build. It is waited for while it has not ended.
+    build_id: Option<String>,
+    /// Why it runs itself: what changed since the build before.
+    reason: Option<String>,
 }
 
 /// Why a build failed.
@@ -79,6 +94,10 @@ pub(super) fn view(build: &Scoped<Build>) -> BuildView {
         node_id: build.lease.map(|lease| lease.node.0),
         node_name: build.node_name(),
         cancel_requested: build.cancel_requested,
+        cache: build.reuse().map(|reuse| match reuse {
+            Reuse::Of(other) => CacheView { hit: true, build_id: Some(other.to_string()), reason: None },
+            Reuse::Built(reason) => CacheView { hit: false, build_id: None, reason: Some(reason) },
+        }),
         image: build.artifact.as_ref().map(|artifact| artifact.image.clone()),
         git_commit: build.artifact.as_ref().and_then(|artifact| artifact.revision.clone()),
         failure: build.failure.as_ref().map(|failure| FailureView {

@@ -24,6 +24,9 @@ use super::gate::Gate;
 pub(super) struct DeployService {
     /// Branch, tag or commit instead of the service's own; git only.
     git_ref: Option<String>,
+    /// Build it, whatever was built before.
+    #[serde(default)]
+    no_cache: bool,
 }
 
 /// How to deploy an app.
@@ -34,6 +37,9 @@ pub(super) struct DeployApp {
     git_ref: Option<String>,
     /// Only this service.
     service_name: Option<String>,
+    /// Build it, whatever was built before.
+    #[serde(default)]
+    no_cache: bool,
 }
 
 /// One deployment when `service_name` was given, else all of them in the order in which they start.
@@ -59,7 +65,7 @@ pub(super) async fn service(
     let (outcome, caller) = change
         .commit(|caller| {
             let service = caller.service(Role::Member, &app, &service)?;
-            Ok(Command::Deploy(vec![new(&service, input.git_ref)]))
+            Ok(command(vec![new(&service, input.git_ref)], input.no_cache))
         })
         .await?;
     accepted(one(&outcome, &caller, &gate)?)
@@ -87,13 +93,17 @@ pub(super) async fn app(
                 }
                 None => all(&app, input.git_ref.as_deref())?,
             };
-            Ok(Command::Deploy(deployments))
+            Ok(command(deployments, input.no_cache))
         })
         .await?;
     if single {
         return accepted(Deployed::One(one(&outcome, &caller, &gate)?));
     }
     accepted(Deployed::All(made(&outcome, &caller, &gate)?))
+}
+
+fn command(deployments: Vec<NewDeployment>, no_cache: bool) -> Command {
+    if no_cache { Command::DeployAnew(deployments) } else { Command::Deploy(deployments) }
 }
 
 fn new(service: &Service, git_ref: Option<String>) -> NewDeployment {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::auth::Scoped;
 use crate::build::{Preview, Previewed};
 use crate::decide::detect::Detection;
+use crate::decide::reuse::Reuse;
 use crate::model::{BuildStatus, Role, Service, Source};
 
 use super::Error;
@@ -99,7 +100,9 @@ pub(super) async fn preview(
 fn estimate(service: &Scoped<Service>) -> Option<u64> {
     let deployments: Vec<_> = service.deployments().collect();
     let builds = deployments.iter().flat_map(Scoped::builds).filter(|build| build.status == BuildStatus::Succeeded);
-    let took = builds.filter_map(|build| u64::try_from(build.finished_at?.0 - build.started_at?.0).ok());
+    // What takes the image of another one takes no time.
+    let built = builds.filter(|build| !matches!(build.reuse(), Some(Reuse::Of(_))));
+    let took = built.filter_map(|build| u64::try_from(build.finished_at?.0 - build.started_at?.0).ok());
     let mut took: Vec<u64> = took.take(BUILDS_LOOKED_AT).collect();
     took.sort_unstable();
     took.get(took.len() / 2).map(|millis| millis.div_ceil(1_000))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::garbage::Roots;
 use super::{ArtifactStore, Digest, Fetcher, Images, Nobody, Unavailable};
@@ -75,6 +76,24 @@ impl Holdings {
         let here = state.members().filter(|member| state.absence(member.node).is_none());
         let held = join_all(here.map(|member| self.held(member.node, &roots))).await;
         stuck(state, &only_there(None, held.into_iter().flatten().flatten().collect(), roots.all()))
+    }
+
+    /// Whether this node, or another one that answers, has an image as a whole.
+    pub async fn is_somewhere(&self, image: Digest, state: &State) -> bool {
+        let roots = Roots { manifests: BTreeSet::from([image]), ..Roots::default() };
+        let is_held = async |node| self.held(node, &roots).await.is_some_and(|held| held.contains(&image));
+        if is_held(self.own).await {
+            return true;
+        }
+        let others = state.members().map(|member| member.node).filter(|node| *node != self.own);
+        let others = others.filter(|node| state.absence(*node).is_none());
+        let mut answers: FuturesUnordered<_> = others.map(is_held).collect();
+        while let Some(is_held) = answers.next().await {
+            if is_held {
+                return true;
+            }
+        }
+        false
     }
 
     /// None when the node does not answer.

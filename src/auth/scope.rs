@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::decide::reuse::{Reuse, reuse};
 use crate::model::{
     App, AppId, Build, BuildId, BuildRecipe, Deployment, DeploymentId, Instance, InstanceId, Node, NodeId, OrgId, Role,
     Service, ServiceId, Timestamp, UploadedSource,
@@ -229,6 +230,11 @@ impl Scoped<Build> {
     /// Where it is kept how it is built.
     pub fn recipe(&self) -> Option<Arc<BuildRecipe>> {
         self.state().recipe(self.id).cloned()
+    }
+
+    /// Whether it takes the result of another one, or why not; of one whose source was seen.
+    pub fn reuse(&self) -> Option<Reuse> {
+        reuse(self.state(), self)
     }
 
     /// Name of the node that works, or worked, on it.

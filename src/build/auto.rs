@@ -13,7 +13,7 @@ use super::recipe::Document;
 use super::tree::{self, Limits};
 use crate::decide::detect::{Detection, Undetected, UndetectedCode};
 use crate::decide::generate::{self, Asked, Recipe};
-use crate::model::{BuildCode, BuildSpec, BuildStrategy, DetailField};
+use crate::model::{BuildCode, BuildSpec, BuildStrategy, Detail, DetailField};
 use crate::task::blocking;
 
 /// By what a source is built.
@@ -106,10 +106,19 @@ impl Seen {
     /// What is said of the build and means nothing to it.
     pub(super) fn unused(&self, spec: &BuildSpec) -> Vec<String> {
         let strategy = self.strategy();
-        let is_used = |name: &str| DetailField::named(name).is_some_and(|field| field.strategies.contains(&strategy));
-        let unused = spec.config.details.keys().filter(|name| !is_used(name));
+        let unused = spec.config.details.keys().filter(|name| !is_used(name, strategy));
         unused.map(|name| format!("build_config.{name} means nothing to {strategy}")).collect()
     }
+
+    /// What is said of the build and means something to it, by the names of the fields.
+    pub(super) fn used<'a>(&self, spec: &'a BuildSpec) -> impl Iterator<Item = (&'a String, &'a Detail)> {
+        let strategy = self.strategy();
+        spec.config.details.iter().filter(move |(name, _)| is_used(name, strategy))
+    }
+}
+
+fn is_used(field: &str, strategy: BuildStrategy) -> bool {
+    DetailField::named(field).is_some_and(|field| field.strategies.contains(&strategy))
 }
 
 fn no_folder(error: &tree::Error) -> Failure {

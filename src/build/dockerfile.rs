@@ -22,7 +22,8 @@ const NO_MORE_PROCESSES: &str = "Resource temporarily unavailable";
 /// The largest Dockerfile that is read.
 const DOCKERFILE_BYTES_MAX: u64 = dockerfile::MAX_BYTES as u64;
 
-fn named(config: &BuildConfig) -> &str {
+/// The path of the Dockerfile in its folder.
+pub(super) fn named(config: &BuildConfig) -> &str {
     config.dockerfile.as_deref().unwrap_or("Dockerfile")
 }
 
@@ -131,7 +132,7 @@ impl Job {
             memory: self.options.memory,
             pids_max: Some(PIDS_MAX),
             network: BuildNetwork::Bridge,
-            no_cache: false,
+            no_cache: self.is_anew(),
         })
     }
 

@@ -142,6 +142,11 @@ impl Job {
         self.deployment.spec.build.config.root_directory.as_deref().unwrap_or("")
     }
 
+    /// Whether it runs whatever was built before.
+    pub(super) fn is_anew(&self) -> bool {
+        self.parts.consensus.latest().state.input(self.build.id).is_some_and(|input| input.no_cache)
+    }
+
     /// What is left of the disk belongs to the state.
     fn no_space(&self) -> Option<Failure> {
         let full = self.parts.consensus.space().at(&self.options.work_dir).check(Use::Bulk).err()?;
@@ -191,7 +196,11 @@ impl Job {
             let message = format!("narvana on this node does not build by {strategy} yet");
             return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
         }
-        let Seen { how, found } = self.how(&files, &lines).await?;
+        let seen = self.how(&files, &lines).await?;
+        if let Some(artifact) = self.built_before(&seen, &files, &lines).await {
+            return Ok(Artifact { revision: Some(revision), ..artifact });
+        }
+        let Seen { how, found } = seen;
         let Made { image, id, exposed_ports } = match how {
             How::Flake => self.build_flake(&files, &lines).await?,
             How::Dockerfile => self.build_dockerfile(&files, &lines).await?,

@@ -2,7 +2,7 @@
 //!
 //! The [`Builder`] takes the builds that the leader leased to this run of this node, one task each: fetch the source
 //! into a folder of its own, check it, have the engine build it under limits and push it to the node's registry, say how
-//! it ended. In: leased builds in the replicated state, uploaded sources from the artifact store of any node. Out: an image in this
+//! it ended. What was built before is not built again (`input`). In: leased builds in the replicated state, uploaded sources from the artifact store of any node. Out: an image in this
 //! node's engine and in its artifact store, a build log, and `FinishBuild`, or `LoseBuild` for what only this node cannot do. Who builds
 //! what is decided elsewhere (`decide::builds`). The [`Inspector`] looks at repositories that nobody builds yet.
 //!
@@ -15,6 +15,7 @@ mod detect;
 mod dockerfile;
 pub mod git;
 pub mod ignore;
+mod input;
 mod job;
 mod log;
 mod nix;
@@ -22,6 +23,7 @@ mod preview;
 mod process;
 mod publish;
 mod recipe;
+mod record;
 mod source;
 pub mod tree;
 
@@ -31,8 +33,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::artifact::Fetcher;
 use crate::artifact::oci::RegistryHandle;
+use crate::artifact::{Fetcher, Holdings};
 use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::logs::LogStore;
@@ -90,6 +92,8 @@ pub struct Parts {
     pub logs: LogStore,
     /// Where uploaded sources are: on this node, or on others.
     pub artifacts: Fetcher,
+    /// Who has which image.
+    pub holdings: Holdings,
     /// Where images go.
     pub registry: RegistryHandle,
     /// Owner of the builder's tasks.

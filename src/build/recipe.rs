@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -12,20 +11,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::job::Job;
+use super::record::put_on_record;
 use crate::artifact::{Digest, FetchError, Fetcher, OpenError};
-use crate::clock;
-use crate::consensus::ProposeError;
 use crate::model::BuildRecipe;
-use crate::state::{Actor, Command, LogEntry};
+use crate::state::Command;
 use crate::task::blocking;
 
 /// Most that is kept of one build. What is fetched for the largest has some megabytes of names.
 const BYTES_MAX: u64 = 16 << 20;
 /// The form of what is kept. Members of other versions read it for as long as there are builds with it.
 const VERSION: u32 = 1;
-/// How often a leader is told that does not answer, and with which pause.
-const TELLS_MAX: u32 = 4;
-const TELL_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,22 +92,10 @@ impl Job {
         };
         let lease = self.options.lease;
         let recipe = BuildRecipe { build: self.build.id, digest: *stored.digest.as_bytes(), bytes: stored.bytes };
-        let command = Command::KeepRecipe { recipe, lease };
-        for _ in 0..TELLS_MAX {
-            // An older member is there. What was stored is collected.
-            if self.parts.consensus.latest().state.permits(&command).is_err() {
-                return;
-            }
-            let (actor, command) = (Actor::Node(lease.node), command.clone());
-            let entry = LogEntry { proposed_at: clock::now(), actor, request: None, command };
-            match self.parts.consensus.propose(entry).await {
-                Ok(_) | Err(ProposeError::NotYetHere { .. }) => return,
-                Err(ProposeError::Rejected(_)) => break,
-                Err(error) => tracing::debug!(build = %self.build.id, %error, "how it is built was not acknowledged"),
-            }
-            tokio::time::sleep(TELL_AGAIN_AFTER).await;
+        // What was stored is collected if it is not put on record.
+        if !put_on_record(&self.parts.consensus, lease, &Command::KeepRecipe { recipe, lease }).await {
+            tracing::debug!(build = %self.build.id, "how it is built is not on record");
         }
-        tracing::warn!(build = %self.build.id, "how it is built is not on record");
     }
 }
 

@@ -125,13 +125,18 @@ fn list(builds: &[Build]) -> Table {
             build.service_name.clone(),
             build.status.clone(),
             age(build.created_at),
-            build.failure.message.clone(),
+            reason(build),
             build.app_name.clone(),
             build.deployment_id.to_string(),
             build.attempt.to_string(),
         ]);
     }
     table
+}
+
+/// Why it ended as it did.
+fn reason(build: &Build) -> String {
+    if build.cache.hit { format!("the same as build {}", build.cache.build_id) } else { build.failure.message.clone() }
 }
 
 fn preview_fields(preview: &Preview) -> Table {
@@ -173,7 +178,8 @@ fn fields(build: &Build) -> Table {
         ("attempt", build.attempt.to_string()),
         ("node", node_name(&build.node_name, &build.node_id)),
         ("code", build.failure.build_code.clone()),
-        ("reason", build.failure.message.clone()),
+        ("reason", reason(build)),
+        ("built since", build.cache.reason.clone()),
         ("next", build.failure.next_step.clone()),
         ("created", time(build.created_at)),
         ("began", time(build.started_at)),

@@ -47,8 +47,25 @@ pub(super) struct DeployArgs {
     /// Environment variable, when the service is made; may be given more than once
     #[arg(short, long, value_name = "KEY=VALUE", requires = "path")]
     pub(super) env: Vec<Pair>,
+    /// Build it, whatever was built before
+    #[arg(long)]
+    pub(super) no_cache: bool,
     #[command(flatten)]
     pub(super) wait: WaitArgs,
+}
+
+impl DeployArgs {
+    /// What is asked of a node. Fields that nobody wants something else of are left out, so that an older one understands it.
+    fn request(&self) -> Value {
+        let mut request = Map::new();
+        if let Some(reference) = &self.git_ref {
+            request.insert("git_ref".to_owned(), json!(reference));
+        }
+        if self.no_cache {
+            request.insert("no_cache".to_owned(), json!(true));
+        }
+        Value::Object(request)
+    }
 }
 
 /// What a deployment of a folder is at: whoever interrupts it is told what is there.
@@ -74,7 +91,7 @@ async fn deploy_declared(session: &Session, args: &DeployArgs) -> anyhow::Result
             "what to deploy is not given; name a folder (`narvana deploy .`) or an app (`narvana deploy --app APP`)";
         return Err(failure(Exit::Usage, message));
     };
-    let request = args.git_ref.as_ref().map_or_else(|| json!({}), |reference| json!({ "git_ref": reference }));
+    let request = args.request();
     if let Some(service) = &args.service {
         let begun = session.client.deploy_service(app, service, &request).await?;
         return follow::finish(session, &begun, &args.wait).await;
@@ -114,7 +131,7 @@ async fn deploy_folder(session: &Session, args: &DeployArgs, path: &Path) -> any
         step.set(Step::Uploading);
         upload(session, &app, &service_name, archive.path()).await?;
         step.set(Step::Starting);
-        anyhow::Ok(session.client.deploy_service(&app, &service_name, &json!({})).await?)
+        anyhow::Ok(session.client.deploy_service(&app, &service_name, &args.request()).await?)
     };
     let begun = tokio::select! {
         begun = Box::pin(begin) => begun?,

@@ -110,7 +110,7 @@ pub(super) async fn run(session: &Session, command: NodeCommand) -> anyhow::Resu
             session.output.show(&session.client.label_node(&id, &labels).await?, fields)
         }
         NodeCommand::Uncordon { node } => set_cordoned(session, &node, false).await,
-        NodeCommand::Rebuild(args) => super::node::rebuild(session, *args).await,
+        NodeCommand::Rebuild(args) => Box::pin(super::node::rebuild(session, *args)).await,
         NodeCommand::Remove { node, dry_run: true, .. } => show_moves(session, &node, true).await,
         NodeCommand::Remove { node, dry_run: false, force } => {
             let id = id_of(session, &node).await?;

@@ -325,6 +325,8 @@ view! {
         node_id: Id,
         /// Its name.
         node_name: String,
+        /// Whether it was built before.
+        cache: BuildCache,
         /// Why it failed.
         failure: Failure,
         /// When it was asked for.
@@ -359,6 +361,15 @@ view! {
         detection: Detection,
         /// The files that were made for it, by their names.
         files: BTreeMap<String, String>,
+    }
+    /// Whether a build has to run.
+    BuildCache {
+        /// It takes the image of another build.
+        hit: bool,
+        /// That build.
+        build_id: Id,
+        /// Why it runs itself.
+        reason: String,
     }
     /// Why a build failed.
     Failure {

@@ -219,6 +219,14 @@ impl World {
         id
     }
 
+    pub(super) fn deploy_anew(&mut self, name: &str) -> DeploymentId {
+        let service = self.service_row(name).id;
+        let (id, build) = (self.id(), self.id());
+        let new = NewDeployment { id, build, service, cause: Cause::Deploy, git_ref: None };
+        self.command(Command::DeployAnew(vec![new]));
+        id
+    }
+
     pub(super) fn want(&mut self, name: &str, desired: Desired) {
         let service = self.service_row(name).id;
         self.command(Command::SetDesired { service, desired });

@@ -308,6 +308,14 @@ impl Recipe {
         self.generated(nixpkgs, &self.dependencies.iter().map(fetched).collect::<Vec<_>>())
     }
 
+    /// Of equal sources it differs when they are built in different ways, and not by what the result is called.
+    pub fn fingerprint(&self) -> String {
+        let plan = Plan { name: String::new(), ..self.plan.clone() };
+        let Generated { flake, plan } = Self { plan, ..self.clone() }.outline("");
+        let lookup = self.lookup.as_ref().map(|lookup| (&lookup.requirements, &lookup.constraints));
+        format!("{flake}\0{plan}\0{lookup:?}")
+    }
+
     fn generated(&self, nixpkgs: &str, dependencies: &[serde_json::Value]) -> Generated {
         let mut plan = self.plan.clone();
         plan.details.insert("dependencies".to_owned(), json!(dependencies));

@@ -28,6 +28,7 @@ mod plan;
 pub mod probe;
 pub mod rebalance;
 pub mod reconcile;
+pub mod reuse;
 mod rollout;
 pub mod route_table;
 mod routes;

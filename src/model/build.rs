@@ -1,5 +1,6 @@
 //! Builds: from source to artifact.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,22 @@ pub struct BuildRecipe {
     pub digest: [u8; 32],
     /// Its size.
     pub bytes: u64,
+}
+
+/// What a build is made from, each part by its name with a SHA-256 of it: what is equal makes the same.
+pub type BuildParts = BTreeMap<String, [u8; 32]>;
+
+/// What is known of whether a build has to run: the same input is built once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildInput {
+    /// Of which build.
+    pub build: BuildId,
+    /// The user wants it to run whatever was built before.
+    pub no_cache: bool,
+    /// What it is made from; empty until its builder has seen the source.
+    pub parts: BuildParts,
+    /// The build of the same whose result it takes, or waits for. It runs itself when there is none.
+    pub same_as: Option<BuildId>,
 }
 
 /// Why a build failed.

@@ -17,7 +17,7 @@ pub struct ClusterVersion {
 
 /// Every version that this program supports, oldest first. What comes new into the log gets a new one at the end, and says so
 /// in `Command::since`. The first ones go when no cluster is at them any more.
-pub const CLUSTER_VERSIONS: [ClusterVersion; 5] = [
+pub const CLUSTER_VERSIONS: [ClusterVersion; 6] = [
     ClusterVersion { number: 1, brought: "the first" },
     ClusterVersion { number: 2, brought: "settings can be reset to their defaults (command reset_setting)" },
     ClusterVersion {
@@ -32,6 +32,10 @@ pub const CLUSTER_VERSIONS: [ClusterVersion; 5] = [
     ClusterVersion {
         number: 5,
         brought: "builds of Rust and Python by generated flakes, and recipes that are kept with builds (command keep_recipe)",
+    },
+    ClusterVersion {
+        number: 6,
+        brought: "what was built before is not built again (commands note_input and deploy_anew)",
     },
 ];
 

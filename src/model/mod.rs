@@ -36,7 +36,7 @@ mod word;
 
 pub use admission::{Absence, Admission, COME_BACK, JoinToken, NodeRole, TokenEnd};
 pub use app::App;
-pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildRecipe, BuildStatus, Lease};
+pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildInput, BuildParts, BuildRecipe, BuildStatus, Lease};
 pub use build_spec::{
     BuildConfig, BuildSpec, BuildStrategy, BuildType, DETAILS, Detail, DetailField, Details, check_path_in_source,
 };

@@ -164,6 +164,7 @@ impl Running {
 
         let blobs = PeerBlobs::new(identity.node, peers.clone(), consensus.watch());
         let fetcher = Fetcher::new(artifacts.clone(), Arc::new(blobs.clone()));
+        let holdings = Holdings::new(identity.node, artifacts.clone(), Arc::new(blobs.clone()));
         let registry = registry::start(fetcher.clone(), &registry_part).await?;
         let resources = machine::resources(dir.path());
 
@@ -194,7 +195,7 @@ impl Running {
                     Arc::new(FarLogs::new(traffic.clone(), consensus.watch())),
                 ),
                 exec: Exec::new(exec, Arc::new(FarExec::new(traffic, consensus.watch()))),
-                artifacts: Holdings::new(identity.node, artifacts.clone(), Arc::new(blobs.clone())),
+                artifacts: holdings.clone(),
                 metrics: Metrics::default(),
                 inspector: Inspector::new(
                     config.build_dir.clone(),
@@ -236,6 +237,7 @@ impl Running {
                 engine: engine.clone(),
                 logs: logs.clone(),
                 artifacts: fetcher,
+                holdings,
                 registry: registry.clone(),
                 supervisor: build_part.clone(),
             },

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AppId, BuildId, BuildRecipe, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars, InstanceId, InstanceStatus,
-    JoinToken, JoinTokenId, Lease, NodeId, OrgId, RequestId, RotationStep, Secret, ServiceId, ServiceSpec, Session,
-    SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
+    AppId, BuildId, BuildParts, BuildRecipe, Cluster, DeploymentId, DeploymentStatus, Desired, EnvVars, InstanceId,
+    InstanceStatus, JoinToken, JoinTokenId, Lease, NodeId, OrgId, RequestId, RotationStep, Secret, ServiceId,
+    ServiceSpec, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, UserId,
 };
 
 pub use content::{
@@ -356,4 +356,17 @@ pub enum Command {
         /// The lease it works under.
         lease: Lease,
     },
+    /// A builder says what it is going to build, and learns from the state whether somebody has built that, or is doing so.
+    NoteInput {
+        /// Which build; it runs.
+        build: BuildId,
+        /// What it is made from.
+        parts: BuildParts,
+        /// It runs whatever was built before, since the result of that cannot be had.
+        insist: bool,
+        /// The lease it works under.
+        lease: Lease,
+    },
+    /// As [`Command::Deploy`], and what is built for it is built whatever was built before.
+    DeployAnew(Vec<NewDeployment>),
 }

@@ -36,6 +36,14 @@ fn check_owners(state: &State, wrong: &mut Vec<String>) {
     for recipe in state.recipes().filter(|recipe| state.build(recipe.build).is_none()) {
         wrong.push(format!("the recipe of build {} belongs to none", recipe.build));
     }
+    for input in state.inputs() {
+        if state.build(input.build).is_none() {
+            wrong.push(format!("the input of build {} belongs to none", input.build));
+        }
+        if input.same_as.is_some() && (input.no_cache || input.same_as == Some(input.build)) {
+            wrong.push(format!("build {} takes what it must not take", input.build));
+        }
+    }
 }
 
 fn check_services(state: &State, wrong: &mut Vec<String>) {

@@ -6,9 +6,10 @@ use bincode::enc::write::SizeWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, BuildRecipe, Cluster, Deployment, DeploymentId, Epoch, Instance,
-    InstanceId, JoinToken, JoinTokenId, Membership, Node, NodeId, OLDEST_CLUSTER_VERSION, Org, OrgId, RequestId,
-    Service, ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, BuildInput, BuildRecipe, Cluster, Deployment, DeploymentId, Epoch,
+    Instance, InstanceId, JoinToken, JoinTokenId, Membership, Node, NodeId, OLDEST_CLUSTER_VERSION, Org, OrgId,
+    RequestId, Service, ServiceId, Session, SessionId, Setting, SettingKey, SourceId, Timestamp, UploadedSource, User,
+    UserId,
 };
 
 use super::{Outcome, Request};
@@ -36,6 +37,7 @@ pub enum Record {
     Absence(Arc<Absence>),
     Epoch(Arc<Epoch>),
     Recipe(Arc<BuildRecipe>),
+    Input(Arc<BuildInput>),
 }
 
 /// The answer that a request got, kept for a while so that repeating the request gets it again.
@@ -74,6 +76,7 @@ pub enum Key {
     Absence(NodeId),
     Epoch,
     Recipe(BuildId),
+    Input(BuildId),
 }
 
 impl Key {
@@ -99,6 +102,7 @@ impl Key {
             Self::Absence(_) => "absence",
             Self::Epoch => "epoch",
             Self::Recipe(_) => "recipe",
+            Self::Input(_) => "input",
         }
     }
 
@@ -124,6 +128,7 @@ impl Key {
             Self::Absence(id) => return [&[16], &id.0.to_be_bytes()[..]].concat(),
             Self::Epoch => (17, vec![]),
             Self::Recipe(id) => (18, vec![id.0.as_bytes()]),
+            Self::Input(id) => (19, vec![id.0.as_bytes()]),
         };
         let mut bytes = vec![kind];
         for part in parts {
@@ -156,6 +161,7 @@ impl Record {
             Self::Absence(row) => Key::Absence(row.node),
             Self::Epoch(_) => Key::Epoch,
             Self::Recipe(row) => Key::Recipe(row.build),
+            Self::Input(row) => Key::Input(row.build),
         }
     }
 
@@ -166,6 +172,7 @@ impl Record {
             Self::Deployment(row) => row.spec.build.since(),
             Self::Build(row) => row.failure.as_ref().map_or(OLDEST_CLUSTER_VERSION, |failure| failure.code.since()),
             Self::Recipe(_) => 5,
+            Self::Input(_) => 6,
             _ => OLDEST_CLUSTER_VERSION,
         }
     }
@@ -193,7 +200,7 @@ into_record! {
     Cluster => Cluster, Org => Org, Membership => Membership, User => User, Session => Session, App => App,
     Service => Service, UploadedSource => Source, Deployment => Deployment, Build => Build, Instance => Instance,
     Node => Node, Setting => Setting, RequestRecord => Request, JoinToken => JoinToken, Admission => Admission,
-    Absence => Absence, Epoch => Epoch, BuildRecipe => Recipe,
+    Absence => Absence, Epoch => Epoch, BuildRecipe => Recipe, BuildInput => Input,
 }
 
 /// One row that changed.

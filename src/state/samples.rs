@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use crate::model::{
-    Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildRecipe,
-    BuildSpec, BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu, Deployment, DeploymentId,
-    DeploymentStatus, Desired, Detail, Details, Drain, EnvVars, Epoch, Exit, Health, HealthCheck, Incarnation,
-    Instance, InstanceId, InstanceState, InstanceStatus, JoinToken, Lease, Membership, Memory, Node, NodeId,
-    NodeResources, NodeRole, Org, OrgId, Origin, PasswordHash, Placement, Port, PortBinding, Probe, Protocol,
-    Relocation, RequestId, Resources, Role, RotationStep, Secret, Service, ServiceId, ServiceSpec, Session, SessionId,
-    Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User, UserId, Volume,
+    Absence, Admission, App, AppId, Artifact, Build, BuildCode, BuildConfig, BuildFailure, BuildId, BuildInput,
+    BuildParts, BuildRecipe, BuildSpec, BuildStatus, BuildStrategy, BuildType, Cause, Cluster, ClusterId, Cpu,
+    Deployment, DeploymentId, DeploymentStatus, Desired, Detail, Details, Drain, EnvVars, Epoch, Exit, Health,
+    HealthCheck, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, JoinToken, Lease, Membership,
+    Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, Origin, PasswordHash, Placement, Port, PortBinding,
+    Probe, Protocol, Relocation, RequestId, Resources, Role, RotationStep, Secret, Service, ServiceId, ServiceSpec,
+    Session, SessionId, Setting, SettingKey, Source, SourceId, Timestamp, UploadedSource, User, UserId, Volume,
 };
 
 use super::{
@@ -153,6 +153,10 @@ fn source() -> UploadedSource {
 
 fn recipe() -> BuildRecipe {
     BuildRecipe { build: id(10), digest: [12; 32], bytes: 2_048 }
+}
+
+fn parts() -> BuildParts {
+    BuildParts::from([("source".to_owned(), [13; 32]), ("strategy".to_owned(), [14; 32])])
 }
 
 /// With what came with cluster version 4.
@@ -314,6 +318,14 @@ pub fn sample_entries() -> Vec<LogEntry> {
             result: BuildResult::Failed(BuildFailure { code: BuildCode::DependencyMissing, ..failure() }),
         },
         Command::KeepRecipe { recipe: recipe(), lease: lease() },
+        Command::NoteInput { build, parts: parts(), insist: true, lease: lease() },
+        Command::DeployAnew(vec![NewDeployment {
+            id: id(19),
+            build: id(20),
+            service,
+            cause: Cause::Deploy,
+            git_ref: None,
+        }]),
     ];
     let actors = [Actor::System, Actor::Node(NodeId::FOUNDER), Actor::User(user), Actor::Anonymous];
     commands
@@ -490,6 +502,7 @@ pub fn sample_records() -> Vec<Record> {
         }
         .into(),
         recipe().into(),
+        BuildInput { build: id(10), no_cache: false, parts: parts(), same_as: Some(id(16)) }.into(),
     ]
 }
 
@@ -503,7 +516,7 @@ mod tests {
     #[test]
     fn every_command_has_a_sample() {
         let names: BTreeSet<&str> = sample_entries().iter().map(|entry| entry.command.name()).collect();
-        assert_eq!(names.len(), 46, "add a sample for a new command, then raise this number");
+        assert_eq!(names.len(), 48, "add a sample for a new command, then raise this number");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::model::{
-    Absence, Admission, App, AppId, Build, BuildId, BuildRecipe, Cluster, Deployment, DeploymentId, Epoch, Instance,
-    InstanceId, JoinToken, JoinTokenId, Membership, Memory, Node, NodeId, Org, OrgId, RequestId, Role, Service,
-    ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp, UploadedSource, User, UserId,
+    Absence, Admission, App, AppId, Build, BuildId, BuildInput, BuildParts, BuildRecipe, BuildStatus, Cluster,
+    Deployment, DeploymentId, Epoch, Instance, InstanceId, JoinToken, JoinTokenId, Membership, Memory, Node, NodeId,
+    Org, OrgId, RequestId, Role, Service, ServiceId, Session, SessionId, SettingKey, SourceId, Timestamp,
+    UploadedSource, User, UserId,
 };
 
 use super::record::{Change, Key, Record, RequestRecord};
@@ -31,6 +32,7 @@ pub struct State {
     deployments: OrdMap<DeploymentId, Arc<Deployment>>,
     builds: OrdMap<BuildId, Arc<Build>>,
     recipes: OrdMap<BuildId, Arc<BuildRecipe>>,
+    inputs: OrdMap<BuildId, Arc<BuildInput>>,
     instances: OrdMap<InstanceId, Arc<Instance>>,
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: OrdMap<SettingKey, Arc<crate::model::Setting>>,
@@ -53,6 +55,7 @@ pub struct State {
     instances_by_deployment: OrdSet<(DeploymentId, InstanceId)>,
     sources_by_service: OrdSet<(ServiceId, SourceId)>,
     builds_by_deployment: OrdSet<(DeploymentId, BuildId)>,
+    builds_by_input: OrdSet<(BuildParts, BuildId)>,
     requests_by_age: OrdSet<(Timestamp, RequestId)>,
     live_instances: OrdSet<InstanceId>,
     live_deployments: OrdSet<DeploymentId>,
@@ -94,6 +97,8 @@ rows! {
     build, builds: BuildId => Build;
     /// All recipes of builds, those of the oldest builds first.
     recipe, recipes: BuildId => BuildRecipe;
+    /// All inputs of builds, those of the oldest builds first.
+    input, inputs: BuildId => BuildInput;
     /// All instances, oldest first.
     instance, instances: InstanceId => Instance;
     /// All nodes by id.
@@ -203,6 +208,22 @@ impl State {
         let first = (deployment, BuildId(uuid::Uuid::nil()));
         let last = (deployment, BuildId(uuid::Uuid::max()));
         self.builds_by_deployment.range(first..=last).filter_map(|(_, id)| self.builds.get(id))
+    }
+
+    /// The build whose result another one of the same organisation can take, or wait for, that is made from these parts: of those that have an
+    /// image the newest, or else the first that is under way and waits for no other.
+    pub fn same_build(&self, build: &Build, parts: &BuildParts) -> Option<&Arc<Build>> {
+        let org_of = |build: &Build| self.apps.get(&build.app).map(|app| app.org);
+        let (first, last) = (BuildId(uuid::Uuid::nil()), BuildId(uuid::Uuid::max()));
+        let same = || {
+            let ids = self.builds_by_input.range((parts.clone(), first)..=(parts.clone(), last)).map(|(_, id)| id);
+            let others = ids.filter(|id| **id != build.id).filter_map(|id| self.builds.get(id));
+            others.filter(|other| org_of(other) == org_of(build))
+        };
+        let has_image = |other: &&Arc<Build>| other.status == BuildStatus::Succeeded && other.artifact.is_some();
+        let runs_itself = |id: &BuildId| self.inputs.get(id).is_some_and(|input| input.same_as.is_none());
+        let is_under_way = |other: &&Arc<Build>| other.status == BuildStatus::Running && runs_itself(&other.id);
+        same().filter(has_image).max_by_key(|other| (other.finished_at, other.id)).or_else(|| same().find(is_under_way))
     }
 
     /// The sources uploaded for a service, oldest first.
@@ -322,6 +343,12 @@ impl State {
             Record::Absence(row) => drop(self.absences.insert(row.node, row)),
             Record::Epoch(row) => self.epoch = Some(row),
             Record::Recipe(row) => drop(self.recipes.insert(row.build, row)),
+            Record::Input(row) => {
+                if !row.parts.is_empty() {
+                    self.builds_by_input.insert((row.parts.clone(), row.build));
+                }
+                self.inputs.insert(row.build, row);
+            }
         }
     }
 
@@ -347,6 +374,7 @@ impl State {
             Key::Absence(id) => drop(self.absences.remove(&id)),
             Key::Epoch => self.epoch = None,
             Key::Recipe(id) => drop(self.recipes.remove(&id)),
+            Key::Input(id) => drop(self.inputs.remove(&id)),
         }
     }
 
@@ -395,6 +423,11 @@ impl State {
                 self.live_instances.remove(&id);
                 if let Some(row) = self.instances.get(&id) {
                     self.instances_by_deployment.remove(&(row.deployment, row.id));
+                }
+            }
+            Key::Input(id) => {
+                if let Some(row) = self.inputs.get(&id) {
+                    self.builds_by_input.remove(&(row.parts.clone(), id));
                 }
             }
             Key::Request(id) => {

@@ -94,7 +94,8 @@ fn command() -> impl Strategy<Value = Command> {
                 _ => Cause::Deploy,
             };
             let (id, build, service) = (id(9, deployment), id(10, deployment), id(6, service));
-            Command::Deploy(vec![NewDeployment { id, build, service, cause, git_ref: None }])
+            let new = vec![NewDeployment { id, build, service, cause, git_ref: None }];
+            if deployment % 4 == 3 { Command::DeployAnew(new) } else { Command::Deploy(new) }
         }),
         (small(), any::<bool>()).prop_map(|(service, stop)| Command::SetDesired {
             service: id(6, service),
@@ -129,6 +130,12 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         (small(), any::<u8>()).prop_map(|(build, digest)| Command::KeepRecipe {
             recipe: BuildRecipe { build: id(10, build), digest: [digest; 32], bytes: 1 },
+            lease: lease(),
+        }),
+        (small(), 0_u8..2, any::<bool>()).prop_map(|(build, part, insist)| Command::NoteInput {
+            build: id(10, build),
+            parts: BTreeMap::from([("source".to_owned(), [part; 32])]),
+            insist,
             lease: lease(),
         }),
         (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
@@ -448,6 +455,8 @@ proptest! {
                 prop_assert!(after.is_none_or(|after| after == before), "{}", entry.command.name());
                 let recipe = next.recipe(before.id);
                 prop_assert!(recipe.is_none() || recipe == state.recipe(before.id), "{}", entry.command.name());
+                let input = next.input(before.id);
+                prop_assert!(input.is_none() || input == state.input(before.id), "{}", entry.command.name());
             }
             state = next;
         }
@@ -474,6 +483,8 @@ fn the_random_commands_get_somewhere() {
     }
     for name in [
         "keep_recipe",
+        "note_input",
+        "deploy_anew",
         "create_app",
         "create_service",
         "delete_app",

@@ -187,7 +187,7 @@ fn read_row(database: &Database, row: Result<Row<'_>, redb::StorageError>) -> Re
 }
 
 /// The kinds of rows by the first byte of their keys, for messages about rows that cannot be read.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "cluster",
     "org",
     "membership",
@@ -207,6 +207,7 @@ const KINDS: [&str; 19] = [
     "absence",
     "epoch",
     "recipe",
+    "input",
 ];
 
 fn key_name(key: &[u8]) -> String {

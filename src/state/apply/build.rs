@@ -1,8 +1,8 @@
 //! Commands about builds.
 
 use crate::model::{
-    AppId, Build, BuildCode, BuildFailure, BuildId, BuildRecipe, BuildStatus, Deployment, DeploymentId,
-    DeploymentStatus, Lease, ServiceId, SourceId,
+    AppId, Build, BuildCode, BuildFailure, BuildId, BuildInput, BuildParts, BuildRecipe, BuildStatus, Deployment,
+    DeploymentId, DeploymentStatus, Lease, ServiceId, SourceId,
 };
 use crate::state::{BuildResult, Key, Outcome, Rejection};
 
@@ -85,6 +85,9 @@ impl Draft {
             self.fail_deployment(deployment, "the build was cancelled", &[]);
         } else if attempt < BUILD_ATTEMPTS_MAX {
             self.queue_build(retry, deployment, app, service, attempt + 1)?;
+            if self.is_built_anew(id) {
+                self.build_anew(retry);
+            }
             self.change_deployment(deployment, |deployment| deployment.build = Some(retry));
         } else {
             let reason = format!("the build was lost {attempt} times, the last time because {reason}");
@@ -105,6 +108,25 @@ impl Draft {
     pub(super) fn keep_recipe(&mut self, recipe: &BuildRecipe, lease: Lease) -> Answer {
         self.leased_build(recipe.build, lease)?;
         self.put(recipe.clone());
+        Ok(Outcome::Done)
+    }
+
+    fn is_built_anew(&self, id: BuildId) -> bool {
+        self.state.input(id).is_some_and(|input| input.no_cache)
+    }
+
+    /// Has a queued build run whatever was built before.
+    pub(super) fn build_anew(&mut self, build: BuildId) {
+        self.put(BuildInput { build, no_cache: true, parts: BuildParts::new(), same_as: None });
+    }
+
+    /// What comes first is the one that runs: whoever says later that it is made from the same waits for it.
+    pub(super) fn note_input(&mut self, id: BuildId, parts: &BuildParts, insist: bool, lease: Lease) -> Answer {
+        let build = self.leased_build(id, lease)?;
+        let no_cache = self.is_built_anew(id);
+        let same = self.state.same_build(&build, parts).filter(|_| !insist && !no_cache);
+        let same_as = same.map(|other| other.id);
+        self.put(BuildInput { build: id, no_cache, parts: parts.clone(), same_as });
         Ok(Outcome::Done)
     }
 
@@ -176,6 +198,9 @@ impl Draft {
         for build in builds {
             if self.state.recipe(build).is_some() {
                 self.delete(Key::Recipe(build));
+            }
+            if self.state.input(build).is_some() {
+                self.delete(Key::Input(build));
             }
             self.delete(Key::Build(build));
         }

@@ -16,16 +16,17 @@ impl Draft {
             .ok_or_else(|| not_found("deployment", id))
     }
 
-    pub(super) fn deploy(&mut self, requests: &[NewDeployment]) -> Answer {
+    /// New deployments, whose builds run `anew`, or only if nobody has built the same.
+    pub(super) fn deploy(&mut self, requests: &[NewDeployment], anew: bool) -> Answer {
         let mut made = Vec::new();
         for request in requests {
-            self.deploy_one(request)?;
+            self.deploy_one(request, anew)?;
             made.push(request.id);
         }
         Ok(Outcome::Deployments(made))
     }
 
-    fn deploy_one(&mut self, new: &NewDeployment) -> Result<(), Rejection> {
+    fn deploy_one(&mut self, new: &NewDeployment, anew: bool) -> Result<(), Rejection> {
         self.check_new(Key::Deployment(new.id))?;
         let mut service = self.service(new.service)?;
         service.last_version += 1;
@@ -38,6 +39,9 @@ impl Draft {
         deployment.version = service.last_version;
         if deployment.build.is_some() {
             self.queue_build(new.build, new.id, service.app, service.id, 1)?;
+            if anew {
+                self.build_anew(new.build);
+            }
         }
         self.put(service);
         self.put(deployment);

@@ -137,7 +137,8 @@ impl Draft {
             Command::AttachSource(source) => self.attach_source(source),
             Command::SetDesired { service, desired } => self.set_desired(*service, *desired),
             Command::Scale { service, replicas } => self.scale(*service, *replicas),
-            Command::Deploy(deployments) => self.deploy(deployments),
+            Command::Deploy(deployments) => self.deploy(deployments, false),
+            Command::DeployAnew(deployments) => self.deploy(deployments, true),
             Command::AdvanceDeployment { deployment, from, to, reason, log_tail } => {
                 self.advance_deployment(*deployment, *from, *to, reason.as_deref(), log_tail)
             }
@@ -147,6 +148,7 @@ impl Draft {
             Command::LoseBuild { build, reason, retry } => self.lose_build(*build, reason, *retry),
             Command::FinishBuild { build, lease, result } => self.finish_build(*build, *lease, result),
             Command::KeepRecipe { recipe, lease } => self.keep_recipe(recipe, *lease),
+            Command::NoteInput { build, parts, insist, lease } => self.note_input(*build, parts, *insist, *lease),
             Command::AssignInstances { deployment, instances } => self.assign_instances(*deployment, instances),
             Command::StopInstances { instances, reason } => self.stop_instances(instances, reason),
             Command::ReportInstance { instance, node, status } => self.report_instance(*instance, *node, status),

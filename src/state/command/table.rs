@@ -102,6 +102,8 @@ impl Command {
             Self::ResetSetting(_) => ("reset_setting", 2, Keeps),
             Self::PinImage { .. } => ("pin_image", 3, Keeps),
             Self::KeepRecipe { .. } => ("keep_recipe", 5, Keeps),
+            Self::NoteInput { .. } => ("note_input", 6, Keeps),
+            Self::DeployAnew(_) => ("deploy_anew", 6, Takes),
         }
     }
 }

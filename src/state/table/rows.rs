@@ -29,6 +29,7 @@ impl State {
             Key::Absence(id) => self.absences.get(&id).cloned().map(Record::Absence),
             Key::Epoch => self.epoch.clone().map(Record::Epoch),
             Key::Recipe(id) => self.recipes.get(&id).cloned().map(Record::Recipe),
+            Key::Input(id) => self.inputs.get(&id).cloned().map(Record::Input),
         }
     }
 
@@ -56,6 +57,7 @@ impl State {
             .chain(self.absences.values().cloned().map(Record::Absence))
             .chain(self.epoch.iter().cloned().map(Record::Epoch))
             .chain(self.recipes.values().cloned().map(Record::Recipe))
+            .chain(self.inputs.values().cloned().map(Record::Input))
     }
 
     /// The state that has exactly these rows.

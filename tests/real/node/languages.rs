@@ -127,6 +127,11 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
         assert!(!log.contains(&format!("{dependencies}.drv")) && log.contains("Stored an image of"), "{log}");
         assert!(!log.contains("Compiling greet"), "{log}");
         until("its page", || async { first.fetch(&host, "/").body.contains(&newer).then_some(()) }).await;
+
+        // What did not change is not even looked at by Nix.
+        first.deploy("shop", sample);
+        let log = last_log(&first);
+        assert!(log.contains("made the same: its image is taken") && !log.contains("Toolchain: "), "{log}");
     }
     assert!(first.cli(&["node", "uncordon", "second"]).status.success());
     let drained = first.cli(&["node", "drain", first.name()]);

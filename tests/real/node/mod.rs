@@ -30,6 +30,7 @@ mod moving;
 mod partition;
 mod quorum;
 mod recovery;
+mod reuse;
 mod sickness;
 mod store;
 mod upgrade;
