@@ -16,7 +16,9 @@ BUILD_TOOLS=(cc:build-essential mold:mold git:git)
 RUN_TOOLS=(curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates busybox:busybox-static)
 TEST_TOOLS=(dockerd:docker.io docker-registry:docker-registry ip:iproute2 shellcheck:shellcheck nix:nix-bin
     /lib/systemd/system/nix-daemon.service:nix-setup-systemd bwrap:bubblewrap go:golang-go
-    patchelf:patchelf pip3:python3-pip)
+    patchelf:patchelf pip3:python3-pip caddy:caddy)
+# Package managers of Node.js, by their commands, with the versions that npm installs.
+NODE_TOOLS=(yarn:yarn@1.22.22 pnpm:pnpm@9.15.9)
 BASE_IMAGE_TOOLS=(mmdebstrap:mmdebstrap)
 # Podman and the parts that Debian only recommends, or leaves to choice. Releases that lack one of them have it built in
 # or use another, so parts that apt does not know are left out.
@@ -153,6 +155,18 @@ settle_tests() {
         die "git has no http-backend, which the tests serve repositories with: install the full git package"
 }
 
+# Debian has none of these that work beside a Node.js that is not Debian's.
+settle_node() {
+    local entry missing=()
+    have npm || die "Node.js with npm is missing: install version 18 or newer with the npm that it comes with"
+    for entry in "${NODE_TOOLS[@]}"; do
+        have "${entry%%:*}" || missing+=("${entry#*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing with npm: ${missing[*]}"
+    as_root npm install --global --no-audit --no-fund --loglevel=error "${missing[@]}" >/dev/null
+}
+
 tests=false base_image=false
 for argument in "$@"; do
     case $argument in
@@ -168,6 +182,7 @@ if $tests; then wanted+=("${TEST_TOOLS[@]}"); fi
 if $base_image; then wanted+=("${BASE_IMAGE_TOOLS[@]}"); fi
 mapfile -t packages < <(missing_packages "${wanted[@]}")
 install_packages "${packages[@]}"
+if $tests; then settle_node; fi
 settle_engine
 if [ -z "${NARVANA_BIN:-}" ] || $tests; then settle_rust; fi
 if $tests; then settle_tests; fi

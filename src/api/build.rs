@@ -17,7 +17,7 @@ use crate::random;
 use crate::state::{Command, NewDeployment};
 
 use super::Error;
-use super::deploy::{accepted, one};
+use super::deploy::{accepted, command, one};
 use super::deployment::DeploymentView;
 use super::extract::{At, Reader, Search, Write};
 use super::gate::Gate;
@@ -60,7 +60,7 @@ pub(super) struct BuildView {
 pub(super) struct CacheView {
     /// It takes the image of another build, which is made from the same, and runs nothing itself.
     hit: bool,
-    /// That build. It is waited for while it has not ended.
+    /// That build, or one that was waited for in vain. It is waited for while it has not ended.
     build_id: Option<String>,
     /// Why it runs itself: what changed since the build before.
     reason: Option<String>,
@@ -96,6 +96,10 @@ pub(super) fn view(build: &Scoped<Build>) -> BuildView {
         cancel_requested: build.cancel_requested,
         cache: build.reuse().map(|reuse| match reuse {
             Reuse::Of(other) => CacheView { hit: true, build_id: Some(other.to_string()), reason: None },
+            Reuse::WaitedFor(other) => {
+                let reason = Some(format!("it waited for build {other}, which is made from the same"));
+                CacheView { hit: false, build_id: Some(other.to_string()), reason }
+            }
             Reuse::Built(reason) => CacheView { hit: false, build_id: None, reason: Some(reason) },
         }),
         image: build.artifact.as_ref().map(|artifact| artifact.image.clone()),
@@ -184,7 +188,7 @@ pub(super) async fn cancel(
 
 /// Build again
 ///
-/// Makes a new deployment of the service as it is specified now.
+/// Makes a new deployment of the service as it is specified now; with `no_cache` if this one had that.
 #[utoipa::path(post, path = "/v1/builds/{build}/retry", tag = "builds", params(("build" = String, Path, description = "Its id")),
     request_body = Empty, responses((status = 202, body = DeploymentView)))]
 pub(super) async fn retry(
@@ -198,13 +202,14 @@ pub(super) async fn retry(
             if !build.status.is_terminal() {
                 return Err(Error::Conflict(format!("build {id} has not ended; cancel it first")));
             }
-            Ok(Command::Deploy(vec![NewDeployment {
+            let new = NewDeployment {
                 id: random::id(),
                 build: random::id(),
                 service: build.service,
                 cause: Cause::Deploy,
                 git_ref: None,
-            }]))
+            };
+            Ok(command(vec![new], build.is_anew()))
         })
         .await?;
     accepted(one(&outcome, &caller, &gate)?)

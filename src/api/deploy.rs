@@ -102,7 +102,8 @@ pub(super) async fn app(
     accepted(Deployed::All(made(&outcome, &caller, &gate)?))
 }
 
-fn command(deployments: Vec<NewDeployment>, no_cache: bool) -> Command {
+/// Deploys, building what has to be built, or all of it.
+pub(super) fn command(deployments: Vec<NewDeployment>, no_cache: bool) -> Command {
     if no_cache { Command::DeployAnew(deployments) } else { Command::Deploy(deployments) }
 }
 

@@ -9,7 +9,7 @@ use crate::auth::Scoped;
 use crate::build::{Preview, Previewed};
 use crate::decide::detect::Detection;
 use crate::decide::reuse::Reuse;
-use crate::model::{BuildStatus, Role, Service, Source};
+use crate::model::{BuildStatus, Role, Service, SettingKey, Source};
 
 use super::Error;
 use super::extract::{At, Write};
@@ -78,8 +78,9 @@ pub(super) async fn preview(
             format!("nothing was uploaded for service {0} yet: `narvana deploy PATH --service {0}`", service.name);
         return Err(Error::Conflict(reason));
     }
+    let nixpkgs = change.caller().setting(SettingKey::Nixpkgs).to_owned();
     let (build_type, estimated_build_time) = (spec.build.build_type.as_str(), estimate(&service));
-    let asked = Previewed { name: service.name.clone(), spec: spec.build, source: spec.source, uploaded };
+    let asked = Previewed { name: service.name.clone(), spec: spec.build, source: spec.source, uploaded, nixpkgs };
     let Preview { revision, strategy, detection, generated, dependencies, warnings } =
         gate.inspector().preview(asked).await?;
     let (generated_flake, plan) = generated.map(|files| (files.flake, files.plan)).unzip();

@@ -109,6 +109,15 @@ pub(super) struct BuildConfigBody {
     /// Version of Python, such as `3.13`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) python_version: Option<String>,
+    /// What installs the packages of Node.js: `npm`, `pnpm` or `yarn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) package_manager: Option<String>,
+    /// Folder of the site that a build for Node.js makes: what is served is its files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) output_directory: Option<String>,
+    /// The nixpkgs that tools are taken from, as a reference to a flake. It is built on nodes with `--trust-flakes` then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nixpkgs: Option<String>,
     /// Build tags of Go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) build_tags: Option<Vec<String>>,
@@ -123,6 +132,9 @@ impl From<BuildConfigBody> for BuildConfig {
             ("go_version", body.go_version),
             ("node_version", body.node_version),
             ("python_version", body.python_version),
+            ("package_manager", body.package_manager),
+            ("output_directory", body.output_directory),
+            ("nixpkgs", body.nixpkgs),
         ];
         let texts = texts.into_iter().filter_map(|(field, text)| Some((field, Detail::Text(text?))));
         let tags = body.build_tags.filter(|tags| !tags.is_empty()).map(|tags| ("build_tags", Detail::List(tags)));
@@ -150,6 +162,9 @@ impl From<&BuildConfig> for BuildConfigBody {
             go_version: text("go_version"),
             node_version: text("node_version"),
             python_version: text("python_version"),
+            package_manager: text("package_manager"),
+            output_directory: text("output_directory"),
+            nixpkgs: text("nixpkgs"),
             build_tags: config.details.contains_key("build_tags").then(|| config.list("build_tags").to_vec()),
         }
     }
@@ -509,4 +524,25 @@ fn health_check(body: HealthCheckBody, invalid: &mut Invalid) -> Option<HealthCh
         timeout_seconds: body.timeout_seconds.unwrap_or(3),
         retries: body.retries.unwrap_or(3),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::DETAILS;
+
+    #[test]
+    fn every_detail_of_a_build_can_be_said_and_is_shown() {
+        for field in DETAILS {
+            let value = if field.is_list { json!(["a"]) } else { json!("a") };
+            let said = Value::from_iter([(field.name, value.clone())]);
+            let body: BuildConfigBody = serde_json::from_value(said).unwrap_or_else(|error| panic!("{error}"));
+            let config = BuildConfig::from(body);
+            assert!(config.details.contains_key(field.name), "{} is lost", field.name);
+            let shown = serde_json::to_value(BuildConfigBody::from(&config)).expect("JSON");
+            assert_eq!(shown[field.name], value);
+        }
+    }
 }

@@ -237,6 +237,11 @@ impl Scoped<Build> {
         reuse(self.state(), self)
     }
 
+    /// Whether it was asked for that it runs whatever was built before.
+    pub fn is_anew(&self) -> bool {
+        self.state().input(self.id).is_some_and(|input| input.no_cache)
+    }
+
     /// Name of the node that works, or worked, on it.
     pub fn node_name(&self) -> Option<String> {
         self.lease.map(|lease| self.state().name_of(lease.node))

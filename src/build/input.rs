@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::auto::{How, Seen};
 use super::job::Job;
@@ -19,20 +19,25 @@ use crate::model::{Artifact, BuildId, BuildInput, BuildParts, BuildSpec, BuildSt
 use crate::state::{Command, State};
 use crate::task::blocking;
 
+/// Which generation of narvana's ways to build this is, of all strategies: one more whenever what becomes of the same source is meant to be
+/// another image, and neither its generated flake nor anything else of its input says so.
+const MADE_AS: u32 = 1;
+
 impl Job {
-    /// The image of the same, if somebody has built it or does so now, for whom is waited.
+    /// The image of the same, if somebody has built it or does so now, for whom is waited. `waits` is true meanwhile.
     pub(super) async fn built_before(
         &self,
         seen: &Seen,
         files: &Path,
         lines: &mpsc::Sender<String>,
+        waits: &watch::Sender<bool>,
     ) -> Option<Artifact> {
         let parts = self.parts_of(seen, files).await?;
         // The log is best effort, and its reader outlives this work.
         let say = async |line: String| drop(lines.send(line).await);
-        let mut insist = false;
+        let mut missing = None;
         loop {
-            let input = self.note_input(&parts, insist).await?;
+            let input = self.note_input(&parts, missing).await?;
             let state = self.parts.consensus.latest().state;
             let Some(other) = input.same_as else {
                 if let Some(Reuse::Built(why)) = reuse(&state, &self.build) {
@@ -44,15 +49,22 @@ impl Job {
             if state.build(other).is_some_and(|other| !other.status.is_terminal()) {
                 say(format!("Build {other} of {service} makes the same: waiting for it.")).await;
             }
-            let Some(artifact) = self.artifact_of(other).await else { continue };
+            // Only what a build does itself counts for its time.
+            waits.send_replace(true);
+            let artifact = self.artifact_of(other).await;
+            waits.send_replace(false);
+            let Some(artifact) = artifact else { continue };
             let image: BuiltImage = artifact.image.parse().ok()?;
             if self.parts.holdings.is_somewhere(image.manifest, &state).await {
                 say(format!("Build {other} of {service} made the same: its image is taken.")).await;
                 // What is kept for a service is kept under its own name, whoever made it.
                 let own = BuiltImage { repository: Repository(self.build.service), ..image };
+                if let Some(recipe) = state.recipe(other) {
+                    self.note_recipe(recipe.digest, recipe.bytes).await;
+                }
                 return Some(Artifact { image: own.to_string(), ..artifact });
             }
-            insist = true;
+            missing = Some(other);
         }
     }
 
@@ -61,6 +73,7 @@ impl Job {
         let spec = &self.deployment.spec;
         let mut parts = said(&spec.build, seen);
         let mut say = |name: &str, text: &str| parts.insert(name.to_owned(), digest(text));
+        let mut maker = format!("{MADE_AS}\0");
         say("processor", self.options.arch);
         say("strategy", seen.strategy().as_str());
         let (files, root) = (files.to_owned(), self.root().to_owned());
@@ -74,8 +87,8 @@ impl Job {
             How::Flake => blocking(move || whole(&tree::folder_inside(&files, &root)?)).await,
             How::Generated(recipe) => {
                 say("root_directory", &root);
-                say("nixpkgs", &self.options.nix.nixpkgs);
-                say(MAKER, &recipe.fingerprint());
+                say("nixpkgs", &self.nixpkgs());
+                maker.push_str(&recipe.fingerprint());
                 blocking(move || whole(&files)).await
             }
         };
@@ -83,14 +96,15 @@ impl Job {
             // An image says what runs unless its service does.
             say("command", if spec.command.is_empty() { "of the image" } else { "of the service" });
         }
+        say(MAKER, &maker);
         say("source", &source.ok()?);
         Some(parts)
     }
 
     /// Puts on record what this is made from. Says what the state made of that; nothing when it is not on record, as where a member is older.
-    async fn note_input(&self, parts: &BuildParts, insist: bool) -> Option<Arc<BuildInput>> {
+    async fn note_input(&self, parts: &BuildParts, missing: Option<BuildId>) -> Option<Arc<BuildInput>> {
         let (build, lease) = (self.build.id, self.options.lease);
-        let command = Command::NoteInput { build, parts: parts.clone(), insist, lease };
+        let command = Command::NoteInput { build, parts: parts.clone(), missing, lease };
         if !put_on_record(&self.parts.consensus, lease, &command).await {
             tracing::debug!(%build, "what is built is not on record");
             return None;

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::logs::LogKey;
@@ -44,6 +45,9 @@ pub(super) struct Made {
     pub(super) exposed_ports: Vec<u16>,
 }
 
+/// It took longer than it may.
+struct Elapsed;
+
 /// Why a build failed: what happened and what to do about it.
 pub(super) struct Failure {
     pub(super) code: BuildCode,
@@ -82,7 +86,10 @@ impl Job {
         let stop = CancellationToken::new();
         // Dropping the work ends it, its processes and containers included; `stop` ends what runs on a thread.
         let _stop_threads = stop.clone().drop_guard();
-        let mut work = std::pin::pin!(tokio::time::timeout(timeout, self.work(lines, &stop)));
+        let (waits, mut waiting) = watch::channel(false);
+        let mut work = std::pin::pin!(self.work(lines, &stop, waits));
+        let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
+        let mut waits_since = None;
         let mut open = true;
         let mut looks = tokio::time::interval(SPACE_LOOK_EVERY);
         let result = loop {
@@ -96,7 +103,16 @@ impl Job {
                 _ = looks.tick() => if let Some(failure) = self.no_space() {
                     break Some(Ok(Err(failure)));
                 },
-                result = &mut work => break Some(result),
+                // The time that it waits for another build is not its own.
+                Ok(()) = waiting.changed() => match *waiting.borrow_and_update() {
+                    true => waits_since = Some(Instant::now()),
+                    false => if let Some(since) = waits_since.take() {
+                        let later = deadline.deadline() + Instant::now().duration_since(since);
+                        deadline.as_mut().reset(later);
+                    },
+                },
+                result = &mut work => break Some(Ok(result)),
+                () = &mut deadline, if waits_since.is_none() => break Some(Err(Elapsed)),
             }
         };
         while let Ok(line) = printed.try_recv() {
@@ -117,7 +133,7 @@ impl Job {
                     .await;
                 failed(failure, tail)
             }
-            Some(Err(_elapsed)) => {
+            Some(Err(Elapsed)) => {
                 let tail = log.tail();
                 let message = format!("it took longer than {}", format_duration(timeout));
                 self.note_own(&mut log, &format!("Failed: {message}.")).await;
@@ -171,7 +187,12 @@ impl Job {
         }
     }
 
-    async fn work(&self, lines: mpsc::Sender<String>, stop: &CancellationToken) -> Result<Artifact, Failure> {
+    async fn work(
+        &self,
+        lines: mpsc::Sender<String>,
+        stop: &CancellationToken,
+        waits: watch::Sender<bool>,
+    ) -> Result<Artifact, Failure> {
         let infrastructure = |what: &str, error: &dyn std::fmt::Display| {
             Failure::new(
                 BuildCode::Infrastructure,
@@ -197,7 +218,7 @@ impl Job {
             return Err(Failure::new(BuildCode::Infrastructure, message, "upgrade it, then deploy again"));
         }
         let seen = self.how(&files, &lines).await?;
-        if let Some(artifact) = self.built_before(&seen, &files, &lines).await {
+        if let Some(artifact) = self.built_before(&seen, &files, &lines, &waits).await {
             return Ok(Artifact { revision: Some(revision), ..artifact });
         }
         let Seen { how, found } = seen;

@@ -21,6 +21,8 @@ pub struct Previewed {
     pub source: Source,
     /// What was uploaded, if that is its source.
     pub uploaded: Option<UploadedSource>,
+    /// The nixpkgs of the cluster; that of the node when empty.
+    pub nixpkgs: String,
 }
 
 /// How it would be built.
@@ -53,6 +55,8 @@ pub(super) fn preview(
 ) -> Result<Preview, Failure> {
     let seen = look_at(files, &asked.name, &asked.spec)?;
     let config = &asked.spec.config;
+    let of_cluster = Some(asked.nixpkgs.as_str()).filter(|reference| !reference.is_empty());
+    let nixpkgs = config.text("nixpkgs").or(of_cluster).unwrap_or(nixpkgs);
     let mut warnings = seen.found.as_ref().map(|found| found.warnings.clone()).unwrap_or_default();
     warnings.extend(seen.unused(&asked.spec));
     let strategy = seen.strategy();

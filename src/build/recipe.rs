@@ -90,8 +90,13 @@ impl Job {
                 return;
             }
         };
-        let lease = self.options.lease;
-        let recipe = BuildRecipe { build: self.build.id, digest: *stored.digest.as_bytes(), bytes: stored.bytes };
+        self.note_recipe(*stored.digest.as_bytes(), stored.bytes).await;
+    }
+
+    /// Puts on record where it is kept how this build is done.
+    pub(super) async fn note_recipe(&self, digest: [u8; 32], bytes: u64) {
+        let (build, lease) = (self.build.id, self.options.lease);
+        let recipe = BuildRecipe { build, digest, bytes };
         // What was stored is collected if it is not put on record.
         if !put_on_record(&self.parts.consensus, lease, &Command::KeepRecipe { recipe, lease }).await {
             tracing::debug!(build = %self.build.id, "how it is built is not on record");

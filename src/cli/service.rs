@@ -107,6 +107,9 @@ fn details(config: &BuildConfig) -> String {
         ("go_version", &config.go_version),
         ("node_version", &config.node_version),
         ("python_version", &config.python_version),
+        ("package_manager", &config.package_manager),
+        ("output_directory", &config.output_directory),
+        ("nixpkgs", &config.nixpkgs),
         ("build_tags", &tags),
     ];
     let said = fields.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));

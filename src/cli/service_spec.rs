@@ -37,7 +37,7 @@ pub(super) struct SpecArgs {
     /// Folder of the source to build
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<String>,
-    /// What to build over what is found in the source: entry_point, go_version, node_version, python_version, build_tags (with commas),
+    /// What to build over what is found in the source: entry_point, go_version, node_version, python_version, package_manager, output_directory, nixpkgs, build_tags (with commas),
     /// build_command or start_command, or nothing for what is found; for the strategies auto and auto-…; may be given more than once
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) build: Vec<Pair>,
@@ -95,7 +95,7 @@ pub(super) struct SpecArgs {
 }
 
 /// The flags above, by the names that the API gives to what they set: it refuses a field, and people typed a flag.
-const FLAGS: [(&str, &str); 29] = [
+const FLAGS: [(&str, &str); 32] = [
     ("source_type", "--git, --image or --upload"),
     ("git_repo", "--git"),
     ("git_ref", "--ref"),
@@ -107,6 +107,9 @@ const FLAGS: [(&str, &str); 29] = [
     ("build_config.go_version", "--build"),
     ("build_config.node_version", "--build"),
     ("build_config.python_version", "--build"),
+    ("build_config.package_manager", "--build"),
+    ("build_config.output_directory", "--build"),
+    ("build_config.nixpkgs", "--build"),
     ("build_config.build_tags", "--build"),
     ("build_config.build_command", "--build"),
     ("build_config.start_command", "--build"),

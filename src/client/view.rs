@@ -226,6 +226,12 @@ view! {
         node_version: Option<String>,
         /// The same.
         python_version: Option<String>,
+        /// What installs packages of Node.js.
+        package_manager: Option<String>,
+        /// Folder of the site that a build makes.
+        output_directory: Option<String>,
+        /// The nixpkgs that tools are taken from.
+        nixpkgs: Option<String>,
         /// The same.
         build_tags: Vec<String>,
     }

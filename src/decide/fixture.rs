@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::plan::{Options, Plan, Situation, plan};
 use crate::model::{
-    Admission, AppId, Artifact, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Deployment, DeploymentId,
-    Desired, EnvVars, Exit, Health, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus, Memory, Node,
-    NodeId, NodeResources, NodeRole, OrgId, PasswordHash, Port, PortBinding, Protocol, Resources, Service, ServiceId,
-    ServiceSpec, Session, SessionId, Source, Timestamp, UserId, Volume,
+    Admission, App, AppId, Artifact, BuildConfig, BuildSpec, BuildStrategy, BuildType, Cause, Cpu, Deployment,
+    DeploymentId, Desired, EnvVars, Exit, Health, Incarnation, Instance, InstanceId, InstanceState, InstanceStatus,
+    Memory, Node, NodeId, NodeResources, NodeRole, Org, OrgId, PasswordHash, Port, PortBinding, Protocol, Resources,
+    Service, ServiceId, ServiceSpec, Session, SessionId, Source, Timestamp, UserId, Volume,
 };
 use crate::state::{
     Actor, BuildResult, Command, LogEntry, NewApp, NewDeployment, NewService, NewUser, NodeFacts, Outcome, Record,
@@ -219,6 +219,17 @@ impl World {
         id
     }
 
+    /// Makes another organisation with an app, and goes on in that.
+    pub(super) fn enter_another_org(&mut self) {
+        let row = self.state.app(self.app).expect("an app").clone();
+        let own = self.state.org(row.org).expect("an organisation").clone();
+        let (org, app): (OrgId, AppId) = (self.id(), self.id());
+        let slug = "another".to_owned();
+        self.replace(Org { id: org, slug, ..Org::clone(&own) }.into());
+        self.replace(App { id: app, org, ..App::clone(&row) }.into());
+        self.app = app;
+    }
+
     pub(super) fn deploy_anew(&mut self, name: &str) -> DeploymentId {
         let service = self.service_row(name).id;
         let (id, build) = (self.id(), self.id());
@@ -363,10 +374,15 @@ impl World {
     }
 
     pub(super) fn finish_build(&mut self, deployment: DeploymentId) {
+        self.take_image(deployment, deployment);
+    }
+
+    /// Ends a build with the image of another deployment.
+    pub(super) fn take_image(&mut self, deployment: DeploymentId, of: DeploymentId) {
         let id = self.deployment(deployment).build.expect("has a build");
         let lease = self.state.build(id).and_then(|build| build.lease).expect("leased");
         let artifact = Artifact {
-            image: format!("localhost/narvana/{deployment}"),
+            image: format!("localhost/narvana/{of}"),
             image_id: None,
             revision: None,
             exposed_ports: Vec::new(),

@@ -312,8 +312,7 @@ impl Recipe {
     pub fn fingerprint(&self) -> String {
         let plan = Plan { name: String::new(), ..self.plan.clone() };
         let Generated { flake, plan } = Self { plan, ..self.clone() }.outline("");
-        let lookup = self.lookup.as_ref().map(|lookup| (&lookup.requirements, &lookup.constraints));
-        format!("{flake}\0{plan}\0{lookup:?}")
+        format!("{flake}\0{plan}\0{:?}\0{:?}", self.lookup, self.port)
     }
 
     fn generated(&self, nixpkgs: &str, dependencies: &[serde_json::Value]) -> Generated {

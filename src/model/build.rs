@@ -130,6 +130,18 @@ pub struct BuildInput {
     pub parts: BuildParts,
     /// The build of the same whose result it takes, or waits for. It runs itself when there is none.
     pub same_as: Option<BuildId>,
+    /// The build of the same whose image no node had that answered.
+    pub missing: Option<BuildId>,
+    /// Log index of the entry with which its image was made, by itself or by the one it takes that from; 0 until there is one. Clocks do not
+    /// say which image is the newest.
+    pub made_at: u64,
+}
+
+impl BuildInput {
+    /// Of a build of which nothing is known yet.
+    pub fn of(build: BuildId) -> Self {
+        Self { build, no_cache: false, parts: BuildParts::new(), same_as: None, missing: None, made_at: 0 }
+    }
 }
 
 /// Why a build failed.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::service::check_words;
 use super::word::word_enum;
-use super::{EnvVars, Invalid, OLDEST_CLUSTER_VERSION, Problem, Source, check_env, is_inner_path};
+use super::{EnvVars, Invalid, OLDEST_CLUSTER_VERSION, Problem, Source, check_env, check_nixpkgs, is_inner_path};
 
 /// Longest time a build may be given, in seconds: a day.
 const BUILD_TIMEOUT_SECONDS_MAX: u32 = 86_400;
@@ -98,7 +98,7 @@ pub struct DetailField {
 }
 
 /// Every one of them. What comes new belongs to a new version of the cluster, and so does another rule for what is there.
-pub const DETAILS: [DetailField; 7] = {
+pub const DETAILS: [DetailField; 10] = {
     use BuildStrategy::{AutoGo, AutoNode, AutoPython, AutoRust};
     const fn text(name: &'static str, strategies: &'static [BuildStrategy]) -> DetailField {
         DetailField { name, is_list: false, since: 4, strategies }
@@ -109,6 +109,9 @@ pub const DETAILS: [DetailField; 7] = {
         text("entry_point", &[AutoGo, AutoNode, AutoPython, AutoRust]),
         text("go_version", &[AutoGo]),
         text("node_version", &[AutoNode]),
+        DetailField { since: 6, ..text("nixpkgs", &[AutoGo, AutoNode, AutoPython, AutoRust]) },
+        DetailField { since: 6, ..text("output_directory", &[AutoNode]) },
+        DetailField { since: 6, ..text("package_manager", &[AutoNode]) },
         DetailField { since: 5, ..text("python_version", &[AutoPython]) },
         text("start_command", &[AutoNode, AutoPython]),
     ]
@@ -197,8 +200,16 @@ impl BuildConfig {
                 invalid.add(field, "is not known here");
             }
         }
-        if let Some(path) = self.text("entry_point").filter(|path| *path != ".") {
-            invalid.check("build_config.entry_point", check_path_in_source(path));
+        for field in ["entry_point", "output_directory"] {
+            if let Some(path) = self.text(field).filter(|path| *path != ".") {
+                invalid.check(format!("build_config.{field}"), check_path_in_source(path));
+            }
+        }
+        if let Some(reference) = self.text("nixpkgs") {
+            invalid.check("build_config.nixpkgs", check_nixpkgs(reference));
+        }
+        if self.text("package_manager").is_some_and(|name| !["npm", "pnpm", "yarn"].contains(&name)) {
+            invalid.add("build_config.package_manager", "must be npm, pnpm or yarn");
         }
         if self.text("start_command").is_some_and(|command| command.trim().is_empty()) {
             invalid.add("build_config.start_command", "must not be empty; leave it out for what is found");

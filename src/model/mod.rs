@@ -62,8 +62,9 @@ pub use invalid::{Invalid, Problem, quoted};
 pub use name::{
     ARCHITECTURES, DOMAIN_NAME_BYTES_MAX, ENV_KEY_BYTES_MAX, ENV_VALUE_BYTES_MAX, check_app_name, check_architecture,
     check_domain, check_email, check_env, check_env_key, check_env_value, check_flake_uri, check_git_ref,
-    check_git_repo, check_label_key, check_label_value, check_node_address, check_node_name, check_org_name,
-    check_org_slug, check_password, check_secret_key, check_service_name, git_clone_url, slug_from_name,
+    check_git_repo, check_label_key, check_label_value, check_nixpkgs, check_node_address, check_node_name,
+    check_org_name, check_org_slug, check_password, check_secret_key, check_service_name, git_clone_url,
+    slug_from_name,
 };
 pub use node::{Drain, Node, NodeResources, peer_address};
 pub use org::{Membership, Org, Role};

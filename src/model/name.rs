@@ -333,6 +333,18 @@ pub fn check_flake_uri(uri: &str) -> Check {
     Ok(())
 }
 
+/// A reference to a nixpkgs, which build logs show.
+pub fn check_nixpkgs(reference: &str) -> Check {
+    check_flake_uri(reference)?;
+    if reference.contains('#') {
+        return Err(Problem::new("must name a flake, without a package of it"));
+    }
+    if reference.contains('@') || reference.contains("token=") {
+        return Err(Problem::new("must hold no name or token, since build logs show it"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cpu, Memory, Problem, check_domain, parse_duration, quoted};
+use super::{Cpu, Memory, OLDEST_CLUSTER_VERSION, Problem, check_domain, check_nixpkgs, parse_duration, quoted};
 
 /// One setting that differs from its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum SettingKey {
     CleanupMinDeploymentsKept,
     /// How large the replicated state may become before changes that make it grow are refused.
     MaxStateSize,
+    /// The nixpkgs of generated flakes; that of the node that builds when empty.
+    Nixpkgs,
 }
 
 /// Below this not even an idle cluster's own records fit.
@@ -44,7 +46,7 @@ const STATE_SIZE_MAX: Memory = Memory::from_mebibytes(16 * 1024);
 
 impl SettingKey {
     /// All keys, in the order they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ServerDomain,
         Self::PublicIp,
         Self::DefaultResourceCpu,
@@ -53,7 +55,13 @@ impl SettingKey {
         Self::CleanupDeploymentRetention,
         Self::CleanupMinDeploymentsKept,
         Self::MaxStateSize,
+        Self::Nixpkgs,
     ];
+
+    /// The version of the cluster that it came with.
+    pub fn since(self) -> u32 {
+        if self == Self::Nixpkgs { 6 } else { OLDEST_CLUSTER_VERSION }
+    }
 
     /// The name in the API.
     pub fn as_str(self) -> &'static str {
@@ -66,6 +74,7 @@ impl SettingKey {
             Self::CleanupDeploymentRetention => "cleanup_deployment_retention",
             Self::CleanupMinDeploymentsKept => "cleanup_min_deployments_kept",
             Self::MaxStateSize => "max_state_size",
+            Self::Nixpkgs => "nixpkgs",
         }
     }
 
@@ -73,7 +82,7 @@ impl SettingKey {
     pub fn default_value(self) -> &'static str {
         match self {
             Self::ServerDomain => "localhost",
-            Self::PublicIp => "",
+            Self::PublicIp | Self::Nixpkgs => "",
             Self::DefaultResourceCpu => "0.5",
             Self::DefaultResourceMemory => "512Mi",
             Self::MaxServicesPerApp => "50",
@@ -88,7 +97,8 @@ impl SettingKey {
         match self {
             Self::ServerDomain if value == "localhost" => Ok(()),
             Self::ServerDomain => check_domain(value),
-            Self::PublicIp if value.is_empty() => Ok(()),
+            Self::PublicIp | Self::Nixpkgs if value.is_empty() => Ok(()),
+            Self::Nixpkgs => check_nixpkgs(value),
             Self::PublicIp => value
                 .parse::<std::net::IpAddr>()
                 .map(|_| ())

@@ -362,8 +362,8 @@ pub enum Command {
         build: BuildId,
         /// What it is made from.
         parts: BuildParts,
-        /// It runs whatever was built before, since the result of that cannot be had.
-        insist: bool,
+        /// The build of the same whose image no node has that answers: what has one already is of no use.
+        missing: Option<BuildId>,
         /// The lease it works under.
         lease: Lease,
     },

@@ -40,7 +40,10 @@ fn check_owners(state: &State, wrong: &mut Vec<String>) {
         if state.build(input.build).is_none() {
             wrong.push(format!("the input of build {} belongs to none", input.build));
         }
-        if input.same_as.is_some() && (input.no_cache || input.same_as == Some(input.build)) {
+        let org_of = |build| state.build(build).and_then(|build| state.app(build.app)).map(|app| app.org);
+        let Some(other) = input.same_as else { continue };
+        let is_of_others = state.build(other).is_some() && org_of(other) != org_of(input.build);
+        if input.no_cache || other == input.build || is_of_others {
             wrong.push(format!("build {} takes what it must not take", input.build));
         }
     }

@@ -171,6 +171,7 @@ impl Record {
             Self::Service(row) => row.spec.build.since(),
             Self::Deployment(row) => row.spec.build.since(),
             Self::Build(row) => row.failure.as_ref().map_or(OLDEST_CLUSTER_VERSION, |failure| failure.code.since()),
+            Self::Setting(row) => row.key.since(),
             Self::Recipe(_) => 5,
             Self::Input(_) => 6,
             _ => OLDEST_CLUSTER_VERSION,

@@ -318,7 +318,8 @@ pub fn sample_entries() -> Vec<LogEntry> {
             result: BuildResult::Failed(BuildFailure { code: BuildCode::DependencyMissing, ..failure() }),
         },
         Command::KeepRecipe { recipe: recipe(), lease: lease() },
-        Command::NoteInput { build, parts: parts(), insist: true, lease: lease() },
+        Command::NoteInput { build, parts: parts(), missing: Some(id(16)), lease: lease() },
+        Command::SetSettings(BTreeMap::from([(SettingKey::Nixpkgs, "github:NixOS/nixpkgs/nixos-25.11".to_owned())])),
         Command::DeployAnew(vec![NewDeployment {
             id: id(19),
             build: id(20),
@@ -502,7 +503,14 @@ pub fn sample_records() -> Vec<Record> {
         }
         .into(),
         recipe().into(),
-        BuildInput { build: id(10), no_cache: false, parts: parts(), same_as: Some(id(16)) }.into(),
+        BuildInput {
+            parts: parts(),
+            same_as: Some(id(16)),
+            missing: Some(id(21)),
+            made_at: 300,
+            ..BuildInput::of(id(10))
+        }
+        .into(),
     ]
 }
 

@@ -211,19 +211,23 @@ impl State {
     }
 
     /// The build whose result another one of the same organisation can take, or wait for, that is made from these parts: of those that have an
-    /// image the newest, or else the first that is under way and waits for no other.
-    pub fn same_build(&self, build: &Build, parts: &BuildParts) -> Option<&Arc<Build>> {
+    /// image, if these count, the one with the newest, or else the first that is under way and waits for no other.
+    pub fn same_build(&self, build: &Build, parts: &BuildParts, with_image: bool) -> Option<&Arc<Build>> {
         let org_of = |build: &Build| self.apps.get(&build.app).map(|app| app.org);
         let (first, last) = (BuildId(uuid::Uuid::nil()), BuildId(uuid::Uuid::max()));
         let same = || {
             let ids = self.builds_by_input.range((parts.clone(), first)..=(parts.clone(), last)).map(|(_, id)| id);
             let others = ids.filter(|id| **id != build.id).filter_map(|id| self.builds.get(id));
-            others.filter(|other| org_of(other) == org_of(build))
+            let others = others.filter(|other| org_of(other) == org_of(build));
+            others.filter_map(|other| Some((other, self.inputs.get(&other.id)?)))
         };
-        let has_image = |other: &&Arc<Build>| other.status == BuildStatus::Succeeded && other.artifact.is_some();
-        let runs_itself = |id: &BuildId| self.inputs.get(id).is_some_and(|input| input.same_as.is_none());
-        let is_under_way = |other: &&Arc<Build>| other.status == BuildStatus::Running && runs_itself(&other.id);
-        same().filter(has_image).max_by_key(|other| (other.finished_at, other.id)).or_else(|| same().find(is_under_way))
+        let has_image = |other: &Build| other.status == BuildStatus::Succeeded && other.artifact.is_some();
+        let made = same().filter(|(other, _)| with_image && has_image(other));
+        let newest = made.max_by_key(|(other, input)| (input.made_at, other.id));
+        // Nobody gets anything of one that is being cancelled.
+        let runs = |other: &Build| other.status == BuildStatus::Running && !other.cancel_requested;
+        let under_way = || same().find(|(other, input)| runs(other) && input.same_as.is_none());
+        newest.or_else(under_way).map(|(other, _)| other)
     }
 
     /// The sources uploaded for a service, oldest first.

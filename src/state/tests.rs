@@ -132,10 +132,10 @@ fn command() -> impl Strategy<Value = Command> {
             recipe: BuildRecipe { build: id(10, build), digest: [digest; 32], bytes: 1 },
             lease: lease(),
         }),
-        (small(), 0_u8..2, any::<bool>()).prop_map(|(build, part, insist)| Command::NoteInput {
+        (small(), 0_u8..2, prop::option::of(small())).prop_map(|(build, part, missing)| Command::NoteInput {
             build: id(10, build),
             parts: BTreeMap::from([("source".to_owned(), [part; 32])]),
-            insist,
+            missing: missing.map(|missing| id(10, missing)),
             lease: lease(),
         }),
         (small(), small(), 0_u32..2).prop_map(|(deployment, instance, slot)| Command::AssignInstances {
@@ -172,6 +172,8 @@ fn command() -> impl Strategy<Value = Command> {
             sources: Vec::new(),
             sessions: vec![id(4, 0)],
         }),
+        node_command(),
+        // They are many.
         node_command(),
         Just(Command::SetSettings(BTreeMap::from([(SettingKey::MaxServicesPerApp, "2".to_owned())]))),
     ]

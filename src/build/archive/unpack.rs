@@ -102,6 +102,10 @@ impl Unpacking<'_> {
         if !kind.is_file() && kind != EntryType::Continuous && entry.size() > 0 {
             return Err(refused("something that is not a file has contents"));
         }
+        // As of a checkout: what git keeps for itself is no part of a source.
+        if raw_path.split(|byte| *byte == b'/').any(|name| name == b".git") {
+            return Ok(());
+        }
         match kind {
             // Old archives mark a folder by the slash at the end of its name.
             EntryType::Regular if raw_path.ends_with(b"/") && entry.size() == 0 => self.folder(number, &raw_path),

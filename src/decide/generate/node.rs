@@ -1,22 +1,25 @@
-//! Node.js with npm: a manifest and the lock file beside it.
+//! Node.js: a manifest, the lock file of a package manager beside it, and what runs in the end: a program, or a site of files.
+
+mod npm;
+mod pnpm;
+mod site;
+mod yarn;
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::site::Served;
 use super::names::{beginning, is_plain_path, store_name};
 use super::{Asked, At, Dependency, Hash, Recipe, Unplanned, Wanted, plan};
+use crate::decide::detect::Undetected;
 use crate::decide::detect::files::Files;
-use crate::decide::detect::{Framework, Undetected};
 use crate::model::{BuildCode, quoted};
 
 const MANIFEST: &str = "package.json";
-const LOCKS: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
-/// The oldest form of a lock file that says of each package where it belongs.
-const LOCK_VERSION_MIN: u64 = 2;
 /// Of a manifest, what decides about the packages: a change of the rest installs nothing anew.
-const OF_PACKAGES: [&str; 9] = [
+const OF_PACKAGES: [&str; 11] = [
     "name",
     "version",
     "dependencies",
@@ -26,28 +29,41 @@ const OF_PACKAGES: [&str; 9] = [
     "peerDependenciesMeta",
     "bundleDependencies",
     "overrides",
+    "resolutions",
+    "pnpm",
 ];
-/// Scripts that npm runs by itself when it installs or starts, and a build here does not.
+/// Scripts that package managers run by themselves when they install or start, and a build here does not.
 const NOT_RUN: [&str; 5] = ["preinstall", "postinstall", "prepare", "prestart", "poststart"];
+/// Scripts that only call another one, one after the other.
+const CALLS_MAX: usize = 8;
+/// What to do about a lock file that is not as it should be.
+const ANEW: &str = "install with your package manager, commit the lock file that it writes, and deploy again";
+
+/// What a lock file says.
+struct Locked {
+    /// Its name.
+    lock: &'static str,
+    /// Words that the package manager is given when it installs.
+    flags: &'static str,
+    /// Names of the package manager in nixpkgs, the first choice first; none for what comes with Node.js.
+    tools: Vec<String>,
+    /// A file with more of what decides about the packages.
+    settings: Option<&'static str>,
+    /// Lines of `.npmrc` that decide about them.
+    npmrc: String,
+    dependencies: Vec<Dependency>,
+}
+
+/// A package as a lock file has it.
+struct Fetched<'a> {
+    name: &'a str,
+    version: &'a str,
+    url: Option<&'a str>,
+    integrity: Option<&'a str>,
+}
 
 pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unplanned> {
     let detection = asked.detection;
-    let manager = asked.text("package_manager").unwrap_or("npm");
-    if manager != "npm" {
-        return Err(Unplanned::of(
-            BuildCode::UnsupportedLanguage,
-            format!("it is installed by {manager}, for which no flake is generated yet"),
-            "commit a package-lock.json instead (`npm install`), or add a Dockerfile or a flake.nix",
-        ));
-    }
-    let not_yet = |what: &str| {
-        let message = format!("no flake is generated yet for {what}");
-        Unplanned::of(BuildCode::UnsupportedLanguage, message, "add a Dockerfile or a flake.nix")
-    };
-    if matches!(detection.framework, Framework::Nextjs | Framework::React) {
-        return Err(not_yet(detection.framework.as_str()));
-    }
-    let bad = |broken: Undetected| Unplanned::new(broken.message, broken.suggestions.join("; or "));
     let text = files.manifest(MANIFEST).map_err(bad)?.unwrap_or("{}").trim_start_matches('\u{feff}');
     let broken = |error: serde_json::Error| {
         Unplanned::new(format!("{MANIFEST} cannot be read: {error}"), format!("correct {MANIFEST}"))
@@ -59,44 +75,57 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     if !manifest.workspaces.is_null() {
         return Err(not_yet("workspaces"));
     }
-    let Some(lock) = LOCKS.into_iter().find(|name| files.has(name)) else {
-        return Err(Unplanned::of(
-            BuildCode::DependencyMissing,
-            "there is no package-lock.json, and nothing is installed that is not locked",
-            "run `npm install`, commit package-lock.json, and deploy again",
-        ));
+    let manager = asked.text("package_manager").unwrap_or("npm");
+    let Locked { lock, flags, tools, settings, npmrc, dependencies } = match manager {
+        "npm" => npm::locked(files, asked, &manifest.needs)?,
+        "pnpm" => pnpm::locked(files, asked, &manifest)?,
+        "yarn" => yarn::locked(files, &manifest.needs)?,
+        other => {
+            let message = format!("{} is no package manager that is known here", quoted(other));
+            return Err(Unplanned::new(message, "say npm, pnpm or yarn (build_config.package_manager)"));
+        }
     };
-    let flags = if has_legacy_peers(files.text(".npmrc").unwrap_or_default()) { "--legacy-peer-deps" } else { "" };
-    let locked = files.lock(lock).map_err(bad)?.unwrap_or_default().trim_start_matches('\u{feff}');
-    let dependencies = packages(lock, locked, &manifest.needs, architecture(asked.system))?;
-    if let Some(path) = asked.config.text("entry_point").filter(|path| !is_plain_path(path)) {
-        let message =
-            format!("build_config.entry_point is {}, which has letters that builds by Nix do not take", quoted(path));
-        return Err(Unplanned::new(message, "rename the file, or set build_config.start_command"));
+    for field in ["entry_point", "output_directory"] {
+        if let Some(path) = asked.config.text(field).filter(|path| !is_plain_path(path)) {
+            let message =
+                format!("build_config.{field} is {}, which has letters that builds by Nix do not take", quoted(path));
+            return Err(Unplanned::new(message, "rename it"));
+        }
     }
-    let start = start(asked, &manifest).ok_or_else(|| {
-        Unplanned::new(
-            "nothing says what to run: package.json has no script \"start\" and no \"main\"",
-            "add a script \"start\" to package.json, or say it: --build start_command=… (build_config.start_command)",
-        )
-    })?;
+    // npm is always there, and needs nothing else of the machine. It has to be made to run scripts of those who want another manager.
+    let own = match manifest.scripts.contains_key("build") {
+        false => "",
+        true if manager == "npm" => "npm run build",
+        true => "npm run --force build",
+    };
+    let build = asked.config.text("build_command").unwrap_or(own);
+    let (served, start) = site::served(files, asked, &manifest, build)?;
     let wanted = wanted(files, asked, manifest.engines.node.as_deref());
     let major = wanted.as_deref().and_then(|version| beginning(version, 1)).map(|parts| format!("nodejs_{}", parts[0]));
-    let own = if manifest.scripts.contains_key("build") { "npm run build" } else { "" };
     let mut plan = plan(asked, major.into_iter().chain(["nodejs".to_owned()]).collect());
     let details = [
         ("manifest", json!(of_packages)),
+        ("manager", json!(manager)),
+        ("managers", json!(tools)),
         ("lock", json!(lock)),
+        ("settings", json!(settings)),
+        ("npmrc", json!(npmrc)),
+        // Scripts call it by its name.
+        ("needs_manager", json!(manager != "npm" && start.contains(manager))),
         ("flags", json!(flags)),
-        ("build", json!(asked.config.text("build_command").unwrap_or(own))),
+        ("build", json!(build)),
+        ("serves", json!(served.as_str())),
+        ("outputs", json!(site::outputs(&manifest))),
+        ("output", json!(asked.config.text("output_directory"))),
         ("start", json!(start)),
+        ("port", json!(detection.port)),
     ];
     plan.details.extend(details.map(|(name, value)| (name.to_owned(), value)));
+    let mut notes = Vec::new();
     let not_run: Vec<&str> = NOT_RUN.into_iter().filter(|name| manifest.scripts.contains_key(*name)).collect();
-    let notes = match not_run.is_empty() {
-        true => Vec::new(),
-        false => vec![format!("scripts of {MANIFEST} that are not run: {}", not_run.join(", "))],
-    };
+    if !not_run.is_empty() && served == Served::Program {
+        notes.push(format!("scripts of {MANIFEST} that are not run: {}", not_run.join(", ")));
+    }
     Ok(Recipe {
         flake: include_str!("node.nix"),
         plan,
@@ -109,13 +138,18 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     })
 }
 
-/// What runs it: as the service says, else as the manifest does.
-fn start(asked: &Asked<'_>, manifest: &Manifest) -> Option<String> {
-    let program = |path: &str| is_plain_path(path).then(|| format!("node ./{path}"));
-    let said = asked.config.text("start_command").map(str::to_owned);
-    let named = || asked.config.text("entry_point").and_then(program);
-    let script = || manifest.scripts.get("start").filter(|it| !it.trim().is_empty()).cloned();
-    said.or_else(named).or_else(script).or_else(|| asked.text("entry_point").and_then(program))
+fn bad(broken: Undetected) -> Unplanned {
+    Unplanned::new(broken.message, broken.suggestions.join("; or "))
+}
+
+fn not_yet(what: &str) -> Unplanned {
+    let message = format!("no flake is generated yet for {what}");
+    Unplanned::of(BuildCode::UnsupportedLanguage, message, "add a Dockerfile or a flake.nix")
+}
+
+/// A lock file that is there.
+fn text_of<'a>(files: &Files<'a>, lock: &str) -> Result<&'a str, Unplanned> {
+    Ok(files.lock(lock).map_err(bad)?.unwrap_or_default().trim_start_matches('\u{feff}'))
 }
 
 /// The numbers of the version that is wanted. Most only say which is too old, and take any that is newer.
@@ -132,12 +166,6 @@ fn wanted(files: &Files<'_>, asked: &Asked<'_>, engines: Option<&str>) -> Option
     (is_one && !numbers.is_empty()).then(|| numbers[..known.min(numbers.len())].join("."))
 }
 
-/// Whether npm is told to take the packages as they are, whatever they say of each other.
-fn has_legacy_peers(npmrc: &str) -> bool {
-    let words = |line: &str| line.split('=').map(str::trim).map(str::to_owned).collect::<Vec<_>>();
-    npmrc.lines().any(|line| words(line) == ["legacy-peer-deps", "true"])
-}
-
 /// A processor, as npm names it.
 fn architecture(system: &str) -> &str {
     match system.split('-').next() {
@@ -148,15 +176,38 @@ fn architecture(system: &str) -> &str {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Manifest {
     #[serde(default)]
     scripts: BTreeMap<String, String>,
     #[serde(default)]
+    main: Value,
+    #[serde(default)]
     workspaces: Value,
+    #[serde(default)]
+    package_manager: Value,
     #[serde(default)]
     engines: Engines,
     #[serde(flatten)]
     needs: Needs,
+}
+
+impl Manifest {
+    /// What a script does: where it only calls another one, what that does.
+    fn script(&self, name: &str) -> Option<&str> {
+        let mut found = self.scripts.get(name)?.trim();
+        for _ in 0..CALLS_MAX {
+            let words: Vec<&str> = found.split_whitespace().collect();
+            let called = match words[..] {
+                ["npm" | "pnpm" | "yarn", "run", called] | ["pnpm" | "yarn", called] => called,
+                ["npm", "start"] => "start",
+                _ => break,
+            };
+            let Some(script) = self.scripts.get(called) else { break };
+            found = script.trim();
+        }
+        Some(found).filter(|script| !script.is_empty())
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -174,6 +225,15 @@ struct Needs {
 }
 
 impl Needs {
+    fn has(&self, name: &str) -> bool {
+        self.all().any(|(known, _)| known == name)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        let kinds = [&self.dependencies, &self.dev_dependencies, &self.optional_dependencies];
+        kinds.into_iter().flatten().map(|(name, version)| (name.as_str(), version.as_str()))
+    }
+
     /// Optional ones are listed among the others too, or are not, as npm happens to write them.
     fn settled(&self) -> Self {
         let mut settled = Self { optional_dependencies: BTreeMap::new(), ..self.clone() };
@@ -189,36 +249,6 @@ impl Needs {
             own.keys().chain(others.keys()).find(differs).map(String::as_str)
         })
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Lock {
-    #[serde(default)]
-    lockfile_version: u64,
-    #[serde(default)]
-    packages: BTreeMap<String, Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    name: Option<String>,
-    version: Option<String>,
-    resolved: Option<String>,
-    integrity: Option<String>,
-    #[serde(default)]
-    link: bool,
-    #[serde(default)]
-    in_bundle: bool,
-    #[serde(default)]
-    optional: bool,
-    #[serde(default)]
-    os: Words,
-    #[serde(default)]
-    cpu: Words,
-    #[serde(flatten)]
-    needs: Needs,
 }
 
 /// One word or several, as people write them.
@@ -248,57 +278,44 @@ impl Words {
     }
 }
 
-/// What a lock file names, each with its hash.
-fn packages(lock: &str, text: &str, needs: &Needs, cpu: &str) -> Result<Vec<Dependency>, Unplanned> {
-    let anew = "run `npm install`, commit the lock file, and deploy again";
-    let read: Lock =
-        serde_json::from_str(text).map_err(|error| Unplanned::new(format!("{lock} cannot be read: {error}"), anew))?;
-    if read.lockfile_version < LOCK_VERSION_MIN {
-        let found = read.lockfile_version;
-        let message = format!("{lock} has version {found}, and {LOCK_VERSION_MIN} and later are read");
-        return Err(Unplanned::new(message, "run `npm install` with npm 7 or later, and commit what it writes"));
+impl Fetched<'_> {
+    /// Where a registry has it.
+    fn path(&self) -> String {
+        format!("{}/-/{}", self.name, self.file())
     }
-    let locked = read.packages.get("").map(|own| own.needs.settled()).unwrap_or_default();
-    if let Some(name) = needs.settled().difference(&locked) {
-        let message = format!("{lock} is not of this {MANIFEST}: they differ in {}", quoted(name));
-        return Err(Unplanned::new(message, anew));
+
+    fn file(&self) -> String {
+        // Of a build of a version there is one.
+        let version = self.version.split('+').next().unwrap_or(self.version);
+        format!("{}-{version}.tgz", self.name.rsplit('/').next().unwrap_or(self.name))
     }
-    let mut found = Vec::new();
-    for (place, entry) in read.packages {
-        let refused = |why: &str| Unplanned::new(format!("{lock}: {} {why}", quoted(&place)), anew);
-        // The application itself; what comes in the archive of another one; what never runs here.
-        let is_within = entry.in_bundle && entry.integrity.is_none();
-        let is_elsewhere = entry.optional && !(entry.os.include("linux") && entry.cpu.include(cpu));
-        if place.is_empty() || is_within || is_elsewhere {
-            continue;
-        }
-        if entry.link {
-            return Err(refused("is a link to a folder, for which no flake is generated yet"));
-        }
-        let (_, own) = place.rsplit_once("node_modules/").ok_or_else(|| refused("is no place of a package"))?;
-        let name = entry.name.as_deref().unwrap_or(own);
-        let version = entry.version.as_deref().ok_or_else(|| refused("has no version"))?;
-        let hash = entry.integrity.as_deref().and_then(strongest);
-        let hash =
-            hash.ok_or_else(|| refused("has no hash (integrity) that is known, so that it cannot be fetched"))?;
-        let file = format!("{}-{version}.tgz", name.rsplit('/').next().unwrap_or(name));
-        let at = match entry.resolved {
+
+    /// How it is fetched.
+    ///
+    /// # Errors
+    /// Why it is not.
+    fn dependency(&self, place: &str) -> Result<Dependency, &'static str> {
+        let hash = self.integrity.and_then(strongest);
+        let hash = hash.ok_or("has no hash (integrity) that is known, so that it cannot be fetched")?;
+        let at = match self.url {
             // It is shown to whoever may see the service.
-            Some(url) if url.starts_with("https://") && url.split('/').nth(2).is_some_and(|it| it.contains('@')) => {
-                return Err(refused("has a user or a password in its address"));
+            Some(url) if url.starts_with("http") && url.split('/').nth(2).is_some_and(|it| it.contains('@')) => {
+                return Err("has a user or a password in its address");
             }
-            Some(url) if url.starts_with("https://") => At::Url(url),
-            Some(_) => return Err(refused("is fetched neither over HTTPS nor from a registry")),
-            None => At::Registry(format!("{name}/-/{file}")),
+            Some(url) if url.starts_with("https://") => At::Url(url.to_owned()),
+            // Nobody on the way can put something else there.
+            Some(url) if url.starts_with("http://") && !hash.starts_with("sha1-") => At::Url(url.to_owned()),
+            Some(_) => return Err("is fetched neither over HTTPS nor from a registry"),
+            None => At::Registry(self.path()),
         };
         // What fetches makes several of one with some of these.
         let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "[]{}\\".contains(letter);
         if matches!(&at, At::Url(text) | At::Registry(text) if text.contains(is_odd)) {
-            return Err(refused("has an address with letters that no address has"));
+            return Err("has an address with letters that no address has");
         }
-        found.push(Dependency { name: store_name(&file), at, hash: Hash::Known(hash.to_owned()), place });
+        let (name, place) = (store_name(&self.file()), place.to_owned());
+        Ok(Dependency { name, at, hash: Hash::Known(hash.to_owned()), place })
     }
-    Ok(found)
 }
 
 /// Of several hashes of one file that which is hardest to forge.
@@ -311,6 +328,15 @@ fn strongest(integrity: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_script_that_calls_another_one_is_that() {
+        let scripts = r#"{"scripts":{"start":"npm run serve","serve":"yarn run:it","run:it":"node server.js -v","loop":"pnpm loop","odd":"npm run nothing"}}"#;
+        let manifest: Manifest = serde_json::from_str(scripts).expect("reads");
+        assert_eq!(manifest.script("start"), Some("node server.js -v"));
+        assert_eq!(manifest.script("loop"), Some("pnpm loop"));
+        assert_eq!(manifest.script("odd"), Some("npm run nothing"));
+        assert_eq!(manifest.script("none"), None);
+    }
     #[test]
     fn machines_are_named_as_npm_does() {
         let include = |words: &[&str]| Words::Many(words.iter().map(|it| (*it).to_owned()).collect()).include("linux");

@@ -1,8 +1,8 @@
 //! Commands about builds.
 
 use crate::model::{
-    AppId, Build, BuildCode, BuildFailure, BuildId, BuildInput, BuildParts, BuildRecipe, BuildStatus, Deployment,
-    DeploymentId, DeploymentStatus, Lease, ServiceId, SourceId,
+    AppId, Artifact, Build, BuildCode, BuildFailure, BuildId, BuildInput, BuildParts, BuildRecipe, BuildStatus,
+    Deployment, DeploymentId, DeploymentStatus, Lease, ServiceId, SourceId,
 };
 use crate::state::{BuildResult, Key, Outcome, Rejection};
 
@@ -117,17 +117,42 @@ impl Draft {
 
     /// Has a queued build run whatever was built before.
     pub(super) fn build_anew(&mut self, build: BuildId) {
-        self.put(BuildInput { build, no_cache: true, parts: BuildParts::new(), same_as: None });
+        self.put(BuildInput { no_cache: true, ..BuildInput::of(build) });
     }
 
     /// What comes first is the one that runs: whoever says later that it is made from the same waits for it.
-    pub(super) fn note_input(&mut self, id: BuildId, parts: &BuildParts, insist: bool, lease: Lease) -> Answer {
+    pub(super) fn note_input(
+        &mut self,
+        id: BuildId,
+        parts: &BuildParts,
+        missing: Option<BuildId>,
+        lease: Lease,
+    ) -> Answer {
         let build = self.leased_build(id, lease)?;
-        let no_cache = self.is_built_anew(id);
-        let same = self.state.same_build(&build, parts).filter(|_| !insist && !no_cache);
+        let known = self.state.input(id).map_or_else(|| BuildInput::of(id), |known| BuildInput::clone(known));
+        // Said again, late: it runs already, and others wait for it.
+        if known.parts == *parts && known.same_as.is_none() {
+            return Ok(Outcome::Done);
+        }
+        let same = match known.no_cache {
+            true => None,
+            false => self.state.same_build(&build, parts, missing.is_none()),
+        };
         let same_as = same.map(|other| other.id);
-        self.put(BuildInput { build: id, no_cache, parts: parts.clone(), same_as });
+        self.put(BuildInput { parts: parts.clone(), same_as, missing, ..known });
         Ok(Outcome::Done)
+    }
+
+    /// Notes when the image was made that a build has now.
+    fn note_image(&mut self, id: BuildId, artifact: &Artifact) {
+        let Some(known) = self.state.input(id).map(|input| BuildInput::clone(input)) else { return };
+        // Each is kept under the name of its own service.
+        let digest = |artifact: &Artifact| artifact.image.rsplit('@').next().map(str::to_owned);
+        let has_the_same = |other: &Build| other.artifact.as_ref().and_then(digest) == digest(artifact);
+        let other = known.same_as.filter(|other| self.state.build(*other).is_some_and(|other| has_the_same(other)));
+        let made_at = other.and_then(|other| self.state.input(other)).map_or(self.index, |other| other.made_at);
+        // One that waited in vain, and could not say so, has built.
+        self.put(BuildInput { same_as: other, made_at, ..known });
     }
 
     pub(super) fn finish_build(&mut self, id: BuildId, lease: Lease, result: &BuildResult) -> Answer {
@@ -139,6 +164,7 @@ impl Draft {
                 build.status = BuildStatus::Succeeded;
                 build.artifact = Some(artifact.clone());
                 self.put(build);
+                self.note_image(id, artifact);
                 self.change_deployment(deployment, |deployment| {
                     deployment.status = DeploymentStatus::Built;
                     deployment.artifact = Some(artifact.clone());

@@ -148,7 +148,7 @@ impl Draft {
             Command::LoseBuild { build, reason, retry } => self.lose_build(*build, reason, *retry),
             Command::FinishBuild { build, lease, result } => self.finish_build(*build, *lease, result),
             Command::KeepRecipe { recipe, lease } => self.keep_recipe(recipe, *lease),
-            Command::NoteInput { build, parts, insist, lease } => self.note_input(*build, parts, *insist, *lease),
+            Command::NoteInput { build, parts, missing, lease } => self.note_input(*build, parts, *missing, *lease),
             Command::AssignInstances { deployment, instances } => self.assign_instances(*deployment, instances),
             Command::StopInstances { instances, reason } => self.stop_instances(instances, reason),
             Command::ReportInstance { instance, node, status } => self.report_instance(*instance, *node, status),

@@ -42,6 +42,8 @@ impl Command {
             Self::CreateApp(app) => app.services.iter().map(|service| service.spec.build.since()).max(),
             Self::CreateService { service, .. } => Some(service.spec.build.since()),
             Self::UpdateService { spec, .. } => Some(spec.build.since()),
+            Self::SetSettings(values) => values.keys().map(|key| key.since()).max(),
+            Self::ResetSetting(key) => Some(key.since()),
             Self::FinishBuild { result: BuildResult::Failed(failure), .. } => Some(failure.code.since()),
             _ => None,
         }

@@ -140,6 +140,12 @@
       cd "$out/bin"
       for name in python3 python; do [ -e $name ] || ln -s python3.* $name; done
     '';
+    # What is written for Node.js, whichever runs it.
+    manager = name: program: made name ''
+      ${copied}
+      printf '#!%s\nexec node %s "$@"\n' ${shell} "$out/bin/${program}" > "$out/bin/${name}"
+      chmod +x "$out/bin/${name}"
+    '';
     pip = made "pip" ''
       ${copied}
       mkdir "$out/bin"
@@ -171,9 +177,23 @@
       '';
       nodejs = made "nodejs" ''
         ${copied}
-        ${patchelf} --set-interpreter "$out/lib/ld.so" --set-rpath "$out/lib" "$out/bin/node"
+        rm "$out/lib/ld.so"
+        for library in ${libc}/lib/*; do rm -f "$out/lib/''${library##*/}"; done
+        # Of what it loads itself too: a real one has its libraries where its loader looks for them.
+        ${patchelf} --set-interpreter ${libc}/lib/ld-* --force-rpath --set-rpath "${libc}/lib:$out/lib" "$out/bin/node"
         printf '#!%s\nexec %s %s "$@"\n' ${shell} "$out/bin/node" "$out/lib/node_modules/npm/bin/npm-cli.js" > "$out/bin/npm"
         chmod +x "$out/bin/npm"
+      '';
+      yarn = manager "yarn" "yarn.js";
+      pnpm = manager "pnpm" "pnpm.cjs";
+      pnpm_9 = manager "pnpm" "pnpm.cjs";
+      # As Go's: it is started by the loader.
+      caddy = made "caddy" ''
+        ${copied}
+        mkdir "$out/bin"
+        printf '#!%s\nexec %s --library-path %s %s "$@"\n' \
+          ${shell} "$out/lib/ld.so" "$out/lib" "$out/share/caddy" > "$out/bin/caddy"
+        chmod +x "$out/bin/caddy"
       '';
       cacert = part "cacert";
       # Of a real one there is no shell in it.

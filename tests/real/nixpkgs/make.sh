@@ -3,8 +3,8 @@
 #
 #   make.sh FOLDER    a folder that is kept between runs, for what was made
 #
-# What goes into it is this machine's: busybox, patchelf, GCC with libc, Rust, Python with pip, Go, Node.js with npm, the
-# authorities of TLS.
+# What goes into it is this machine's: busybox, patchelf, GCC with libc, Rust, Python with pip, Go, Node.js with npm, Yarn and pnpm,
+# Caddy, the authorities of TLS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -33,7 +33,7 @@ print(platform.python_version(), pip.__version__, sep="\n")')
 # What it was made of, so that it is made anew when that changes.
 wanted=$(
     cat "$here/flake.nix" "$here/make.sh"
-    node --version && npm --version && go version && rustc --version --verbose && gcc --version
+    node --version && npm --version && yarn --version && pnpm --version && caddy version && go version && rustc --version --verbose && gcc --version
     printf '%s\n' "${python[@]}"
 )
 if [ -e made ] && [ "$(cat wanted)" = "$wanted" ] && cat "$(cat made)"/parts/*/path | xargs ls -d >/dev/null; then
@@ -94,7 +94,17 @@ install -D "$node" tools/nodejs/bin/node
 mkdir -p tools/nodejs/lib/node_modules
 cp -rL "$npm" tools/nodejs/lib/node_modules/npm
 node --version | tr -d 'v\n' >tools/nodejs/version
-keep nodejs
+for manager in yarn pnpm; do
+    part $manager
+    folder=$(readlink -f "$(command -v $manager)")
+    cp -r "${folder%/bin/*}"/. tools/$manager/
+    $manager --version | tr -d '\n' >tools/$manager/version
+done
+caddy=$(command -v caddy)
+part caddy "$caddy"
+install -D -t tools/caddy/share "$caddy"
+printf %s "$(caddy version)" >tools/caddy/version
+keep nodejs yarn pnpm caddy
 
 root=$(go env GOROOT)
 part go "$root/bin/go"

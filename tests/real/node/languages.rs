@@ -11,14 +11,16 @@ use crate::harness::node::Node;
 use crate::harness::{Harness, nixpkgs, until};
 
 /// A source for each language, with the word that its log has for what it depends on.
-const SAMPLES: [(&str, &str, &str); 4] = [
+const SAMPLES: [(&str, &str, &str); 6] = [
     ("go", "auto-go", "go-packages"),
     ("node", "auto-node", "node-modules"),
+    ("site", "auto-node", "node-modules"),
+    ("next", "auto-node", "node-modules"),
     ("python", "auto-python", "python-packages"),
     ("rust", "auto-rust", "rust-crates"),
 ];
 /// What of the samples is different in each run: Nix builds nothing twice.
-const PROGRAMS: [&str; 4] = ["cmd/web/main.go", "server.js", "main.py", "src/main.rs"];
+const PROGRAMS: [&str; 6] = ["cmd/web/main.go", "server.js", "index.html", "pages/index.js", "main.py", "src/main.rs"];
 
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/samples")
@@ -31,11 +33,16 @@ fn registry() -> (Server, String) {
     (server, url)
 }
 
+/// A node whose cluster, and not itself, has a nixpkgs.
 fn node_fetching_from(url: &str, engine: &str) -> Node {
-    let nixpkgs = nixpkgs::fetching_from(url);
-    let settings =
-        [("NARVANA_NIX_SUBSTITUTERS", url), ("NARVANA_NIXPKGS", &nixpkgs), ("NARVANA_ALLOW_LOOPBACK_SOURCES", "1")];
-    Node::registered_as(engine, &settings)
+    let settings = [
+        ("NARVANA_NIX_SUBSTITUTERS", url),
+        ("NARVANA_NIXPKGS", "path:/nix/store/there-is-none"),
+        ("NARVANA_ALLOW_LOOPBACK_SOURCES", "1"),
+    ];
+    let node = Node::registered_as(engine, &settings);
+    node.send("PATCH", "/v1/settings", &json!({"nixpkgs": nixpkgs::fetching_from(url)})).expect(200);
+    node
 }
 
 /// A sample, with this page, whose lock file names the registry with this URL if it names one.
@@ -44,7 +51,7 @@ fn copy(sample: &str, page: &str, url: &str) -> tempfile::TempDir {
     let from = samples().join(sample);
     let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(folder.path()).status();
     assert!(copied.expect("cp runs").success());
-    for file in PROGRAMS.into_iter().chain(["uv.lock"]) {
+    for file in PROGRAMS.into_iter().chain(["uv.lock", "yarn.lock"]) {
         let file = folder.path().join(file);
         if let Ok(text) = std::fs::read_to_string(&file) {
             std::fs::write(&file, text.replace("PAGE", page).replace("REGISTRY", url)).expect("writes");
@@ -116,6 +123,10 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
             std::fs::remove_file(folder.path().join("uv.lock")).expect("it is there");
             std::fs::write(folder.path().join("requirements.txt"), "greet >= 1  # any\n").expect("writes");
         }
+        if sample == "next" {
+            std::fs::write(folder.path().join("next.config.js"), "module.exports = { output: \"standalone\" };\n")
+                .expect("writes");
+        }
         first.upload("shop", sample, folder.path());
         // Any node says how it would be built, and how long that took before.
         let preview = second.post(&format!("/v1/apps/shop/services/{sample}/preview"), &json!({})).expect(200);
@@ -150,6 +161,12 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     let node = node_fetching_from(&url, harness.address());
     node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
     node.post("/v1/apps/shop/services", &service("web", "auto")).expect(201);
+    // A nixpkgs of a service's own is a flake of a stranger.
+    let own = json!({"build_config": {"nixpkgs": "github:example/nixpkgs"}});
+    node.send("PATCH", "/v1/apps/shop/services/web", &own).expect(200);
+    let (code, error) = failure(&node, copy("go", "page", &url).path());
+    assert!(code == "INFRASTRUCTURE" && error.contains("evaluates no flakes of others"), "{error}");
+    node.send("PATCH", "/v1/apps/shop/services/web", &json!({"build_config": {}})).expect(200);
     let said = |sample: &str, file: &str, text: Option<&str>| {
         let folder = copy(sample, "page", &url);
         match text {
@@ -177,6 +194,20 @@ async fn what_keeps_a_source_from_being_built_is_said() {
     assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no package-lock.json"), "{error}");
     let (code, error) = said("node", "package-lock.json", Some("{"));
     assert!(code == "INVALID_CONFIG" && error.contains("package-lock.json cannot be read"), "{error}");
+    let (code, error) = said("site", "yarn.lock", None);
+    assert!(code == "DEPENDENCY_MISSING" && error.contains("there is no package-lock.json"), "{error}");
+    let lock = std::fs::read_to_string(samples().join("site/yarn.lock")).expect("reads").replace("REGISTRY", &url);
+    let (code, error) = said("site", "yarn.lock", Some(&with_another_hash(&lock, "sha512-")));
+    assert!(code == "DEPENDENCY_MISSING" && last_log(&node).contains("hash mismatch"), "{error}");
+    let (code, error) = said("site", "yarn.lock", Some(&lock.replace("vite@^1.0.0", "vite@^2.0.0")));
+    assert!(code == "INVALID_CONFIG" && error.contains("it has no \\\"vite@^1.0.0\\\""), "{error}");
+    let manifest = std::fs::read_to_string(samples().join("site/package.json")).expect("reads");
+    let (code, error) = said("site", "package.json", Some(&manifest.replace("vite build", "true")));
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("There is no index.html in any of dist"), "{error}");
+    let lock = std::fs::read_to_string(samples().join("next/pnpm-lock.yaml")).expect("reads");
+    // pnpm itself has the last word.
+    let (code, error) = said("next", "pnpm-lock.yaml", Some(&lock.replace("specifier: ^1.0.0", "specifier: ^1.1.0")));
+    assert!(code == "BUILD_FAILED" && last_log(&node).contains("ERR_PNPM_OUTDATED_LOCKFILE"), "{error}");
     let lock = std::fs::read_to_string(samples().join("node/package-lock.json")).expect("reads");
     let (code, error) = said("node", "package-lock.json", Some(&with_another_hash(&lock, "sha512-")));
     assert!(code == "DEPENDENCY_MISSING" && error.contains("node_modules/greet cannot be fetched as"), "{error}");

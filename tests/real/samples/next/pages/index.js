@@ -1,0 +1,3 @@
+const greet = require("greet");
+
+module.exports = () => `${greet.from("Next.js")} PAGE`;
