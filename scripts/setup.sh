@@ -182,8 +182,10 @@ if $tests; then wanted+=("${TEST_TOOLS[@]}"); fi
 if $base_image; then wanted+=("${BASE_IMAGE_TOOLS[@]}"); fi
 mapfile -t packages < <(missing_packages "${wanted[@]}")
 install_packages "${packages[@]}"
-if $tests; then settle_node; fi
 settle_engine
 if [ -z "${NARVANA_BIN:-}" ] || $tests; then settle_rust; fi
-if $tests; then settle_tests; fi
+if $tests; then
+    settle_tests
+    settle_node
+fi
 say "everything needed is here"

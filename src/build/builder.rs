@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Consensus, ProposeError};
-use crate::model::{Build, BuildCode, BuildId, BuildStatus};
+use crate::model::{Build, BuildCode, BuildId, BuildStatus, SettingKey};
 use crate::state::{Actor, BUILD_ATTEMPTS_MAX, BuildResult, Command, LogEntry, State};
 use crate::task::OnError;
 use crate::{clock, random};
@@ -84,12 +84,17 @@ impl Builder {
             cancel.cancel();
         }
         let quit = self.parts.supervisor.stopping();
+        // As the service says, or the cluster, or this node.
+        let of_cluster = Some(state.setting(SettingKey::Nixpkgs)).filter(|reference| !reference.is_empty());
+        let nixpkgs = deployment.spec.build.config.text("nixpkgs").or(of_cluster);
+        let nixpkgs = nixpkgs.unwrap_or(&self.options.nix.nixpkgs).to_owned();
         let job = Job {
             options: Arc::clone(&self.options),
             parts: self.parts.clone(),
             build: Arc::clone(build),
             deployment,
             source,
+            nixpkgs,
             cancel: cancel.clone(),
         };
         let consensus = self.parts.consensus.clone();

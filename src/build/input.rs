@@ -54,6 +54,7 @@ impl Job {
             let artifact = self.artifact_of(other).await;
             waits.send_replace(false);
             let Some(artifact) = artifact else { continue };
+            let state = self.parts.consensus.latest().state;
             let image: BuiltImage = artifact.image.parse().ok()?;
             if self.parts.holdings.is_somewhere(image.manifest, &state).await {
                 say(format!("Build {other} of {service} made the same: its image is taken.")).await;
@@ -87,7 +88,7 @@ impl Job {
             How::Flake => blocking(move || whole(&tree::folder_inside(&files, &root)?)).await,
             How::Generated(recipe) => {
                 say("root_directory", &root);
-                say("nixpkgs", &self.nixpkgs());
+                say("nixpkgs", &self.nixpkgs);
                 maker.push_str(&recipe.fingerprint());
                 blocking(move || whole(&files)).await
             }

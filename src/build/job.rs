@@ -32,6 +32,8 @@ pub(super) struct Job {
     pub(super) build: Arc<Build>,
     pub(super) deployment: Arc<Deployment>,
     pub(super) source: Option<Arc<UploadedSource>>,
+    /// What the tools of a generated flake are taken from, whatever is set meanwhile.
+    pub(super) nixpkgs: String,
     /// Cancelled when the user wants it to end.
     pub(super) cancel: CancellationToken,
 }

@@ -104,7 +104,8 @@ impl Unpacking<'_> {
         }
         // As of a checkout: what git keeps for itself is no part of a source.
         if raw_path.split(|byte| *byte == b'/').any(|name| name == b".git") {
-            return Ok(());
+            // Read now: what is left unread counts for the header after it.
+            return io::copy(entry, &mut io::sink()).map(|_| ()).map_err(|error| self.meter.explain(error));
         }
         match kind {
             // Old archives mark a folder by the slash at the end of its name.

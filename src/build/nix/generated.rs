@@ -23,7 +23,7 @@ use crate::build::tree;
 use crate::decide::detect::Detection;
 use crate::decide::flake_lock::LOCK_BYTES_MAX;
 use crate::decide::generate::{Dependency, Generated, Hash, Lookup, Recipe, SOURCE, TOOLCHAIN, Toolchain, Unplanned};
-use crate::model::{BuildCode, SettingKey};
+use crate::model::BuildCode;
 use crate::task::blocking;
 
 const PLAN: &str = "plan.json";
@@ -64,7 +64,7 @@ impl Job {
         files: &Path,
         lines: &mpsc::Sender<String>,
     ) -> Result<Made, Failure> {
-        if self.own_nixpkgs().is_some() && !self.options.nix.trust_flakes {
+        if self.deployment.spec.build.config.text("nixpkgs").is_some() && !self.options.nix.trust_flakes {
             let message = "the service names a nixpkgs of its own (build_config.nixpkgs), and this node evaluates no flakes of others";
             let next_step = "leave it out, have the operator name it for the cluster (the setting nixpkgs), or start a node with --trust-flakes";
             return Err(Failure::new(BuildCode::Infrastructure, message, next_step));
@@ -73,18 +73,6 @@ impl Job {
         let folder = blocking(move || around(&files)).await.map_err(|error| disk(&error))?;
         let flake = folder.clone();
         self.with_nix(&folder, lines, async move |nix| self.in_nix(recipe, found, &flake, nix).await).await
-    }
-
-    /// That of the service.
-    fn own_nixpkgs(&self) -> Option<&str> {
-        self.deployment.spec.build.config.text("nixpkgs")
-    }
-
-    /// What its tools are taken from: as the service says, or the cluster, or this node.
-    pub(in crate::build) fn nixpkgs(&self) -> String {
-        let state = self.parts.consensus.latest().state;
-        let of_cluster = Some(state.setting(SettingKey::Nixpkgs)).filter(|reference| !reference.is_empty());
-        self.own_nixpkgs().or(of_cluster).unwrap_or(&self.options.nix.nixpkgs).to_owned()
     }
 
     async fn in_nix(
@@ -99,7 +87,7 @@ impl Job {
         for note in &recipe.notes {
             say(format!("Warning: {note}.")).await;
         }
-        let nixpkgs = &self.nixpkgs();
+        let nixpkgs = &self.nixpkgs;
         let lock = self.lock_of(nix, nixpkgs).await?;
         let toolchain = self.toolchain(&recipe, folder, nix, &lock).await?;
         say(format!("Toolchain: {} {}, of {nixpkgs}.", recipe.language(), toolchain.version)).await;
@@ -133,7 +121,7 @@ impl Job {
         nix: &Nix<'_>,
         lock: &[u8],
     ) -> Result<Toolchain, Failure> {
-        let nixpkgs = &self.nixpkgs();
+        let nixpkgs = &self.nixpkgs;
         let (kept, files) = (self.kept(), recipe.first_files(nixpkgs));
         let key = format!("{}.tools", digest([lock, files.flake.as_bytes(), recipe.toolchains().as_bytes()].concat()));
         let known = kept.get(&key, ABOUT_BYTES_MAX).await.and_then(|text| String::from_utf8(text).ok());
@@ -211,7 +199,7 @@ impl Job {
         {
             return Ok(Some(Learned { key, text }));
         }
-        write(folder, recipe.first_files(&self.nixpkgs()), lock.to_owned()).await?;
+        write(folder, recipe.first_files(&self.nixpkgs), lock.to_owned()).await?;
         // The log is best effort, and its reader outlives this work.
         let _ = nix
             .lines

@@ -336,3 +336,23 @@ fn arbitrary_bytes_never_panic() {
         let _ = take(&noise, &Limits::default());
     });
 }
+
+/// `tar c .` in a checkout has it all, and some of it is large.
+#[test]
+fn what_git_keeps_for_itself_is_left_out() {
+    let pack = "x".repeat(200_000);
+    let entries = [
+        raw("./", b'5'),
+        raw("./.git/", b'5'),
+        file("./.git/HEAD", "ref: refs/heads/main"),
+        file("./.git/objects/pack/a.pack", &pack),
+        file("./sub/.git", "gitdir: ../.git/modules/sub"),
+        file("./.gitignore", "target"),
+        file("./main.go", "package main"),
+    ];
+    let (dir, result) = take(&tar_of(&entries), &Limits::default());
+    result.expect("taken");
+    let into = dir.path().join("into");
+    assert!(into.join("main.go").exists() && into.join(".gitignore").exists());
+    assert!(!into.join(".git").exists() && !into.join("sub/.git").exists());
+}

@@ -25,7 +25,7 @@ const BUNDLERS: [&str; 14] = [
     "webpack",
 ];
 /// First words of scripts that serve such a source to those who write it. Nobody else should see these.
-const FOR_AUTHORS: [&str; 16] = [
+const FOR_AUTHORS: [&str; 14] = [
     "vite",
     "react-scripts",
     "react-app-rewired",
@@ -40,9 +40,9 @@ const FOR_AUTHORS: [&str; 16] = [
     "parcel",
     "webpack",
     "webpack-dev-server",
-    "serve",
-    "http-server",
 ];
+/// First words of scripts that serve files, which are better served here where they are made here.
+const OF_FILES: [&str; 2] = ["serve", "http-server"];
 /// Folders that bundlers leave what they made in, the likeliest first.
 const OUTPUTS: [&str; 8] =
     ["dist", "build", "out", "www", ".output/public", ".vitepress/dist", "dist/*/browser", "dist/*"];
@@ -110,7 +110,7 @@ pub(super) fn served(
             "React by what makes files of it here: known are Vite, react-scripts, Parcel, Rsbuild and webpack",
         ));
     }
-    if let Some(script) = script.filter(|script| is_for_authors(script)) {
+    if let Some(script) = script.filter(|script| begins_with(script, &FOR_AUTHORS)) {
         return Err(Unplanned::new(
             format!("the script \"start\" ({}) serves the source to those who write it", quoted(script)),
             "say what runs instead with build_config.start_command, or where the built site is with build_config.output_directory",
@@ -133,22 +133,22 @@ fn is_site(files: &Files<'_>, asked: &Asked<'_>, manifest: &Manifest, start: Opt
     let is_server = matches!(asked.detection.framework, Framework::Express | Framework::Fastify);
     let is_bundled = BUNDLERS.iter().any(|name| manifest.needs.has(name));
     let serves = match start {
-        Some(script) => !is_for_authors(script),
+        Some(script) => !begins_with(script, &FOR_AUTHORS) && !begins_with(script, &OF_FILES),
         None => has_program(files, manifest),
     };
     is_bundled && !is_server && !serves
 }
 
-/// Whether a script serves a source to those who write it, whatever it sets before.
-fn is_for_authors(script: &str) -> bool {
+/// Whether the last thing that a script does begins with one of these words, whatever it sets before.
+fn begins_with(script: &str, words: &[&str]) -> bool {
     let last = script.split("&&").last().unwrap_or_default();
     let is_before =
         |word: &&str| word.contains('=') || word.starts_with('-') || ["cross-env", "npx", "env"].contains(word);
-    last.split_whitespace().find(|word| !is_before(word)).is_some_and(|word| FOR_AUTHORS.contains(&word))
+    last.split_whitespace().find(|word| !is_before(word)).is_some_and(|word| words.contains(&word))
 }
 
 /// Whether there is a program that Node.js runs, although no script says so.
 fn has_program(files: &Files<'_>, manifest: &Manifest) -> bool {
     let main = manifest.main.as_str().map(|main| main.trim_start_matches("./"));
-    main.into_iter().chain(["server.js", "index.js", "app.js"]).any(|it| files.has(it))
+    main.into_iter().chain(["server.js", "index.js", "app.js", "src/server.js"]).any(|it| files.has(it))
 }

@@ -184,6 +184,8 @@ fn what_runs_in_browsers_only_is_a_site() {
     assert!(
         why(own, json!({"@angular/cli": "18", "express": "4"})).contains("serves the source to those who write it")
     );
+    let own = json!({"start": "serve -l $PORT public"});
+    assert_eq!(served(own, json!({"serve": "14"}), &[], &none), is("program", "serve -l $PORT public"));
     let own = json!({"build": "vite build", "start": "npm run build && serve -s dist"});
     assert_eq!(served(own, vite(), &[], &none), is("site", ""));
 }
