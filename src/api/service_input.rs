@@ -121,10 +121,78 @@ pub(super) struct BuildConfigBody {
     /// Build tags of Go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) build_tags: Option<Vec<String>>,
+    /// Whether a program of Go is built with C; as its source needs it when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cgo_enabled: Option<bool>,
+    /// What the linker of Go is told besides `-s -w`, such as `-X main.version=1.2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ldflags: Option<String>,
+    /// Folder of the module of a workspace of Go that `entry_point` is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workspace_module: Option<String>,
+    /// Lines of shell that run before a build by Nix, in the folder that is built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pre_build_commands: Option<Vec<String>>,
+    /// The same, after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) post_build_commands: Option<Vec<String>>,
+    /// Packages of nixpkgs whose programs are there while it is built, and where Node.js or Python run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) extra_nix_packages: Option<Vec<String>>,
+    /// How Django is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) django_options: Option<DjangoBody>,
+    /// How FastAPI is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fastapi_options: Option<FastapiBody>,
+    /// What Next.js makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nextjs_options: Option<NextjsBody>,
+}
+
+/// How Django is run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = DjangoOptions)]
+pub(super) struct DjangoBody {
+    /// Module of its settings (`DJANGO_SETTINGS_MODULE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings_module: Option<String>,
+    /// Whether `manage.py collectstatic` runs when it is built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collect_static: Option<bool>,
+    /// Whether `manage.py migrate` runs before it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    migrations: Option<bool>,
+}
+
+/// How FastAPI is run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = FastapiOptions)]
+pub(super) struct FastapiBody {
+    /// The application: `module:name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_module: Option<String>,
+    /// Processes that serve it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<u8>,
+}
+
+/// What Next.js makes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = NextjsOptions)]
+pub(super) struct NextjsBody {
+    /// `standalone`, `export` or `default`: what its configuration has to make it, else the build fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_mode: Option<String>,
 }
 
 impl From<BuildConfigBody> for BuildConfig {
     fn from(body: BuildConfigBody) -> Self {
+        let word = |is: bool| is.to_string();
+        let (django, fastapi) = (body.django_options.unwrap_or_default(), body.fastapi_options.unwrap_or_default());
         let texts = [
             ("entry_point", body.entry_point),
             ("build_command", body.build_command),
@@ -135,15 +203,31 @@ impl From<BuildConfigBody> for BuildConfig {
             ("package_manager", body.package_manager),
             ("output_directory", body.output_directory),
             ("nixpkgs", body.nixpkgs),
+            ("ldflags", body.ldflags),
+            ("workspace_module", body.workspace_module),
+            ("cgo_enabled", body.cgo_enabled.map(word)),
+            ("django_options.settings_module", django.settings_module),
+            ("django_options.collect_static", django.collect_static.map(word)),
+            ("django_options.migrations", django.migrations.map(word)),
+            ("fastapi_options.app_module", fastapi.app_module),
+            ("fastapi_options.workers", fastapi.workers.map(|workers| workers.to_string())),
+            ("nextjs_options.output_mode", body.nextjs_options.unwrap_or_default().output_mode),
+        ];
+        let lists = [
+            ("build_tags", body.build_tags),
+            ("pre_build_commands", body.pre_build_commands),
+            ("post_build_commands", body.post_build_commands),
+            ("extra_nix_packages", body.extra_nix_packages),
         ];
         let texts = texts.into_iter().filter_map(|(field, text)| Some((field, Detail::Text(text?))));
-        let tags = body.build_tags.filter(|tags| !tags.is_empty()).map(|tags| ("build_tags", Detail::List(tags)));
+        let lists = lists.into_iter().filter_map(|(field, words)| Some((field, words?)));
+        let lists = lists.filter(|(_, words)| !words.is_empty()).map(|(field, words)| (field, Detail::List(words)));
         Self {
             build_timeout_seconds: body.build_timeout,
             root_directory: body.root_directory,
             dockerfile: body.dockerfile,
             environment_vars: body.environment_vars,
-            details: texts.chain(tags).map(|(field, detail)| (field.to_owned(), detail)).collect(),
+            details: texts.chain(lists).map(|(field, detail)| (field.to_owned(), detail)).collect(),
         }
     }
 }
@@ -151,6 +235,12 @@ impl From<BuildConfigBody> for BuildConfig {
 impl From<&BuildConfig> for BuildConfigBody {
     fn from(config: &BuildConfig) -> Self {
         let text = |field: &str| config.text(field).map(str::to_owned);
+        let is = |field: &str| config.text(field).map(|text| text == "true");
+        let list = |field: &str| config.details.contains_key(field).then(|| config.list(field).to_vec());
+        let has = |group: &str| {
+            let of_group = |name: &String| name.strip_prefix(group).is_some_and(|rest| rest.starts_with('.'));
+            config.details.keys().any(of_group)
+        };
         Self {
             build_timeout: config.build_timeout_seconds,
             root_directory: config.root_directory.clone(),
@@ -165,7 +255,24 @@ impl From<&BuildConfig> for BuildConfigBody {
             package_manager: text("package_manager"),
             output_directory: text("output_directory"),
             nixpkgs: text("nixpkgs"),
-            build_tags: config.details.contains_key("build_tags").then(|| config.list("build_tags").to_vec()),
+            build_tags: list("build_tags"),
+            cgo_enabled: is("cgo_enabled"),
+            ldflags: text("ldflags"),
+            workspace_module: text("workspace_module"),
+            pre_build_commands: list("pre_build_commands"),
+            post_build_commands: list("post_build_commands"),
+            extra_nix_packages: list("extra_nix_packages"),
+            django_options: has("django_options").then(|| DjangoBody {
+                settings_module: text("django_options.settings_module"),
+                collect_static: is("django_options.collect_static"),
+                migrations: is("django_options.migrations"),
+            }),
+            fastapi_options: has("fastapi_options").then(|| FastapiBody {
+                app_module: text("fastapi_options.app_module"),
+                workers: config.text("fastapi_options.workers").and_then(|text| text.parse().ok()),
+            }),
+            nextjs_options: has("nextjs_options")
+                .then(|| NextjsBody { output_mode: text("nextjs_options.output_mode") }),
         }
     }
 }
@@ -528,21 +635,31 @@ fn health_check(body: HealthCheckBody, invalid: &mut Invalid) -> Option<HealthCh
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::model::DETAILS;
+    use crate::model::{DETAILS, DetailKind};
 
     #[test]
     fn every_detail_of_a_build_can_be_said_and_is_shown() {
         for field in DETAILS {
-            let value = if field.is_list { json!(["a"]) } else { json!("a") };
-            let said = Value::from_iter([(field.name, value.clone())]);
-            let body: BuildConfigBody = serde_json::from_value(said).unwrap_or_else(|error| panic!("{error}"));
+            let value = match field.kind {
+                DetailKind::Text => json!("a"),
+                DetailKind::List => json!(["a"]),
+                DetailKind::Flag => json!(true),
+                DetailKind::Count => json!(2),
+            };
+            let said = match field.name.split_once('.') {
+                Some((group, name)) => json!({group: {name: value}}),
+                None => json!({field.name: value}),
+            };
+            let body: BuildConfigBody =
+                serde_json::from_value(said.clone()).unwrap_or_else(|error| panic!("{}: {error}", field.name));
             let config = BuildConfig::from(body);
             assert!(config.details.contains_key(field.name), "{} is lost", field.name);
             let shown = serde_json::to_value(BuildConfigBody::from(&config)).expect("JSON");
-            assert_eq!(shown[field.name], value);
+            let top = field.name.split('.').next().expect("a name");
+            assert_eq!(shown[top], said[top]);
         }
     }
 }

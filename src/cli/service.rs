@@ -99,7 +99,8 @@ fn keep_rest(change: &mut Map<String, Value>, service: &Value) {
 
 /// What is said of the build over what is found in the source.
 fn details(config: &BuildConfig) -> String {
-    let tags = (!config.build_tags.is_empty()).then(|| config.build_tags.join(","));
+    let list = |words: &[String]| (!words.is_empty()).then(|| words.join(","));
+    let cgo = config.cgo_enabled.map(|is| is.to_string());
     let fields = [
         ("entry_point", &config.entry_point),
         ("build_command", &config.build_command),
@@ -110,10 +111,26 @@ fn details(config: &BuildConfig) -> String {
         ("package_manager", &config.package_manager),
         ("output_directory", &config.output_directory),
         ("nixpkgs", &config.nixpkgs),
-        ("build_tags", &tags),
+        ("build_tags", &list(&config.build_tags)),
+        ("cgo_enabled", &cgo),
+        ("ldflags", &config.ldflags),
+        ("workspace_module", &config.workspace_module),
+        ("pre_build_commands", &list(&config.pre_build_commands)),
+        ("post_build_commands", &list(&config.post_build_commands)),
+        ("extra_nix_packages", &list(&config.extra_nix_packages)),
     ];
     let said = fields.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
-    said.collect::<Vec<_>>().join(", ")
+    let groups = [
+        ("django_options", &config.django_options),
+        ("fastapi_options", &config.fastapi_options),
+        ("nextjs_options", &config.nextjs_options),
+    ];
+    let of_group = |(group, fields): (&str, &Value)| {
+        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let fields = fields.as_object().into_iter().flatten();
+        fields.map(|(name, value)| format!("{group}.{name}={}", shown(value))).collect::<Vec<_>>()
+    };
+    said.chain(groups.into_iter().flat_map(of_group)).collect::<Vec<_>>().join(", ")
 }
 
 /// Runs a command about services.

@@ -1,5 +1,6 @@
 //! What a service is to be: flags and a file, as the API names what they set, and the names of the flags for what it refuses.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::nodes::plain;
 use super::outcome::{Exit, failure};
 use super::value::{Pair, PortArg, VolumeArg, seconds};
 use crate::client::Error;
-use crate::model::DetailField;
+use crate::model::{DetailField, DetailKind};
 
 /// What a service is. A list that is given replaces the one that was.
 #[derive(Args, Debug, Default)]
@@ -37,7 +38,7 @@ pub(super) struct SpecArgs {
     /// Folder of the source to build
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<String>,
-    /// What to build over what is found in the source: entry_point, go_version, node_version, python_version, package_manager, output_directory, nixpkgs, build_tags (with commas),
+    /// What to build over what is found in the source: entry_point, go_version, node_version, python_version, package_manager, output_directory, nixpkgs, cgo_enabled, ldflags, workspace_module, django_options.…, fastapi_options.…, nextjs_options.…, and with commas build_tags, extra_nix_packages, pre_build_commands, post_build_commands,
     /// build_command or start_command, or nothing for what is found; for the strategies auto and auto-…; may be given more than once
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) build: Vec<Pair>,
@@ -190,13 +191,26 @@ impl SpecArgs {
         let detail = |pair: &Pair| match DetailField::named(&pair.key) {
             // Nothing is what is found.
             _ if pair.value.is_empty() && pair.key != "build_command" => Value::Null,
-            Some(field) if field.is_list => {
-                pair.value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()
-            }
-            _ => Value::from(pair.value.clone()),
+            Some(field) => match field.kind {
+                DetailKind::List => pair.value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect(),
+                // What is none is refused by name.
+                DetailKind::Flag | DetailKind::Count => {
+                    serde_json::from_str(&pair.value).unwrap_or_else(|_| Value::from(pair.value.clone()))
+                }
+                DetailKind::Text => Value::from(pair.value.clone()),
+            },
+            None => Value::from(pair.value.clone()),
         };
         // One that is not known is refused by name.
-        merge(&mut spec, "build_config", self.build.iter().map(|pair| (pair.key.as_str(), Some(detail(pair)))));
+        let (mut fields, mut groups) = (Vec::new(), BTreeMap::<&str, Map<String, Value>>::new());
+        for pair in &self.build {
+            match pair.key.split_once('.') {
+                Some((group, name)) => drop(groups.entry(group).or_default().insert(name.to_owned(), detail(pair))),
+                None => fields.push((pair.key.as_str(), Some(detail(pair)))),
+            }
+        }
+        let groups = groups.into_iter().map(|(group, fields)| (group, Some(Value::Object(fields))));
+        merge(&mut spec, "build_config", fields.into_iter().chain(groups));
         Ok(spec)
     }
 

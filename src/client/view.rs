@@ -233,6 +233,24 @@ view! {
         /// The nixpkgs that tools are taken from.
         nixpkgs: Option<String>,
         /// The same.
+        cgo_enabled: Option<bool>,
+        /// The same.
+        ldflags: Option<String>,
+        /// The same.
+        workspace_module: Option<String>,
+        /// The same.
+        pre_build_commands: Vec<String>,
+        /// The same.
+        post_build_commands: Vec<String>,
+        /// The same.
+        extra_nix_packages: Vec<String>,
+        /// The same.
+        django_options: Value,
+        /// The same.
+        fastapi_options: Value,
+        /// The same.
+        nextjs_options: Value,
+        /// The same.
         build_tags: Vec<String>,
     }
     /// A port of a service.

@@ -103,6 +103,12 @@ struct Plan {
     /// Names in nixpkgs, the first choice first.
     toolchains: Vec<String>,
     environment: EnvVars,
+    /// Lines of shell that run before it is built.
+    before: String,
+    /// The same, after it.
+    after: String,
+    /// Attributes of nixpkgs that are there while it is built.
+    extra: Vec<Vec<String>>,
     #[serde(flatten)]
     details: serde_json::Map<String, serde_json::Value>,
 }
@@ -363,12 +369,16 @@ impl Toolchain {
 }
 
 fn plan(asked: &Asked<'_>, toolchains: Vec<String>) -> Plan {
+    let extra = asked.config.list("extra_nix_packages");
     Plan {
         system: asked.system.to_owned(),
         name: store_name(asked.name),
         root: asked.root.to_owned(),
         toolchains,
         environment: asked.config.environment_vars.clone(),
+        before: asked.config.list("pre_build_commands").join("\n"),
+        after: asked.config.list("post_build_commands").join("\n"),
+        extra: extra.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect(),
         details: serde_json::Map::new(),
     }
 }

@@ -89,31 +89,59 @@ pub enum Detail {
 pub struct DetailField {
     /// Its name.
     pub name: &'static str,
-    /// Whether it is a list.
-    pub is_list: bool,
+    /// What it is in the API.
+    pub kind: DetailKind,
     /// The version of the cluster that it came with: a member that does not know it must not be asked to apply it.
     pub since: u32,
     /// By which strategies it is used.
     pub strategies: &'static [BuildStrategy],
 }
 
+/// What a field is in the API. It is stored as a text, or as several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetailKind {
+    /// A text.
+    Text,
+    /// Texts.
+    List,
+    /// Yes or no: `true` or `false`.
+    Flag,
+    /// A number from 1 to 255.
+    Count,
+}
+
 /// Every one of them. What comes new belongs to a new version of the cluster, and so does another rule for what is there.
-pub const DETAILS: [DetailField; 10] = {
+pub const DETAILS: [DetailField; 22] = {
     use BuildStrategy::{AutoGo, AutoNode, AutoPython, AutoRust};
-    const fn text(name: &'static str, strategies: &'static [BuildStrategy]) -> DetailField {
-        DetailField { name, is_list: false, since: 4, strategies }
+    use DetailKind::{Count, Flag, List, Text};
+    type By = &'static [BuildStrategy];
+    const fn field(name: &'static str, kind: DetailKind, since: u32, strategies: By) -> DetailField {
+        DetailField { name, kind, since, strategies }
     }
+    const GENERATED: By = &[AutoGo, AutoNode, AutoPython, AutoRust];
     [
-        text("build_command", &[AutoNode, AutoPython]),
-        DetailField { is_list: true, ..text("build_tags", &[AutoGo]) },
-        text("entry_point", &[AutoGo, AutoNode, AutoPython, AutoRust]),
-        text("go_version", &[AutoGo]),
-        text("node_version", &[AutoNode]),
-        DetailField { since: 6, ..text("nixpkgs", &[AutoGo, AutoNode, AutoPython, AutoRust]) },
-        DetailField { since: 6, ..text("output_directory", &[AutoNode]) },
-        DetailField { since: 6, ..text("package_manager", &[AutoNode]) },
-        DetailField { since: 5, ..text("python_version", &[AutoPython]) },
-        text("start_command", &[AutoNode, AutoPython]),
+        field("build_command", Text, 4, &[AutoNode, AutoPython]),
+        field("build_tags", List, 4, &[AutoGo]),
+        field("cgo_enabled", Flag, 6, &[AutoGo]),
+        field("django_options.collect_static", Flag, 6, &[AutoPython]),
+        field("django_options.migrations", Flag, 6, &[AutoPython]),
+        field("django_options.settings_module", Text, 6, &[AutoPython]),
+        field("entry_point", Text, 4, GENERATED),
+        field("extra_nix_packages", List, 6, GENERATED),
+        field("fastapi_options.app_module", Text, 6, &[AutoPython]),
+        field("fastapi_options.workers", Count, 6, &[AutoPython]),
+        field("go_version", Text, 4, &[AutoGo]),
+        field("ldflags", Text, 6, &[AutoGo]),
+        field("nextjs_options.output_mode", Text, 6, &[AutoNode]),
+        field("nixpkgs", Text, 6, GENERATED),
+        field("node_version", Text, 4, &[AutoNode]),
+        field("output_directory", Text, 6, &[AutoNode]),
+        field("package_manager", Text, 6, &[AutoNode]),
+        field("post_build_commands", List, 6, GENERATED),
+        field("pre_build_commands", List, 6, GENERATED),
+        field("python_version", Text, 5, &[AutoPython]),
+        field("start_command", Text, 4, &[AutoNode, AutoPython]),
+        field("workspace_module", Text, 6, &[AutoGo]),
     ]
 };
 
@@ -195,15 +223,49 @@ impl BuildConfig {
                 Detail::Text(text) => check_words(&field, std::slice::from_ref(text), invalid),
                 Detail::List(words) => check_words(&field, words, invalid),
             }
-            let is_list = matches!(detail, Detail::List(_));
-            if DetailField::named(name).is_none_or(|known| known.is_list != is_list) {
-                invalid.add(field, "is not known here");
+            match (DetailField::named(name).map(|known| known.kind), self.text(name)) {
+                (Some(DetailKind::List), None) | (Some(DetailKind::Text), Some(_)) => {}
+                (Some(DetailKind::Flag), Some("true" | "false")) => {}
+                (Some(DetailKind::Flag), Some(_)) => invalid.add(field, "must be true or false"),
+                (Some(DetailKind::Count), Some(text)) if matches!(text.parse::<u8>(), Ok(1..)) => {}
+                (Some(DetailKind::Count), Some(_)) => invalid.add(field, "must be a number from 1 to 255"),
+                _ => invalid.add(field, "is not known here"),
             }
         }
         for field in ["entry_point", "output_directory"] {
             if let Some(path) = self.text(field).filter(|path| *path != ".") {
                 invalid.check(format!("build_config.{field}"), check_path_in_source(path));
             }
+        }
+        for field in ["django_options.settings_module", "fastapi_options.app_module"] {
+            let is_name = |text: &str| {
+                let is_plain =
+                    |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+                text.split(['.', ':']).all(is_plain) && text.matches(':').count() < 2
+            };
+            if self.text(field).is_some_and(|text| !is_name(text)) {
+                invalid.add(format!("build_config.{field}"), "must be a module, such as app.settings or app.main:app");
+            }
+        }
+        if self
+            .text("nextjs_options.output_mode")
+            .is_some_and(|mode| !["standalone", "export", "default"].contains(&mode))
+        {
+            invalid.add("build_config.nextjs_options.output_mode", "must be standalone, export or default");
+        }
+        if let Some(path) = self.text("workspace_module").filter(|path| *path != ".") {
+            invalid.check("build_config.workspace_module", check_path_in_source(path));
+        }
+        let is_attribute = |name: &String| {
+            let is_plain = |part: &str| {
+                part.starts_with(|it: char| it.is_ascii_alphabetic() || it == '_')
+                    && part.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-+".contains(&it))
+            };
+            name.split('.').all(is_plain)
+        };
+        if !self.list("extra_nix_packages").iter().all(is_attribute) {
+            let why = "must be names of packages in nixpkgs, such as ffmpeg or python3Packages.numpy";
+            invalid.add("build_config.extra_nix_packages", why);
         }
         if let Some(reference) = self.text("nixpkgs") {
             invalid.check("build_config.nixpkgs", check_nixpkgs(reference));

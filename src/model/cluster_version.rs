@@ -35,8 +35,8 @@ pub const CLUSTER_VERSIONS: [ClusterVersion; 6] = [
     },
     ClusterVersion {
         number: 6,
-        brought: "what was built before is not built again (commands note_input and deploy_anew); the fields nixpkgs, \
-                  output_directory and package_manager of build_config; the setting nixpkgs",
+        brought: "what was built before is not built again (commands note_input and deploy_anew), more fields of build_config (those of \
+                  `DETAILS` that say so), and the setting nixpkgs",
     },
 ];
 

@@ -38,7 +38,8 @@ pub use admission::{Absence, Admission, COME_BACK, JoinToken, NodeRole, TokenEnd
 pub use app::App;
 pub use build::{Artifact, Build, BuildCode, BuildFailure, BuildInput, BuildParts, BuildRecipe, BuildStatus, Lease};
 pub use build_spec::{
-    BuildConfig, BuildSpec, BuildStrategy, BuildType, DETAILS, Detail, DetailField, Details, check_path_in_source,
+    BuildConfig, BuildSpec, BuildStrategy, BuildType, DETAILS, Detail, DetailField, DetailKind, Details,
+    check_path_in_source,
 };
 pub use built_image::{BuiltImage, NotBuiltHere, Repository};
 pub use cluster::{Cluster, Rotation, RotationStep};

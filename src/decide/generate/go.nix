@@ -9,6 +9,12 @@
     there = name: builtins.tryEval (let it = pkgs.${name} or null; in builtins.seq (it.drvPath or null) it);
     go = (builtins.head (builtins.filter (it: it.success && it.value != null) (map there plan.toolchains))).value;
     fetch = it: pkgs.fetchurl { inherit (it) name url hash; };
+    # Packages that the service wants besides, by their names in nixpkgs.
+    extra = map (path: builtins.foldl' (set: name: set.${name} or (throw "this nixpkgs has no ${builtins.concatStringsSep "." path}"))
+      pkgs path) plan.extra;
+    # What it wants to run before and after: lines of shell, each of which has to work.
+    hooks = { before = plan.before; after = plan.after; passAsFile = [ "before" "after" ]; };
+    hook = ''hook() { if [ -s "$1" ]; then sh -e "$1"; fi; }'';
     folder = if plan.root == "" then ./source else ./source + "/${plan.root}";
     copy = name: let path = folder + "/${name}"; in
       if builtins.pathExists path then builtins.toFile name (builtins.readFile path) else null;
@@ -26,10 +32,12 @@
         shift
       done
     '';
+    # With a C compiler where it needs one.
+    run = if plan.cgo then pkgs.runCommandCC else pkgs.runCommand;
     settings = plan.environment // {
-      inherit (plan) tags;
-      nativeBuildInputs = [ go ];
-      CGO_ENABLED = "0";
+      inherit (plan) tags ldflags;
+      nativeBuildInputs = [ go ] ++ extra;
+      CGO_ENABLED = if plan.cgo then "1" else "0";
       GOPROXY = "file://${modules}";
       # Whatever the environment of the build says: nothing else can be fetched.
       GONOPROXY = "none";
@@ -38,7 +46,7 @@
       GOWORK = plan.workspace;
     };
     # What the program imports, compiled. It is made again when that changes, and not when the program does.
-    compiled = pkgs.runCommand "go-packages" (settings // {
+    compiled = run "go-packages" (settings // {
       inherit (plan) imports;
       manifest = copy "go.mod";
       sums = copy "go.sum";
@@ -57,20 +65,23 @@
     '';
   in {
     packages.${plan.system} = {
-      default = pkgs.runCommand plan.name (settings // {
+      default = run plan.name (settings // hooks // {
         inherit compiled;
-        inherit (plan) root package;
+        inherit (plan) root package module;
         inherit (pkgs) cacert;
         src = builtins.path { path = ./source; name = "source"; };
         disallowedReferences = [ go ];
       }) ''
+        ${hook}
         export HOME="$TMPDIR" GOPATH="$TMPDIR/go" GOCACHE="$TMPDIR/cache"
         cp -r "$src" "$TMPDIR/source"
         cp -r "$compiled" "$TMPDIR/cache"
         chmod -R u+w "$TMPDIR/source" "$TMPDIR/cache"
         cd "$TMPDIR/source/$root"
         mkdir -p "$out/bin" "$out/etc"
-        go build -trimpath -tags "$tags" -ldflags "-s -w" -o "$out/bin/" "./$package"
+        hook "$beforePath"
+        (cd "$module" && go build -trimpath -tags "$tags" -ldflags "-s -w $ldflags" -o "$out/bin/" "./$package")
+        hook "$afterPath"
         ln -s "$cacert/etc/ssl" "$out/etc/ssl"
       '';
       # What is asked before anything is fetched.

@@ -8,7 +8,7 @@ use super::names::{beginning, store_name};
 use super::{Asked, At, Dependency, Hash, Recipe, Unplanned, Wanted, plan};
 use crate::decide::detect::files::{Files, is_foreign, join};
 use crate::decide::detect::go::{HEAD_BYTES, MANIFEST, Manifest, SOURCES_MAX, WORKSPACE, inside, is_source};
-use crate::model::{BuildCode, quoted};
+use crate::model::quoted;
 
 /// What says that the modules lie in the source.
 const VENDORED: &str = "vendor/modules.txt";
@@ -17,13 +17,8 @@ const WORKSPACE_SUMS: &str = "go.work.sum";
 
 pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unplanned> {
     let detection = asked.detection;
-    if detection.suggested.get("cgo_enabled") == Some(&json!(true)) {
-        return Err(Unplanned::of(
-            BuildCode::UnsupportedLanguage,
-            "it needs cgo, which a generated flake does not do yet",
-            "add a Dockerfile or a flake.nix, or do without cgo",
-        ));
-    }
+    let needs_c = detection.suggested.get("cgo_enabled") == Some(&json!(true));
+    let with_c = asked.config.text("cgo_enabled").map_or(needs_c, |said| said == "true");
     let Some(package) = asked.text("entry_point") else {
         return Err(Unplanned::new(
             "no package main was found in the root, cmd/*, apps/* and services/*",
@@ -40,6 +35,9 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         ("package", json!(package)),
         ("imports", json!(imports(files)?)),
         ("tags", json!(asked.config.list("build_tags").join(","))),
+        ("ldflags", json!(asked.config.text("ldflags").unwrap_or_default())),
+        ("cgo", json!(with_c)),
+        ("module", json!(asked.config.text("workspace_module").unwrap_or("."))),
         ("workspace", json!(workspace)),
     ];
     plan.details.extend(details.map(|(name, value)| (name.to_owned(), value)));

@@ -14,6 +14,12 @@
     managers = if plan.managers == [ ] then [ ] else [ (first plan.managers) ];
     shell = builtins.dirOf pkgs.runtimeShell;
     fetch = it: pkgs.fetchurl { inherit (it) name url hash; };
+    # Packages that the service wants besides, by their names in nixpkgs.
+    extra = map (path: builtins.foldl' (set: name: set.${name} or (throw "this nixpkgs has no ${builtins.concatStringsSep "." path}"))
+      pkgs path) plan.extra;
+    # What it wants to run before and after: lines of shell, each of which has to work.
+    hooks = { before = plan.before; after = plan.after; passAsFile = [ "before" "after" ]; };
+    hook = ''hook() { if [ -s "$1" ]; then sh -e "$1"; fi; }'';
     folder = if plan.root == "" then ./source else ./source + "/${plan.root}";
     file = name: if name == null then null else builtins.toFile name (builtins.readFile (folder + "/${name}"));
     # Everything that the lock file names. These two see nothing of the source but it and what the manifest says of packages.
@@ -176,22 +182,26 @@
     packages.${plan.system} = {
       default = pkgs.runCommand plan.name (plan.environment // {
         inherit shell nodejs;
-        inherit (plan) root build start serves manager;
+        inherit (plan) root build start serves manager output_mode;
         port = toString plan.port;
         made_in = if plan.output != null then plan.output else toString plan.outputs;
         # What was made there before, elsewhere, is not what is served.
         stale = if plan.serves == "program" || plan.output != null then "" else toString plan.outputs;
         inherit (pkgs) cacert coreutils;
         src = builtins.path { path = ./source; name = "source"; };
-        nativeBuildInputs = [ nodejs ] ++ managers;
+        nativeBuildInputs = [ nodejs ] ++ managers ++ extra;
+        before = plan.before;
+        after = plan.after;
+        extra_programs = builtins.concatStringsSep "" (map (it: ":${it}/bin") extra);
         needed = if plan.serves == "site" then null else modules true;
         needed_to_build = if plan.build == "" then null else modules false;
         manager_at_run = if plan.needs_manager then builtins.head managers else null;
         caddy = if plan.serves == "program" then null else pkgs.caddy;
         site = builtins.toJSON site;
-        passAsFile = [ "start" "site" ];
+        passAsFile = [ "start" "site" "before" "after" ];
         NEXT_TELEMETRY_DISABLED = "1";
       }) ''
+        ${hook}
         export HOME="$TMPDIR"
         cp -r "$src" "$TMPDIR/source"
         chmod -R u+w "$TMPDIR/source"
@@ -208,9 +218,14 @@
               pnpm_config_manage_package_manager_versions=false pnpm_config_package_manager_strict=false
           cp -r "$needed_to_build/node_modules" node_modules
           chmod -R u+w node_modules
-          PATH="$PWD/node_modules/.bin:$PATH" sh -c "$build"
-          rm -rf node_modules
         fi
+        (
+          export PATH="$PWD/node_modules/.bin:$PATH"
+          hook "$beforePath"
+          if [ -n "$build" ]; then sh -c "$build"; fi
+          hook "$afterPath"
+        )
+        rm -rf node_modules
         mkdir -p "$out/bin" "$out/etc"
         # finish LINE…: the program that runs in the end.
         finish() {
@@ -222,7 +237,7 @@
           ln -s "$cacert/etc/ssl" "$out/etc/ssl"
           finish "cd \"$1\"" \
             "export NODE_ENV=\"\''${NODE_ENV:-production}\" NEXT_TELEMETRY_DISABLED=1" \
-            "export PATH=\"$1/node_modules/.bin:$nodejs/bin''${manager_at_run:+:$manager_at_run/bin}:$coreutils/bin:$shell:\$PATH\"" \
+            "export PATH=\"$1/node_modules/.bin:$nodejs/bin''${manager_at_run:+:$manager_at_run/bin}$extra_programs:$coreutils/bin:$shell:\$PATH\"" \
             "$2"
         }
         # site FOLDER: what is in it is what is served.
@@ -236,13 +251,22 @@
           for made in $1; do [ ! -f "$made/index.html" ] || return 0; done
           return 1
         }
+        # It has to be what was asked for, if anything was.
+        case $output_mode in
+          standalone) [ -d .next/standalone ] || found=no ;;
+          export) made "$made_in" || found=no ;;
+        esac
+        if [ "''${found:-}" = no ]; then
+          echo "Next.js did not make what nextjs_options.output_mode says: set output: \"$output_mode\" in next.config." >&2
+          exit 1
+        fi
         if [ "$serves" = site ]; then
           made "$made_in" || {
             echo "There is no index.html in any of $made_in: say where it is (build_config.output_directory)." >&2
             exit 1
           }
           site "$made"
-        elif [ "$serves" = nextjs ] && [ -d .next/standalone ]; then
+        elif [ "$serves" = nextjs ] && [ "$output_mode" != default ] && [ -d .next/standalone ]; then
           # Where there is a lock file above it, it is in a folder of its own there.
           at="$out/app"
           [ -f .next/standalone/server.js ] || at="$out/app/$root"

@@ -117,6 +117,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         ("serves", json!(served.as_str())),
         ("outputs", json!(site::outputs(&manifest))),
         ("output", json!(asked.config.text("output_directory"))),
+        ("output_mode", json!(asked.config.text("nextjs_options.output_mode").unwrap_or_default())),
         ("start", json!(start)),
         ("port", json!(detection.port)),
     ];

@@ -10,6 +10,12 @@
     python = (builtins.head (builtins.filter (it: it.success && it.value != null) (map there plan.toolchains))).value;
     shell = builtins.dirOf pkgs.runtimeShell;
     fetch = it: pkgs.fetchurl { inherit (it) name url hash; };
+    # Packages that the service wants besides, by their names in nixpkgs.
+    extra = map (path: builtins.foldl' (set: name: set.${name} or (throw "this nixpkgs has no ${builtins.concatStringsSep "." path}"))
+      pkgs path) plan.extra;
+    # What it wants to run before and after: lines of shell, each of which has to work.
+    hooks = { before = plan.before; after = plan.after; passAsFile = [ "before" "after" ]; };
+    hook = ''hook() { if [ -s "$1" ]; then sh -e "$1"; fi; }'';
     packages = pkgs.runCommand "python-packages" {
       nativeBuildInputs = [ python python.pkgs.pip ];
       files = map fetch plan.dependencies;
@@ -77,9 +83,13 @@
         inherit (plan) root build start sources;
         inherit (pkgs) cacert coreutils;
         src = builtins.path { path = ./source; name = "source"; };
-        nativeBuildInputs = [ python ];
-        passAsFile = [ "start" ];
+        nativeBuildInputs = [ python ] ++ extra;
+        before = plan.before;
+        after = plan.after;
+        extra_programs = builtins.concatStringsSep "" (map (it: ":${it}/bin") extra);
+        passAsFile = [ "start" "before" "after" ];
       }) ''
+        ${hook}
         export HOME="$TMPDIR"
         mkdir -p "$out/bin" "$out/etc"
         cp -r "$src" "$out/app"
@@ -87,9 +97,12 @@
         cd "$out/app/$root"
         if [ -n "$sources" ]; then sources=$PWD/$sources:; fi
         export PYTHONPATH="$PWD:$sources$packages" LD_LIBRARY_PATH="$libraries"
-        if [ -n "$build" ]; then
-          PATH="$packages/bin:$PATH" sh -c "$build"
-        fi
+        (
+          export PATH="$packages/bin:$PATH"
+          hook "$beforePath"
+          if [ -n "$build" ]; then sh -c "$build"; fi
+          hook "$afterPath"
+        )
         python3 -m compileall -q --invalidation-mode unchecked-hash "$out/app" || true
         cp "$startPath" "$out/etc/start"
         ln -s "$cacert/etc/ssl" "$out/etc/ssl"
@@ -97,7 +110,7 @@
         #!$shell/sh
         cd "$out/app/$root"
         export PYTHONUNBUFFERED=1 PYTHONPATH="$PYTHONPATH"
-        export PATH="$packages/bin:$python/bin:$coreutils/bin:$shell:\$PATH"
+        export PATH="$packages/bin:$python/bin$extra_programs:$coreutils/bin:$shell:\$PATH"
         if [ -n "$libraries" ]; then export LD_LIBRARY_PATH="$libraries"; fi
         exec sh -c "\$(cat "$out/etc/start")"
         END

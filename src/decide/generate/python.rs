@@ -64,7 +64,7 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
     let (toolchains, wanted) =
         toolchains(said.map(str::to_owned).or_else(|| wanted_version(files, &project)).as_deref());
     let mut plan = plan(asked, toolchains);
-    let build = asked.config.text("build_command").unwrap_or_default();
+    let build = build(asked);
     // A package of that name would hide modules of Python by its own.
     let has_folder = files.below("src").next().is_some() && !files.has("src/__init__.py");
     let details = [("build", json!(build)), ("sources", json!(if has_folder { "src" } else { "" }))];
@@ -79,6 +79,26 @@ pub(super) fn recipe(files: &Files<'_>, asked: &Asked<'_>) -> Result<Recipe, Unp
         language: "Python",
         port: asked.detection.port,
     })
+}
+
+/// Whether a field of the service says so.
+fn is_said(asked: &Asked<'_>, field: &str) -> bool {
+    asked.config.text(field) == Some("true")
+}
+
+/// What comes before the programs of a Django whose settings the service names. They are a module's name.
+fn settings(asked: &Asked<'_>) -> String {
+    let said = asked.config.text("django_options.settings_module");
+    said.map(|module| format!("export DJANGO_SETTINGS_MODULE={module}; ")).unwrap_or_default()
+}
+
+/// What runs when it is built.
+fn build(asked: &Asked<'_>) -> String {
+    let said = asked.config.text("build_command").filter(|command| !command.is_empty()).map(str::to_owned);
+    let collect = "python ./manage.py collectstatic --noinput".to_owned();
+    let collect = is_said(asked, "django_options.collect_static").then_some(collect);
+    let commands: Vec<String> = said.into_iter().chain(collect).collect();
+    if commands.is_empty() { String::new() } else { format!("{}{}", settings(asked), commands.join(" && ")) }
 }
 
 /// Names of Pythons in nixpkgs for a version, or a range of them, that is asked for.
@@ -136,20 +156,32 @@ fn starts(files: &Files<'_>, asked: &Asked<'_>) -> Result<Vec<Start>, Unplanned>
             Unplanned::new(message, "name a file (app/main.py) or a function (app.main:run)")
         });
     }
-    let option = |group: &str, name: &str| asked.detection.suggested.get(group)?.get(name)?.as_str();
+    let option = |group: &str, name: &str| {
+        let found = || asked.detection.suggested.get(group)?.get(name)?.as_str();
+        asked.config.text(&format!("{group}.{name}")).or_else(found)
+    };
     let usual = "the server of the framework is used, which is made for development: add gunicorn to what it needs";
     let found = match asked.detection.framework {
-        Framework::Django => option("django_options", "settings_module").map(|settings| {
-            let packages = settings.match_indices('.').rev().map(|(end, _)| &settings[..end]);
+        Framework::Django => option("django_options", "settings_module").map(|module| {
+            let packages = module.match_indices('.').rev().map(|(end, _)| &module[..end]);
             let is_served = |package: &&str| files.has(&format!("{}/wsgi.py", package.replace('.', "/")));
             let served = packages.into_iter().find(is_served).map(|package| format!("{package}.wsgi"));
             let own = "python ./manage.py runserver --noreload \"0.0.0.0:${PORT:-8000}\"".to_owned();
             let served = served.map(|it| Start { needs: "gunicorn", command: format!("gunicorn {it}"), note: None });
             let own = files.has("manage.py").then_some(Start { needs: "django", command: own, note: Some(usual) });
-            served.into_iter().chain(own).collect()
+            let all = served.into_iter().chain(own);
+            let before = if is_said(asked, "django_options.migrations") {
+                "python ./manage.py migrate --noinput && exec "
+            } else {
+                ""
+            };
+            let before = format!("{}{before}", settings(asked));
+            all.map(|start| Start { command: format!("{before}{}", start.command), ..start }).collect()
         }),
         Framework::Fastapi => option("fastapi_options", "app_module").map(|module| {
-            let command = format!("uvicorn {module} --host 0.0.0.0 --port \"${{PORT:-8000}}\"");
+            let workers = asked.config.text("fastapi_options.workers");
+            let workers = workers.map(|count| format!(" --workers {count}")).unwrap_or_default();
+            let command = format!("uvicorn {module} --host 0.0.0.0 --port \"${{PORT:-8000}}\"{workers}");
             vec![Start { needs: "uvicorn", command, note: None }]
         }),
         Framework::Flask => asked.detection.suggested.get("start_command").and_then(|it| it.as_str()).map(|command| {

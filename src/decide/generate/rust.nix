@@ -9,13 +9,19 @@
     there = name: builtins.tryEval (let it = pkgs.${name} or null; in builtins.seq (it.rustc.drvPath or null) it);
     rust = (builtins.head (builtins.filter (it: it.success && it.value != null) (map there plan.toolchains))).value;
     folder = if plan.root == "" then ./source else ./source + "/${plan.root}";
+    # Packages that the service wants besides, by their names in nixpkgs.
+    extra = map (path: builtins.foldl' (set: name: set.${name} or (throw "this nixpkgs has no ${builtins.concatStringsSep "." path}"))
+      pkgs path) plan.extra;
+    # What it wants to run before and after: lines of shell, each of which has to work.
+    hooks = { before = plan.before; after = plan.after; passAsFile = [ "before" "after" ]; };
+    hook = ''hook() { if [ -s "$1" ]; then sh -e "$1"; fi; }'';
     copy = path: builtins.toFile "file" (builtins.readFile (folder + "/${path}"));
     # Each is fetched by its checksum.
     crates = rust.rustPlatform.importCargoLock { lockFile = folder + "/Cargo.lock"; };
     settings = plan.environment // {
       inherit crates;
       inherit (plan) binary scope root;
-      nativeBuildInputs = [ rust.rustc rust.cargo ];
+      nativeBuildInputs = [ rust.rustc rust.cargo ] ++ extra;
     };
     # Of a folder in the store, programs would name it in what they say when they panic, and need it for that.
     begin = ''
@@ -62,19 +68,22 @@
     '';
   in {
     packages.${plan.system} = {
-      default = pkgs.runCommandCC plan.name (settings // {
+      default = pkgs.runCommandCC plan.name (settings // hooks // {
         inherit compiled;
         inherit (pkgs) cacert;
         src = builtins.path { path = ./source; name = "source"; };
         disallowedReferences = [ rust.rustc (rust.rustc.unwrapped or rust.rustc) crates ];
       }) ''
+        ${hook}
         ${begin}
         mkdir "$CARGO_TARGET_DIR"
         if [ -n "$compiled" ]; then cp -rp "$compiled/." "$CARGO_TARGET_DIR"; fi
         cp -r "$src" "$TMPDIR/source"
         chmod -R u+w "$CARGO_TARGET_DIR" "$TMPDIR/source"
         cd "$TMPDIR/source/$root"
+        hook "$beforePath"
         compile
+        hook "$afterPath"
         mkdir -p "$out/bin" "$out/etc"
         # Where the settings say for which machine, it is a folder deeper.
         for folder in "$CARGO_TARGET_DIR" "$CARGO_TARGET_DIR"/*-*-*; do

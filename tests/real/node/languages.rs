@@ -155,6 +155,76 @@ async fn a_source_of_each_language_is_built_here_and_runs_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_build_has_its_effect() {
+    let harness = Harness::podman().await;
+    let (_server, url) = registry();
+    let node = node_fetching_from(&url, harness.address());
+    node.post("/v1/apps", &json!({"name": "shop"})).expect(201);
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = r#"package main
+
+// static int twice(int n) { return 2 * n; }
+import "C"
+
+import (
+	_ "embed"
+	"fmt"
+	"net/http"
+	"os"
+)
+
+//go:embed made.txt
+var made string
+
+var word = "none"
+
+func main() {
+	http.ListenAndServe(":"+os.Getenv("PORT"), http.HandlerFunc(func(answer http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(answer, word, made, C.twice(21))
+	}))
+}
+"#;
+    std::fs::create_dir(folder.path().join("inner")).expect("made");
+    for (name, text) in [
+        ("go.mod", "module example.org/web\n\ngo 1.19\n"),
+        ("inner/go.mod", "module example.org/inner\n\ngo 1.19\n"),
+        ("inner/main.go", program),
+    ] {
+        std::fs::write(folder.path().join(name), text).expect("writes");
+    }
+    let mut service = service("web", "auto-go");
+    service["build_config"] = json!({
+        "environment_vars": {"RUN": harness.name("run")},
+        "cgo_enabled": true,
+        "ldflags": "-X main.word=linked",
+        "workspace_module": "inner",
+        "entry_point": ".",
+        "extra_nix_packages": ["nodejs"],
+        "pre_build_commands": ["text=$(node -p '6 * 7')", "printf %s \"$text\" > inner/made.txt"],
+        "post_build_commands": ["ls \"$out/bin\"; echo checked"],
+    });
+    node.post("/v1/apps/shop/services", &service).expect(201);
+    node.upload("shop", "web", folder.path());
+    node.deploy("shop", "web");
+    assert!(last_log(&node).contains("checked"), "{}", last_log(&node));
+    until("its page", || async { node.fetch("web-shop.localhost", "/").body.contains("linked 42 42").then_some(()) })
+        .await;
+    let shown = node.cli(&["service", "show", "web", "--app", "shop"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("ldflags=-X main.word=linked"), "{shown:?}");
+
+    // Each line has to work, and what is not there is said by its name.
+    let failed = |config: Value, words: &str| {
+        let config = json!({"build_strategy": "auto", "build_config": config});
+        node.send("PATCH", "/v1/apps/shop/services/web", &config).expect(200);
+        let (code, error) = failure(&node, copy("next", &harness.name("page"), &url).path());
+        assert!(code == "BUILD_FAILED" && (last_log(&node).contains(words) || error.contains(words)), "{error}");
+    };
+    failed(json!({"pre_build_commands": ["echo before", "false", "echo never"]}), "before");
+    failed(json!({"extra_nix_packages": ["no-such.thing"]}), "this nixpkgs has no no-such.thing");
+    failed(json!({"nextjs_options": {"output_mode": "export"}}), "did not make what nextjs_options.output_mode says");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_a_source_from_being_built_is_said() {
     let harness = Harness::podman().await;
     let (_server, url) = registry();
