@@ -14,6 +14,7 @@ mod authority;
 mod backup;
 mod bookmark;
 mod build;
+mod build_config;
 mod census;
 mod change;
 mod config;

@@ -12,8 +12,9 @@ use crate::decide::reuse::Reuse;
 use crate::model::{BuildStatus, Role, Service, SettingKey, Source};
 
 use super::Error;
+use super::build_config::BuildConfigBody;
 use super::extract::{At, Write};
-use super::service_input::{BuildConfigBody, built_otherwise};
+use super::service_input::built_otherwise;
 
 /// Builds by which it is estimated how long one takes.
 const BUILDS_LOOKED_AT: usize = 10;

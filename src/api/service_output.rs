@@ -9,8 +9,9 @@ use crate::auth::Scoped;
 use crate::decide::discovery::full_name;
 use crate::model::{Desired, HealthCheck, Probe, Protocol, Service, ServiceSpec, Source};
 
+use super::build_config::BuildConfigBody;
 use super::gate::Gate;
-use super::service_input::{BuildConfigBody, DatabaseBody, HealthCheckBody, PortBody, ResourcesBody, VolumeBody};
+use super::service_input::{DatabaseBody, HealthCheckBody, PortBody, ResourcesBody, VolumeBody};
 
 /// A service.
 #[derive(Serialize, ToSchema)]
